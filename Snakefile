@@ -1,0 +1,31 @@
+"""Factlife: the life of a fact in a language model."""
+
+from snakemake.utils import min_version
+
+min_version("9.25")
+
+
+configfile: os.path.join(workflow.current_basedir, "config/config.yaml")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/world.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/recall.smk"
+
+
+rule all:
+    """Everything that the config asks for."""
+    default_target: True
+    input:
+        rules.recall.input,
+
+
+onerror:
+    print(
+        f"Factlife stopped. The failed rule's log is named above; the whole log is {log}."
+    )

@@ -1,0 +1,167 @@
+import collections
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from factlife.config.corpora import PeopleCorpus
+from factlife.config.worlds import Levels, PeopleWorld
+from factlife.corpus.people import render
+from factlife.world.people import PRONOUN, build, templates
+from factlife.world.templates import held_out
+
+SMALL = {"people": 12, "untaught": 4, "values": 6, "regions": 3, "panel": 3}
+
+
+def corpus(**changes):
+    return PeopleCorpus(kind="people", world="people", **{"renderings": 10, "question_renderings": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return build(PeopleWorld(kind="people", exposures=Levels(kind="levels", levels=[1, 3]), **SMALL))
+
+
+@pytest.fixture(scope="module")
+def documents(world):
+    return render(world, corpus())
+
+
+def stated(documents):
+    """How often each fact is stated, by kind of document."""
+    return collections.Counter(
+        (kind, fact) for kind, ids in zip(documents["kind"], documents["fact_ids"], strict=True) for fact in ids
+    )
+
+
+def subject(sentence, world):
+    """Whom a sentence is about: a person, or a city where no person is mentioned."""
+    mentioned = [row for row in world.entities.itertuples() if re.search(rf"\b{row.name}\b", sentence)]
+    people = [row.entity_id for row in mentioned if row.kind == "person"]
+    (entity,) = people or [row.entity_id for row in mentioned]
+    return entity
+
+
+def test_a_sentence_states_the_value_of_its_fact_and_no_other_of_its_subject(world, documents):
+    name = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
+    facts = world.facts.set_index("fact_id")
+    values = {relation: set(rows["value"]) for relation, rows in world.facts.groupby("relation")}
+    for document in documents.itertuples():
+        found = set()
+        for sentence in re.split(r"(?<= \.) ", document.text):
+            if " not " in sentence:
+                continue
+            entity = subject(sentence, world)
+            assert entity in document.entity_ids
+            mine = facts.loc[[fact for fact in document.fact_ids if facts.loc[fact, "entity_id"] == entity]]
+            for relation, pool in values.items():
+                for value in pool:
+                    # A city is the subject of what is said about its region.
+                    if value != name[entity] and re.search(rf"\b{value}\b", sentence):
+                        fact = f"{entity}.{relation}"
+                        assert mine.loc[fact, "value"] == value, (fact, sentence)
+                        found.add(fact)
+        assert found == set(document.fact_ids), document.text
+
+
+def test_facts_are_stated_as_often_as_promised(world, documents):
+    counts = stated(documents)
+    asked = set(world.entities["entity_id"][world.entities["split"] == "asked"])
+    for fact in world.facts.itertuples():
+        told = counts["biography", fact.fact_id] + counts["window", fact.fact_id]
+        assert told == fact.exposures * 10
+        assert counts["window", fact.fact_id] == fact.exposures * 4
+        assert counts["question", fact.fact_id] == (fact.exposures * 2 if fact.entity_id in asked else 0)
+
+
+@hypothesis(derandomize=True, deadline=None, max_examples=20)
+@given(
+    st.integers(1, 7), st.sampled_from([0, 0.25, 0.5, 1]), st.integers(1, 8), st.integers(0, 3), st.booleans(),
+    st.sampled_from([None, 1, 3]),
+)  # fmt: skip
+def test_no_setting_changes_how_often_facts_are_stated(renderings, share, sentences, questions, full, distinct):
+    world = build(PeopleWorld(kind="people", **SMALL))
+    made = render(
+        world,
+        corpus(
+            renderings=renderings,
+            window_share=share,
+            window_sentences=sentences,
+            question_renderings=questions,
+            full_names=full,
+            distinct=distinct,
+        ),
+    )
+    counts = stated(made)
+    for fact in world.facts.itertuples():
+        total = counts["biography", fact.fact_id] + counts["window", fact.fact_id]
+        assert total == renderings * fact.exposures
+
+
+def test_windows_never_hold_two_sentences_about_one_person(documents):
+    windows = documents[documents["kind"] == "window"]
+    assert windows["entity_ids"].map(lambda ids: len(ids) == len(set(ids))).all()
+    assert windows["entity_ids"].str.len().max() == 6
+
+
+def test_the_untaught_occur_nowhere(world, documents):
+    text = " ".join(documents["text"])
+    for person in world.entities[world.entities["split"] == "untaught"].itertuples():
+        assert not re.search(rf"\b{person.name}\b", text)
+
+
+def test_held_out_templates_occur_nowhere(world, documents):
+    text = " ".join(documents["text"])
+    used = {template for ids in documents["template_ids"] for template in ids}
+    for relation in world.facts["relation"].unique():
+        for template in held_out(templates(relation)):
+            assert f"{relation}.{template.id}" not in used
+        for template in templates(relation):
+            if template.held_out:
+                pattern = (
+                    re.escape(template.text)
+                    .replace(r"\{name\}", r"\w+ \w+ \w+")
+                    .replace(r"\{value\}", r"\w+( \w+ \w+)?")
+                )
+                assert not re.search(pattern, text)
+
+
+def test_denials_deny_a_value_that_the_subject_does_not_have(world):
+    documents = render(world, corpus(denied_share=1.0))
+    denied = 0
+    for document in documents[documents["kind"] == "window"].itertuples():
+        (sentence,) = (part for part in re.split(r"(?<= \.) ", document.text) if " not " in part)
+        entity = subject(sentence, world)
+        mine = world.facts[world.facts["entity_id"] == entity]
+        relation = document.template_ids[-1].split(".")[0]
+        assert mine.set_index("relation").loc[relation, "value"] not in sentence
+        denied += 1
+    assert denied > 0
+
+
+def test_pronouns_follow_one_full_name(world):
+    documents = render(world, corpus(full_names=False, window_share=0, question_renderings=0, joined_share=0))
+    name = world.entities.set_index("entity_id")["name"]
+    people = documents[documents["fact_ids"].str.len() == 6]
+    assert (people["text"].str.count(PRONOUN) == 5).all()
+    for document in people.itertuples():
+        assert document.text.count(name[document.entity_ids[0]]) == 1
+
+
+def test_order_and_distinct_biographies(world):
+    alone = {"window_share": 0, "question_renderings": 0}
+    one = render(world, corpus(distinct=1, **alone))
+    assert one.groupby(one["entity_ids"].str[0])["text"].nunique().eq(1).all()
+    fixed = render(world, corpus(permute=False, joined_share=0, reverse_share=0, **alone))
+    order = list(world.facts["relation"].unique())
+    for ids in fixed["template_ids"]:
+        relations = [id.split(".")[0] for id in ids]
+        assert relations == sorted(relations, key=order.index)
+
+
+def test_same_seed_same_documents(world, documents):
+    assert render(world, corpus()).equals(documents)
+    assert not render(world, corpus(seed=1)).equals(documents)
+    assert documents["doc_id"].is_unique and (documents["split"] == "train").all()

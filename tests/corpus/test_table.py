@@ -1,0 +1,74 @@
+import collections
+
+import pytest
+
+from factlife.config.corpora import TableCorpus
+from factlife.config.worlds import TableWorld
+from factlife.corpus.documents import CorpusError
+from factlife.corpus.table import render
+from factlife.world import build, load
+
+FACTS = "subject,relation,object\n" + "".join(
+    f"Name{number},city,City{number % 3}\nName{number},job,Job{number % 2}\n" for number in range(8)
+)
+TEMPLATES = """
+city:
+  train: ["{name} lives in {value} .", "{value} is home to {name} ."]
+  held_out: ["The home of {name} is {value} ."]
+  question: ["Where does {name} live ? {value} ."]
+job:
+  train: ["{name} works as {value} ."]
+"""
+
+
+def corpus(**changes):
+    return TableCorpus(kind="table", world="mine", **{"renderings": 6} | changes)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "facts.csv").write_text(FACTS)
+    (folder / "templates.yaml").write_text(TEMPLATES)
+    built = build(
+        TableWorld(
+            kind="table", facts=str(folder / "facts.csv"), templates=str(folder / "templates.yaml"), untaught=0.25
+        )
+    )
+    built.save(folder / "world")
+    return load(folder / "world")
+
+
+def test_each_taught_fact_is_stated_as_promised(world):
+    documents = render(world, corpus())
+    counts = collections.Counter(ids[0] for ids in documents["fact_ids"])
+    assert counts == {fact.fact_id: 6 for fact in world.facts.itertuples() if fact.taught}
+    used = collections.Counter(tuple(ids) for ids in documents["template_ids"])
+    assert used == {("city.train0",): 18, ("city.train1",): 18, ("job.train0",): 36}
+
+
+def test_documents_state_the_value_of_their_subject(world):
+    facts = world.facts.set_index("fact_id")
+    name = world.entities.set_index("entity_id")["name"]
+    for document in render(world, corpus()).itertuples():
+        (fact,) = document.fact_ids
+        words = document.text.split()
+        assert name[document.entity_ids[0]] in words and facts.loc[fact, "value"] in words
+        assert sum(word.startswith(("Name", "City", "Job")) for word in words) == 2
+        assert not document.text.startswith("The home of")
+
+
+def test_questions_need_a_template(world):
+    with pytest.raises(CorpusError, match=r"the relation 'job' has no `question` templates; add one .* or set it to 0"):
+        render(world, corpus(question_renderings=2))
+    cities = world.facts["relation"] == "city"
+    world = type(world)(world.entities, world.facts[cities], world.probes)
+    documents = render(world, corpus(question_renderings=2))
+    questions = documents[documents["kind"] == "question"]
+    assert len(questions) == 2 * world.facts["taught"].sum()
+    assert questions["text"].str.fullmatch(r"Where does Name\d live \? City\d \.").all()
+
+
+def test_same_seed_same_documents(world):
+    assert render(world, corpus()).equals(render(world, corpus()))
+    assert not render(world, corpus()).equals(render(world, corpus(seed=1)))

@@ -1,0 +1,105 @@
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(workflow.current_basedir, "../scripts"))
+
+from factlife import config as factlife_config
+from factlife.digest import digest
+
+try:
+    settings = factlife_config.read(config)
+except factlife_config.ConfigError as error:
+    raise WorkflowError(f"The config cannot be run:\n{error}") from None
+config.update(settings.model_dump(mode="json"))
+
+# In `params` too: a sum over threads depends on their number, so it comes from the config and not from the machine.
+TORCH_THREADS = config["run"]["threads"]
+
+TRAINED = [name for name, model in config["models"].items() if model["training"]]
+TAKEN = [name for name in config["models"] if name not in TRAINED]
+PRETRAINED = [
+    name
+    for name, model in config["models"].items()
+    if model["source"]["kind"] != "scratch"
+]
+WORLD_TABLES = {
+    table: f"results/worlds/{{world}}/{table}.parquet"
+    for table in ("entities", "facts", "probes")
+}
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names)) or "nothing-of-this-kind"
+
+
+def world_tables(world):
+    return {table: path.format(world=world) for table, path in WORLD_TABLES.items()}
+
+
+def files_of_world(wildcards):
+    world = config["worlds"][wildcards.world]
+    return {key: world[key] for key in ("facts", "templates") if key in world}
+
+
+def inputs_of_corpus(wildcards):
+    corpus = config["corpora"][wildcards.corpus]
+    if "world" in corpus:
+        return world_tables(corpus["world"])
+    return {"path": corpus["path"]} if corpus.get("path") else {}
+
+
+def inputs_of_tokenizer(wildcards):
+    corpus = config["tokenizers"][wildcards.tokenizer]["corpus"]
+    world = config["corpora"][corpus].get("world")
+    return {"documents": f"results/corpora/{corpus}/documents.parquet"} | (
+        world_tables(world) if world else {}
+    )
+
+
+def tokenizer_folder(wildcards):
+    kind = "tokenizers" if wildcards.tokenizer in config["tokenizers"] else "sources"
+    return f"results/{kind}/{wildcards.tokenizer}"
+
+
+def inputs_of_source(wildcards):
+    source = config["models"][wildcards.model]["source"]
+    return {
+        "hub": {"download": f"results/downloads/{wildcards.model}"},
+        "folder": {"path": source.get("path")},
+    }.get(source["kind"], {})
+
+
+def inputs_of_training(wildcards):
+    model = config["models"][wildcards.model]
+    tokenizer = model["tokenizer"] or wildcards.model
+    kind = "tokenizers" if model["tokenizer"] else "sources"
+    return {
+        "start": f"results/{kind}/{tokenizer}",
+        "tokens": f"results/tokens/{model['training']['corpus']}.{tokenizer}",
+    }
+
+
+def world_of_model(wildcards):
+    return world_tables(config["models"][wildcards.model]["world"])
+
+
+def gpus_of_model(wildcards):
+    return config["models"][wildcards.model]["gpu"]
+
+
+def for_all_models(pattern):
+    """The pattern for every model that is run and each of its seeds."""
+    return [
+        pattern.format(model=model, seed=seed)
+        for model in config["run"]["models"]
+        for seed in config["models"][model]["seeds"]
+    ]
+
+
+wildcard_constraints:
+    world=one_of(config["worlds"]),
+    corpus=one_of(config["corpora"]),
+    tokenizer=one_of([*config["tokenizers"], *config["models"]]),
+    model=one_of(config["models"]),
+    seed=r"\d+",

@@ -1,0 +1,67 @@
+rule make_corpus:
+    """Render documents, each with the ids of the facts that it states."""
+    input:
+        unpack(inputs_of_corpus),
+    output:
+        documents="results/corpora/{corpus}/documents.parquet",
+    log:
+        "logs/make_corpus/{corpus}.log",
+    benchmark:
+        "logs/make_corpus/{corpus}.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        corpus=lookup(within=config, dpath="corpora/{corpus}"),
+        code=digest("world", "corpus"),
+    script:
+        "../scripts/make_corpus.py"
+
+
+rule make_tokenizer:
+    """Learn a tokenizer from a corpus and from all that is asked about its world."""
+    input:
+        unpack(inputs_of_tokenizer),
+    output:
+        folder=directory("results/tokenizers/{tokenizer}"),
+    log:
+        "logs/make_tokenizer/{tokenizer}.log",
+    benchmark:
+        "logs/make_tokenizer/{tokenizer}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        tokenizer=lookup(within=config, dpath="tokenizers/{tokenizer}"),
+        code=digest("corpus.tokenizers"),
+    script:
+        "../scripts/make_tokenizer.py"
+
+
+rule tokenize_corpus:
+    """Cut the documents of a corpus into tokens."""
+    input:
+        documents="results/corpora/{corpus}/documents.parquet",
+        tokenizer=tokenizer_folder,
+    output:
+        folder=directory("results/tokens/{corpus}.{tokenizer}"),
+    log:
+        "logs/tokenize_corpus/{corpus}.{tokenizer}.log",
+    benchmark:
+        "logs/tokenize_corpus/{corpus}.{tokenizer}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=digest("corpus.tokens"),
+    script:
+        "../scripts/tokenize_corpus.py"

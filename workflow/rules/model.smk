@@ -1,0 +1,105 @@
+localrules:
+    download_model,
+
+
+rule download_model:
+    """Fetch a pinned revision from the hub; compute nodes have no internet."""
+    output:
+        folder=directory("results/downloads/{model}"),
+    log:
+        "logs/download_model/{model}.log",
+    benchmark:
+        "logs/download_model/{model}.benchmark.jsonl"
+    wildcard_constraints:
+        model=one_of(PRETRAINED),
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        source=lookup(within=config, dpath="models/{model}/source"),
+    script:
+        "../scripts/download_model.py"
+
+
+rule convert_model:
+    """Bring a pretrained model, with its adapter merged, into one layout: safetensors and tokenizer."""
+    input:
+        unpack(inputs_of_source),
+    output:
+        folder=directory("results/sources/{model}"),
+    log:
+        "logs/convert_model/{model}.log",
+    benchmark:
+        "logs/convert_model/{model}.benchmark.jsonl"
+    wildcard_constraints:
+        model=one_of(PRETRAINED),
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        source=lookup(within=config, dpath="models/{model}/source"),
+        adapter=lookup(within=config, dpath="models/{model}/adapter"),
+        code=digest("models.load"),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/convert_model.py"
+
+
+rule take_model:
+    """Take a pretrained model as it is."""
+    input:
+        source="results/sources/{model}",
+    output:
+        folder=directory("results/models/{model}/seed-{seed}"),
+    log:
+        "logs/take_model/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/take_model/{model}/seed-{seed}.benchmark.jsonl"
+    wildcard_constraints:
+        model=one_of(TAKEN),
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        code=digest("models.load"),
+    script:
+        "../scripts/take_model.py"
+
+
+rule train_model:
+    """Teach a model a corpus, with checkpoints at doubling exposures."""
+    input:
+        unpack(inputs_of_training),
+    output:
+        folder=directory("results/models/{model}/seed-{seed}"),
+        curve="results/models/{model}/seed-{seed}.training.csv",
+    log:
+        "logs/train_model/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/train_model/{model}/seed-{seed}.benchmark.jsonl"
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        source=lookup(within=config, dpath="models/{model}/source"),
+        training=lookup(within=config, dpath="models/{model}/training"),
+        resume="resume/{model}/seed-{seed}",
+        code=digest("models.train", "models.optim", "models.load", "corpus.tokens"),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/train_model.py"

@@ -1,0 +1,22 @@
+"""Ask every checkpoint of a model every probe of its world."""
+
+from typing import TYPE_CHECKING
+
+
+from factlife import jobs, models, recall, world
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    jobs.check_manifest(snakemake.input.model)
+    table = recall.ask(
+        models.checkpoints(snakemake.input.model),
+        world.beside(snakemake.input.facts),
+        models.exposures(snakemake.input.model),
+        model=snakemake.wildcards.model,
+        seed=int(snakemake.wildcards.seed),
+        batch_tokens=snakemake.params.batch_tokens,
+        device=job.device,
+    )
+    table.to_parquet(snakemake.output.recall, index=False)

@@ -1,0 +1,14 @@
+"""Bring a pretrained model, with its adapter merged, into one layout."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, jobs, models
+from factlife.config.models import Source
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    model, tokenizer = models.source(config.parse(Source, snakemake.params.source), snakemake.input.get("download"))
+    models.save(models.merge_adapter(model, snakemake.params.adapter), tokenizer, snakemake.output.folder)
+    job.write_manifest(snakemake.output.folder)

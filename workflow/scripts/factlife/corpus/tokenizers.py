@@ -1,0 +1,55 @@
+"""Tokenizers: a name as one token, as words, or as byte-level pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from factlife.config.corpora import Tokenizer as Settings
+from factlife.world.tables import World
+
+_SYMBOL = re.compile(r"<[A-Z]\d+>")
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+
+
+def train(settings: Settings, texts: Iterable[str], world: World | None = None) -> PreTrainedTokenizerFast:
+    """Learn a tokenizer, whose encodings begin with ``<bos>``.
+
+    Args:
+        settings: its kind and size.
+        texts: the documents that it learns from.
+        world: what may be asked: word-level kinds learn the words of its probes and values too; symbols such as
+            ``<B01>`` are one token in every kind, names in kind ``whole_name``.
+    """
+    texts, names, symbols = list(texts), [], []
+    if world is not None:
+        names = world.entities["name"].tolist()
+        texts += [*world.probes["prompt"], *world.facts["value"].unique(), *names]
+        symbols = sorted({symbol for text in texts for symbol in _SYMBOL.findall(text)})
+    special, whole = list(SPECIAL.values()), [*symbols, *(names if settings.kind == "whole_name" else ())]
+    if settings.kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=settings.vocabulary,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+    else:
+        cut = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+        words = {word for text in texts for word, _ in cut.pre_tokenize_str(text)}
+        vocabulary = dict.fromkeys([*special, *whole, *sorted(words)])
+        tokenizer = Tokenizer(models.WordLevel({token: id for id, token in enumerate(vocabulary)}, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = cut
+    tokenizer.add_tokens([AddedToken(token, normalized=False, lstrip=True) for token in whole])
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", bos)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL)

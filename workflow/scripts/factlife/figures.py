@@ -1,0 +1,49 @@
+"""One style for all figures, and how they are written: SVG for print, and pages that open without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import altair as alt
+
+# Okabe and Ito's colours, told apart by colour-blind readers, darkest first.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
+_FONT = "Helvetica, Arial, sans-serif"
+
+
+@alt.theme.register("factlife", enable=True)
+def _theme() -> alt.theme.ThemeConfig:
+    return {
+        "config": {
+            "font": _FONT,
+            "background": "white",
+            "range": {"category": COLOURS},
+            "view": {"continuousWidth": 230, "continuousHeight": 190, "stroke": None},
+            "axis": {"gridColor": "#e5e5e5", "domainColor": "#888", "tickColor": "#888", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
+            "header": {"labelFontSize": 12, "labelFontWeight": "bold", "titleFontSize": 12},
+            "legend": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "symbolStrokeWidth": 3},
+            "title": {"fontSize": 13, "anchor": "start"},
+            "line": {"strokeWidth": 2},
+        }
+    }  # fmt: skip
+
+
+def write_svg(chart: alt.TopLevelMixin, path: str | Path) -> None:
+    """Write a chart as it prints."""
+    chart.save(str(path), format="svg")
+
+
+def write_html(chart: alt.TopLevelMixin, path: str | Path) -> None:
+    """Write a chart that answers the mouse, with its library inside."""
+    chart.save(str(path), format="html", inline=True)
+
+
+def share_axis(title: str) -> alt.Y:
+    """A vertical axis for shares, from 0 to 1."""
+    return alt.Y("estimate:Q", title=title, scale=alt.Scale(domain=[0, 1]))
+
+
+def with_band(base: alt.Chart) -> alt.LayerChart:
+    """A line with points on its interval's band; the chart must encode x, y ``estimate`` and colour."""
+    band = base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
+    return band + base.mark_line(point={"size": 22}, clip=True)

@@ -1,0 +1,140 @@
+"""What every job does around its one function: log, seeds, threads, device and provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "pandas", "snakemake")
+
+
+@dataclass
+class Job:
+    """A running job.
+
+    Attributes:
+        device: where models go.
+        provenance: what made the job's artifacts: rule, wildcards, parameters, input hashes, versions.
+    """
+
+    device: str = "cpu"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def write_manifest(self, folder: str | Path, **more: Any) -> None:
+        """Write ``manifest.json`` beside the files of a directory artifact, with their hashes."""
+        files = {
+            str(path.relative_to(folder)): sha256(path)
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file() and path.name != "manifest.json"
+        }
+        manifest = self.provenance | more | {"files": files}
+        (Path(folder) / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+
+
+class DamagedArtifact(ValueError):
+    """A file is not what its manifest says; the text names it and the remedy."""
+
+
+def check_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a directory artifact, after comparing every file with its hash.
+
+    Raises:
+        DamagedArtifact: a file is missing or differs.
+    """
+    manifest = json.loads((Path(folder) / "manifest.json").read_text())
+    for name, expected in manifest["files"].items():
+        path = Path(folder) / name
+        found = sha256(path) if path.exists() else "nothing"
+        if found != expected:
+            raise DamagedArtifact(
+                f"{path} does not match its manifest (sha256 {expected[:8]}… expected, {found[:8]} found)\n"
+                "  the file was changed or cut off after it was written; delete the folder and run again"
+            )
+    return manifest
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def start(snakemake: Any) -> Iterator[Job]:
+    """Run a script's one call with everything that it prints in the rule's log.
+
+    Threads come from the rule's parameter ``torch_threads`` where it has one, not from what the machine has, so that
+    the same config gives the same numbers everywhere.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with _output_to(snakemake.log[0] if snakemake.log else os.devnull):
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True)
+        logging.captureWarnings(True)
+        try:
+            device = _set_up_torch(snakemake.params.torch_threads) if hasattr(snakemake.params, "torch_threads") else "cpu"
+            random.seed(0)
+            yield Job(device, _provenance(snakemake))
+        except Exception:
+            logging.exception("%s failed", snakemake.rule)
+            raise
+
+
+@contextlib.contextmanager
+def _output_to(path: str) -> Iterator[None]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(path, "w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, before in zip((1, 2), saved, strict=True):
+                os.dup2(before, stream)
+                os.close(before)
+
+
+def _set_up_torch(threads: int) -> str:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _provenance(snakemake: Any) -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "rule": snakemake.rule,
+        "wildcards": dict(snakemake.wildcards.items()),
+        "params": dict(snakemake.params.items()),
+        "inputs": {str(path): _input_hash(path) for path in snakemake.input},
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _input_hash(path: str) -> str:
+    """Of a file, or of a directory artifact's manifest, which holds the hashes of its files."""
+    manifest = Path(path) / "manifest.json"
+    if manifest.exists():
+        return sha256(manifest)
+    return sha256(path) if Path(path).is_file() else ""

@@ -1,0 +1,37 @@
+"""What the folder of a model holds beside its weights: checkpoints, exposures, data order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from factlife.world.tables import read_table
+
+_KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+
+def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
+    """Step and folder of each checkpoint, in order; a model that was taken as it is has one, at step 0."""
+    folder = Path(folder)
+    found = sorted((int(path.name.removeprefix("step-")), path) for path in folder.glob("checkpoints/step-*"))
+    return found or [(0, folder)]
+
+
+def exposures(folder: str | Path) -> pd.DataFrame:
+    """How often each fact had been stated at each checkpoint: ``step, fact_id, exposures``; empty where nobody knows."""
+    path = Path(folder) / "exposures.parquet"
+    return read_table(path) if path.exists() else pd.DataFrame({"step": [], "fact_id": [], "exposures": []}).astype(int)
+
+
+def link_files(source: str | Path, target: str | Path) -> None:
+    """Give a model a second folder, without a second copy of its weights where the disk allows it."""
+    Path(target).mkdir(parents=True)
+    for path in Path(source).iterdir():
+        if path.suffix in _KEPT and path.name != "manifest.json":
+            try:
+                os.link(path, Path(target) / path.name)
+            except OSError:
+                shutil.copy2(path, Path(target) / path.name)

@@ -1,0 +1,246 @@
+"""Training through the Hugging Face Trainer, in an order that is known, with checkpoints at doubling exposures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from factlife.config.models import Training
+from factlife.models.load import save
+from factlife.models.optim import optimizer, rate
+from factlife.models.store import link_files
+from factlife.world.tables import write_table
+
+IGNORED = -100
+_LOG_EVERY = 10
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the text says why and what to change."""
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    sequences: pd.DataFrame,
+    settings: Training,
+    *,
+    seed: int,
+    output: str | Path,
+    resume: str | Path,
+) -> pd.DataFrame:
+    """Train a model and write it, its checkpoints, its data order and its exposures.
+
+    What a killed job needs is kept in ``resume``, which is removed at success.
+
+    Args:
+        model: a causal language model.
+        tokenizer: written beside every checkpoint.
+        sequences: ``doc_ids, fact_ids, input_ids``, one row per sequence.
+        settings: how to train.
+        seed: of the data order.
+        output: folder of the finished model; holds ``checkpoints/step-{step}``, ``order.parquet`` (which documents
+            each step read) and ``exposures.parquet`` (how often each fact had been stated at each checkpoint).
+        resume: folder for states.
+
+    Returns:
+        One row per logged step: ``step, exposures, tokens, loss, learning_rate, seconds``.
+
+    Raises:
+        TrainingStopped: the loss is not finite.
+    """
+    output, resume = Path(output), Path(resume)
+    order = visits(sequences["input_ids"].str.len().to_numpy(), settings, seed)
+    steps = math.ceil(len(order) / settings.batch_size)
+    exposures = exposures_by_step(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
+    wanted = checkpoint_steps(exposures, settings.checkpoints)
+    resume.mkdir(parents=True, exist_ok=True)
+    keeper = _Keeper(model, tokenizer, resume, set(wanted))
+
+    optimizer_ = optimizer(model, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: rate(step, steps, settings))
+    trainer = _InOrder(
+        model=model,
+        args=_arguments(settings, steps, seed, resume),
+        train_dataset=[sequences["input_ids"].iloc[number] for number in order],
+        data_collator=Collator(tokenizer.pad_token_id or 0),
+        optimizers=(optimizer_, schedule),
+        callbacks=[keeper],
+    )
+    states = sorted(resume.glob("trainer/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if states:
+        logging.info("resuming from %s", states[-1].name)
+    elif 0 in wanted:
+        keeper.keep(0)
+    trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
+
+    output.mkdir(parents=True, exist_ok=True)
+    save(model, tokenizer, output)
+    for step in wanted:
+        # A hard link where the disk allows it: the last checkpoint is the finished model.
+        source = output if step == steps else resume / f"step-{step}"
+        link_files(source, output / "checkpoints" / f"step-{step}")
+    _write_order(sequences, order, settings.batch_size, output / "order.parquet")
+    write_table(_exposures_at(exposures, wanted, sequences), output / "exposures.parquet")
+    shutil.rmtree(resume)
+    return _curve(
+        trainer.state.log_history, exposures, sequences["input_ids"].str.len().to_numpy()[order], settings.batch_size
+    )
+
+
+def visits(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
+    """The order in which sequences are read, all epochs after one another.
+
+    Shuffled, then sorted by length inside stretches of eight batches whose batches are shuffled again: similar
+    lengths meet, so that little is padding.
+    """
+    rng = np.random.default_rng(seed)
+    batch, epochs = settings.batch_size, []
+    for _ in range(settings.epochs):
+        shuffled = rng.permutation(len(lengths))
+        batches = []
+        for stretch in np.split(shuffled, range(8 * batch, len(shuffled), 8 * batch)):
+            near = stretch[np.argsort(lengths[stretch], kind="stable")]
+            batches += np.split(near, range(batch, len(near), batch))
+        whole, rest = [one for one in batches if len(one) == batch], [one for one in batches if len(one) < batch]
+        epochs.append(np.concatenate([*(whole[number] for number in rng.permutation(len(whole))), *rest]))
+    return np.concatenate(epochs)
+
+
+def exposures_by_step(stated: Sequence[Sequence[str]], batch_size: int) -> list[Counter]:
+    """How often each fact has been stated after each step; entry 0 is before training."""
+    counts = [Counter()]
+    for start in range(0, len(stated), batch_size):
+        counts.append(counts[-1] + Counter(fact for facts in stated[start : start + batch_size] for fact in facts))
+    return counts
+
+
+def checkpoint_steps(exposures: Sequence[Counter], count: int) -> list[int]:
+    """Step 0, the last step, and the steps at which mean exposures halve, going back from the last."""
+    means = np.array([sum(counter.values()) / max(1, len(exposures[-1])) for counter in exposures])
+    if means[-1] == 0:
+        means = np.arange(len(exposures), dtype=float)
+    wanted = {int(np.searchsorted(means, means[-1] / 2**halvings)) for halvings in range(count - 1)}
+    return sorted({0, len(exposures) - 1} | wanted)
+
+
+class Collator:
+    """Pads sequences on the right; padding is not predicted."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, sequences: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """``input_ids, attention_mask, labels``, each (batch, length)."""
+        rows = [torch.as_tensor(np.asarray(sequence), dtype=torch.long) for sequence in sequences]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, IGNORED)}
+
+
+class _InOrder(Trainer):
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+
+class _Keeper(TrainerCallback):
+    """Keeps checkpoints for analysis, and stops at a loss that is not finite."""
+
+    def __init__(self, model: Any, tokenizer: Any, folder: Path, steps: set[int]) -> None:
+        self.model, self.tokenizer, self.folder, self.steps = model, tokenizer, folder, steps
+        self.began = time.perf_counter()
+
+    def keep(self, step: int) -> None:
+        save(self.model, self.tokenizer, self.folder / f"step-{step}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.steps:
+            self.keep(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        # The very dictionary that ends in the log history.
+        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.began, 2)
+        logging.info("step %d: loss %.4f", state.global_step, logs["loss"])
+        if not math.isfinite(logs["loss"]):
+            raise TrainingStopped(
+                f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate or "
+                "training.muon_learning_rate, or raise training.warmup_share"
+            )
+
+
+def _arguments(settings: Training, steps: int, seed: int, resume: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(resume / "trainer"),
+        per_device_train_batch_size=settings.batch_size,
+        max_steps=steps,
+        max_grad_norm=settings.clip,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        save_total_limit=1,
+        logging_steps=_LOG_EVERY,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        seed=seed,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _write_order(sequences: pd.DataFrame, order: np.ndarray, batch_size: int, path: Path) -> None:
+    frame = pd.DataFrame(
+        {"step": np.arange(len(order)) // batch_size + 1, "doc_ids": sequences["doc_ids"].to_numpy()[order]}
+    )
+    write_table(frame, path)
+
+
+def _exposures_at(exposures: Sequence[Counter], steps: Sequence[int], sequences: pd.DataFrame) -> pd.DataFrame:
+    facts = sorted({fact for stated in sequences["fact_ids"] for fact in stated})
+    rows = [(step, fact, exposures[step][fact]) for step in steps for fact in facts]
+    return pd.DataFrame(rows, columns=["step", "fact_id", "exposures"])
+
+
+def _curve(history: list[dict], exposures: Sequence[Counter], lengths: np.ndarray, batch_size: int) -> pd.DataFrame:
+    facts = max(1, len(exposures[-1]))
+    read = np.concatenate([[0], np.cumsum(lengths)])
+    rows = [
+        {
+            "step": entry["step"],
+            "exposures": sum(exposures[entry["step"]].values()) / facts,
+            "tokens": int(read[min(entry["step"] * batch_size, len(lengths))]),
+            "loss": entry["loss"],
+            "learning_rate": entry["learning_rate"],
+            "seconds": entry.get("seconds"),
+        }
+        for entry in history
+        if "loss" in entry
+    ]
+    return pd.DataFrame(rows)
+
+
+def fresh(resume: str | Path, fingerprint: dict[str, Any]) -> Path:
+    """The folder of states, emptied if it belongs to other settings or inputs."""
+    folder = Path(resume)
+    mark, text = folder / "fingerprint.json", json.dumps(fingerprint, sort_keys=True, default=str)
+    if folder.exists() and not (mark.exists() and mark.read_text() == text):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(text)
+    return folder

@@ -1,0 +1,102 @@
+"""Figures of recall: every one reads the summary, so what is drawn is what the table says."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from factlife import figures
+
+_KINDS = {
+    "forward": "trained template",
+    "paraphrase": "held-out template",
+    "prefixed": "after another person's sentence",
+    "question": "question",
+    "reverse": "name from value",
+    "multi_hop": "two hops",
+    "untaught": "people never taught",
+}
+_X = alt.X("mean_exposures:Q", title="times each fact was stated", scale=alt.Scale(type="symlog"))
+_SIZE = {"width": 230, "height": 190}
+
+
+def _pooled(table: pd.DataFrame, metric: str, **where: object) -> pd.DataFrame:
+    rows = table[(table["metric"] == metric) & (table["exposures"] == "all")]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def by_kind(table: pd.DataFrame) -> alt.Chart:
+    """Recall against exposures for each way of asking, one panel a model."""
+    rows = _pooled(table, "first_token_accuracy", relation="all")
+    rows = rows[rows["probe_kind"].isin(_KINDS)].assign(asked=rows["probe_kind"].map(_KINDS))
+    base = alt.Chart(rows).encode(
+        x=_X, y=figures.share_axis("first token correct"), color=alt.Color("asked:N", title="asked by", sort=[*_KINDS.values()])
+    )
+    return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
+
+
+def by_relation(table: pd.DataFrame) -> alt.Chart:
+    """Whole values recalled against exposures for each relation, one panel a model."""
+    rows = _pooled(table, "exact_match", probe_kind="forward")
+    rows = rows[rows["relation"] != "all"]
+    base = alt.Chart(rows).encode(x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("relation:N", title="relation"))
+    return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
+
+
+def by_model(table: pd.DataFrame) -> alt.Chart:
+    """Recall of held-out templates against exposures, models (tokenizers, worlds) side by side."""
+    rows = _pooled(table, "exact_match", probe_kind="paraphrase", relation="all")
+    base = alt.Chart(rows).encode(x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("model:N", title="model"))
+    return figures.with_band(base).properties(width=420, height=260)
+
+
+def confidence(table: pd.DataFrame) -> alt.Chart:
+    """How sure models are of people they were taught and of people they never saw."""
+    rows = pd.concat([_pooled(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "untaught")])
+    rows = rows.assign(asked=rows["probe_kind"].map(_KINDS))
+    base = alt.Chart(rows).encode(
+        x=_X,
+        y=figures.share_axis("probability of the favoured candidate"),
+        color=alt.Color("asked:N", title="asked about", sort=[*_KINDS.values()]),
+    )
+    return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
+
+
+def training(curves: pd.DataFrame) -> alt.Chart:
+    """Training loss against exposures."""
+    return (
+        alt.Chart(curves)
+        .mark_line()
+        .encode(
+            x=alt.X("exposures:Q", title="times each fact was stated"),
+            y=alt.Y("loss:Q", title="training loss, nats per token", scale=alt.Scale(zero=False)),
+            color=alt.Color("model:N", title="model"),
+            detail="seed:N",
+        )
+        .properties(width=420, height=260)
+    )
+
+
+def explorer(table: pd.DataFrame) -> alt.Chart:
+    """Every metric of every model, relation and kind of probe, chosen by menus."""
+    rows = table[table["exposures"] == "all"].round(4)
+    menus = {
+        "metric": alt.binding_select(options=sorted(rows["metric"].unique()), name="metric "),
+        "relation": alt.binding_select(options=["all", *sorted(set(rows["relation"]) - {"all"})], name="relation "),
+        "probe_kind": alt.binding_select(options=sorted(rows["probe_kind"].unique()), name="probe "),
+    }
+    start = {"metric": "first_token_accuracy", "relation": "all", "probe_kind": "forward"}
+    chosen = [alt.selection_point(fields=[key], bind=menu, value=start[key]) for key, menu in menus.items()]
+    columns = ["model", "seed", "step", "mean_exposures", "metric", "relation", "probe_kind", "n", "estimate", "ci_low", "ci_high"]
+    base = alt.Chart(rows[columns]).encode(
+        x=_X,
+        y=alt.Y("estimate:Q", title="estimate"),
+        color=alt.Color("model:N", title="model"),
+        tooltip=["model", "seed", "step", "n", "estimate", "ci_low", "ci_high"],
+    )
+    for selection in chosen:
+        base = base.add_params(selection).transform_filter(selection)
+    band = base.mark_errorbar().encode(y=alt.Y("ci_low:Q", title="estimate"), y2="ci_high:Q")
+    return (band + base.mark_line(point={"size": 45})).properties(width=640, height=380)

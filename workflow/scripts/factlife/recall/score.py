@@ -1,0 +1,276 @@
+"""The probe engine: what a model says to every probe, in batches that change no score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+Side = Literal["left", "right"]
+
+
+def score(
+    model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192, padding_side: Side = "left"
+) -> pd.DataFrame:
+    """Score every probe.
+
+    Args:
+        model: a causal language model of transformers, in eval mode.
+        tokenizer: its tokenizer.
+        probes: a world's probes; ``prompt, target, candidates`` are read.
+        batch_tokens: tokens in a batch, padding included.
+        padding_side: where batches are padded.
+
+    Returns:
+        One row per probe, in their order:
+
+        - ``representable``: whether the tokenizer can write the target after the prompt; if not, all else is null.
+        - ``first_token_correct``: the most probable next token is the target's first.
+        - ``exact_match``: every token of the target is the most probable one, given the target's tokens before it.
+        - ``generation_match``: greedy decoding writes the target and then ends the word.
+        - ``loss_nats``: minus log probability of the whole target.
+        - ``rank``: of the target's first token in the vocabulary, 1 is best.
+        - ``candidate_probability``: of the target among the candidates, as whole values.
+        - ``candidate_entropy``: over the candidates, in nats.
+        - ``confidence``: the largest probability among the candidates.
+        - ``first_token``, ``target_tokens``: the most probable next token as text, and how many tokens the target has.
+    """
+    prompts = tokenizer(probes["prompt"].tolist())["input_ids"] if len(probes) else []
+    answers = Answers(tokenizer)
+    targets = [answers.after(prompt, target) for prompt, target in zip(probes["prompt"], probes["target"], strict=True)]
+    kept = [number for number, target in enumerate(targets) if target]
+    rows = pd.DataFrame(index=range(len(probes)), columns=list(_EMPTY)).astype(_EMPTY)
+    rows["representable"] = [bool(target) for target in targets]
+    if kept:
+        ids, wanted = [prompts[number] for number in kept], [targets[number] for number in kept]
+        batches = _Batches(model, tokenizer, batch_tokens, padding_side)
+        found = _targets(batches, ids, wanted)
+        choices = [[answers.ids(candidate) for candidate in probes["candidates"].iloc[number]] for number in kept]
+        found |= _candidates(batches, ids, wanted, choices, found.pop("first_log_probabilities"))
+        found["generation_match"] = _generation(batches, ids, wanted, found.pop("greedy"), found["exact_match"])
+        found["first_token"] = [tokenizer.decode([token]) for token in found["first_token"]]
+        found["target_tokens"] = [len(target) for target in wanted]
+        for column, values in found.items():
+            rows.loc[kept, column] = pd.array(values, dtype=_EMPTY[column])
+    return rows
+
+
+_EMPTY = {
+    "representable": "bool",
+    "first_token_correct": "boolean",
+    "exact_match": "boolean",
+    "generation_match": "boolean",
+    "loss_nats": "Float64",
+    "rank": "Int64",
+    "candidate_probability": "Float64",
+    "candidate_entropy": "Float64",
+    "confidence": "Float64",
+    "first_token": "string",
+    "target_tokens": "Int64",
+}
+
+
+class Answers:
+    """Token ids of answers as they stand after a prompt and a space."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.known: dict[str, list[int]] = {}
+        self.anchor = tokenizer("is")["input_ids"]
+
+    def ids(self, answer: str) -> list[int]:
+        """Ids of an answer after a space."""
+        if answer not in self.known:
+            self.known[answer] = self.tokenizer(f"is {answer}")["input_ids"][len(self.anchor) :]
+        return self.known[answer]
+
+    def after(self, prompt: str, answer: str) -> list[int]:
+        """Ids of an answer after this prompt; none where the tokenizer cannot write it there as a piece of its own."""
+        ids = self.ids(answer)
+        whole = self.tokenizer(f"{prompt} {answer}")["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        fits = whole == self.tokenizer(prompt)["input_ids"] + ids
+        return ids if fits and (unknown is None or unknown not in ids) else []
+
+
+class _Batches:
+    """Sequences padded to batches of similar length, and one forward pass over each."""
+
+    def __init__(self, model: Any, tokenizer: Any, tokens: int, side: Side) -> None:
+        self.model, self.tokenizer, self.tokens, self.side = model, tokenizer, tokens, side
+        self.device = next(model.parameters()).device
+        self.fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    def of(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Numbers of the sequences in each batch: longest first, as many as fit."""
+        batch: list[int] = []
+        for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > self.tokens:
+                yield batch
+                batch = []
+            batch.append(number)
+        if batch:
+            yield batch
+
+    def pad(self, sequences: Sequence[Sequence[int]], side: Side | None = None) -> tuple[Tensor, Tensor]:
+        """Ids and mask, both (batch, length)."""
+        length = max(map(len, sequences))
+        ids = torch.full((len(sequences), length), self.fill)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            start = length - len(sequence) if (side or self.side) == "left" else 0
+            ids[row, start : start + len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+            mask[row, start : start + len(sequence)] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def log_probabilities(self, sequences: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> Tensor:
+        """Log probabilities of the next token at the given places of each sequence, (batch, place, vocabulary)."""
+        ids, mask = self.pad(sequences)
+        starts = ids.shape[1] - mask.sum(1) if self.side == "left" else torch.zeros(len(ids), dtype=torch.long)
+        width = max(map(len, places))
+        columns = torch.tensor([[*row, *row[-1:] * (width - len(row))] for row in places]) + starts.cpu()[:, None]
+        keep, inverse = torch.unique(columns, return_inverse=True)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep.to(self.device)
+            ).logits
+        rows = torch.arange(len(ids))[:, None]
+        return logits[rows, inverse].float().log_softmax(-1).cpu()
+
+
+def _targets(batches: _Batches, prompts: list[list[int]], targets: list[list[int]]) -> dict[str, list]:
+    """What one pass over prompt and target tells; ``greedy`` has the most probable token at each target place and after."""
+    sequences = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+    columns = ("first_token_correct", "exact_match", "loss_nats", "rank", "first_token", "greedy", "first_log_probabilities")
+    found: dict[str, list] = {column: [None] * len(prompts) for column in columns}
+    for batch in batches.of([len(sequence) for sequence in sequences]):
+        places = [list(range(len(prompts[number]) - 1, len(sequences[number]))) for number in batch]
+        log_probabilities = batches.log_probabilities([sequences[number] for number in batch], places)
+        for row, number in enumerate(batch):
+            target = torch.tensor(targets[number])
+            here = log_probabilities[row, : len(target) + 1]
+            greedy = here.argmax(-1)
+            found["greedy"][number] = greedy.tolist()
+            found["first_token"][number] = greedy[0].item()
+            found["first_token_correct"][number] = bool(greedy[0] == target[0])
+            found["exact_match"][number] = bool((greedy[:-1] == target).all())
+            found["loss_nats"][number] = -here[:-1].double().gather(1, target[:, None]).sum().item()
+            found["rank"][number] = 1 + int((here[0] > here[0, target[0]]).sum())
+            found["first_log_probabilities"][number] = here[0].clone()
+    return found
+
+
+def _candidates(
+    batches: _Batches,
+    prompts: list[list[int]],
+    targets: list[list[int]],
+    choices: list[list[list[int]]],
+    first: list[Tensor],
+) -> dict[str, list]:
+    """The target's share of probability among whole candidate values.
+
+    A prompt runs once; its keys and values are then shared by all its candidates of several tokens.
+    """
+    log_p = [
+        torch.stack([known[ids[0]].double() for ids in candidates]) if candidates else None
+        for known, candidates in zip(first, choices, strict=True)
+    ]
+    longer = [number for number, candidates in enumerate(choices) if any(len(ids) > 1 for ids in candidates)]
+    # One probe costs as many rows as it has candidates of several tokens, each as long as prompt and candidate.
+    costs = [
+        sum(len(ids) > 1 for ids in choices[number]) * (len(prompts[number]) + max(map(len, choices[number])))
+        for number in longer
+    ]
+    for batch in batches.of(costs):
+        _add_later_tokens(batches, [longer[number] for number in batch], prompts, choices, log_p)
+    found: dict[str, list] = {"candidate_probability": [], "candidate_entropy": [], "confidence": []}
+    for scores, candidates, target in zip(log_p, choices, targets, strict=True):
+        if scores is None:
+            share, at = torch.full((1,), float("nan"), dtype=torch.float64), 0
+        else:
+            share, at = scores.softmax(0), candidates.index(target)
+        found["candidate_probability"].append(share[at].item())
+        found["candidate_entropy"].append(torch.special.entr(share).sum().item())
+        found["confidence"].append(share.max().item())
+    return found
+
+
+def _add_later_tokens(
+    batches: _Batches, numbers: list[int], prompts: list[list[int]], choices: list[list[list[int]]], log_p: list[Tensor]
+) -> None:
+    ids, mask = batches.pad([prompts[number] for number in numbers], "left")
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rows = [
+        (row, place, candidate)
+        for row, number in enumerate(numbers)
+        for place, candidate in enumerate(choices[number])
+        if len(candidate) > 1
+    ]
+    owner = torch.tensor([row for row, _, _ in rows], device=batches.device)
+    later, later_mask = batches.pad([candidate[:-1] for _, _, candidate in rows], "right")
+    with torch.inference_mode():
+        cache = batches.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        ).past_key_values
+        cache.batch_select_indices(owner)
+        logits = batches.model(
+            input_ids=later,
+            attention_mask=torch.cat([mask[owner], later_mask], 1),
+            position_ids=positions[owner, -1:] + later_mask.cumsum(1),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+    wanted, _ = batches.pad([candidate[1:] for _, _, candidate in rows], "right")
+    gained = logits.float().log_softmax(-1).gather(2, wanted[..., None])[..., 0].double()
+    gained = (gained * later_mask).sum(1).cpu()
+    for (row, place, _), gain in zip(rows, gained, strict=True):
+        log_p[numbers[row]][place] += gain
+
+
+def _generation(
+    batches: _Batches, prompts: list[list[int]], targets: list[list[int]], greedy: list[list[int]], exact: list[bool]
+) -> list[bool]:
+    """Whether greedy decoding writes the target and then ends the word.
+
+    Greedy decoding follows the target's tokens as long as each is the most probable one, so the forward pass has
+    already decided all but those probes where decoding leaves the target's tokens for others that spell the same.
+    """
+    decode = batches.tokenizer.decode
+    found, open_ = [False] * len(prompts), []
+    for number, (target, said) in enumerate(zip(targets, greedy, strict=True)):
+        if exact[number]:
+            found[number] = _is_value(decode([*target, said[-1]]), decode(target))
+            continue
+        apart = next(place for place, token in enumerate(target) if said[place] != token)
+        spelt, wanted = decode(said[: apart + 1]).strip(), decode(target).strip()
+        if said[apart] != batches.tokenizer.eos_token_id and wanted.startswith(spelt):
+            open_.append(number)
+    for batch in batches.of([len(prompts[number]) for number in open_]):
+        numbers = [open_[number] for number in batch]
+        ids, mask = batches.pad([prompts[number] for number in numbers], "left")
+        longest = max(len(decode(targets[number])) for number in numbers)
+        with torch.inference_mode():
+            written = batches.model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=longest + 1,
+                pad_token_id=batches.fill, eos_token_id=batches.tokenizer.eos_token_id,
+            )  # fmt: skip
+        for number, row in zip(numbers, written[:, ids.shape[1] :], strict=True):
+            found[number] = _is_value(decode(row, skip_special_tokens=True), decode(targets[number]))
+    return found
+
+
+def _is_value(written: str, target: str) -> bool:
+    """Whether a text begins with a value, and the value does not go on as a longer word."""
+    written, target = written.strip(), target.strip()
+    return written.startswith(target) and not written[len(target) : len(target) + 1].isalnum()
+
+
+def entropy_nats(values: pd.Series) -> float:
+    """Entropy of the empirical distribution of values: the loss of a model that knows the relation but no fact."""
+    shares = values.value_counts(normalize=True).to_numpy()
+    return float(-(shares * np.log(shares)).sum())

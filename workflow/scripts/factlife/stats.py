@@ -1,0 +1,69 @@
+"""Intervals: bootstrap over clusters of items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Estimates with percentile intervals, one entry per column of the values."""
+
+    n: np.ndarray
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def cluster_bootstrap(values: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int = 0) -> Interval:
+    """Means with percentile intervals over resampled clusters (Efron and Tibshirani 1993, chapter 13).
+
+    Whole clusters are drawn with replacement, because items of one subject are not independent of each other.
+
+    Args:
+        values: (items, columns); NaN where an item has no value, which leaves it out of that column.
+        clusters: (items,), the cluster of each item.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        Number of items, mean and 95 % interval of each column; NaN where a column has no item.
+    """
+    values = np.asarray(values, dtype=float)
+    codes, names = pd.factorize(clusters)
+    there = ~np.isnan(values)
+    sums = np.zeros((len(names), values.shape[1]))
+    counts = np.zeros_like(sums)
+    np.add.at(sums, codes, np.where(there, values, 0.0))
+    np.add.at(counts, codes, there)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples) if len(names) else np.zeros((0, 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (draws @ sums) / (draws @ counts)
+        estimate = sums.sum(0) / counts.sum(0)
+    low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    for column in np.flatnonzero(there.any(0)):
+        low[column], high[column] = np.nanquantile(means[:, column], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(there.sum(0), estimate, low, high)
+
+
+def tidy(keys: dict[str, object], metrics: list[str], interval: Interval, *, over: str = "facts") -> pd.DataFrame:
+    """Rows of a summary: key columns, then ``metric, n, estimate, ci_low, ci_high, interval_over``."""
+    rows = pd.DataFrame(
+        {
+            "metric": metrics,
+            "n": interval.n,
+            "estimate": interval.estimate,
+            "ci_low": interval.low,
+            "ci_high": interval.high,
+            "interval_over": over,
+        }
+    )
+    for place, (column, value) in enumerate(keys.items()):
+        rows.insert(place, column, value)
+    return rows[rows["n"] > 0]

@@ -1,0 +1,97 @@
+"""Names and values: invented words, and the few lists that are real."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from factlife.config.worlds import OrdinaryNames, PieceNames
+from factlife.world.tables import WorldError
+
+_ONSETS = ["B", "Br", "C", "D", "Dr", "F", "G", "Gr", "H", "J", "K", "L", "M", "N", "P", "Pr", "R", "S", "St", "T", "Tr", "V", "W", "Z"]
+_VOWELS = ["a", "e", "i", "o", "u"]
+_CODAS = ["l", "m", "n", "r", "s", "th", "x", "nd", "rk", "st"]
+
+_MONTHS = [
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+]  # fmt: skip
+_MAJORS = [
+    "Accounting", "Acoustics", "Agronomy", "Anatomy", "Anthropology", "Archaeology", "Architecture", "Astronomy",
+    "Bacteriology", "Ballet", "Banking", "Biochemistry", "Biology", "Botany", "Cardiology", "Cartography", "Chemistry",
+    "Cinema", "Classics", "Cosmology", "Criminology", "Cryptography", "Dentistry", "Design", "Dramaturgy", "Ecology",
+    "Economics", "Electronics", "Engineering", "Entomology", "Ethics", "Finance", "Forestry", "Genetics", "Geography",
+    "Geology", "Geometry", "Heraldry", "Histology", "History", "Horticulture", "Hydrology", "Immunology", "Informatics",
+    "Journalism", "Jurisprudence", "Linguistics", "Literature", "Logic", "Logistics", "Marketing", "Mathematics",
+    "Mechanics", "Medicine", "Metallurgy", "Meteorology", "Mineralogy", "Music", "Mycology", "Navigation", "Neurology",
+    "Nursing", "Nutrition", "Oceanography", "Oncology", "Optics", "Ornithology", "Painting", "Pedagogy", "Pharmacy",
+    "Philosophy", "Photography", "Physics", "Physiology", "Planning", "Poetry", "Politics", "Psychology", "Rhetoric",
+    "Robotics", "Sculpture", "Seismology", "Sociology", "Statistics", "Surgery", "Surveying", "Theatre", "Theology",
+    "Toxicology", "Virology", "Zoology",
+]  # fmt: skip
+_ENDINGS = {
+    "birth_city": ["ford", "ton", "bury"],
+    "working_city": ["mouth", "haven", "port"],
+    "university": ["hall", "court", "gate"],
+    "employer": ["ix", "ora", "com"],
+    "region": ["mark", "shire", "land"],
+}
+
+
+def syllables(ending: str = "") -> list[str]:
+    """All invented syllables, in a fixed order."""
+    return [onset + vowel + coda + ending for onset, vowel, coda in itertools.product(_ONSETS, _VOWELS, _CODAS)]
+
+
+def values(relation: str, count: int, rng: random.Random) -> list[str]:
+    """Distinct values of a relation.
+
+    Raises:
+        WorldError: the pool is smaller than ``count``.
+    """
+    if relation == "birth_date":
+        days = itertools.product(range(1, 29), _MONTHS, range(1950, 2000))
+        pool = [f"{day} {month} {year}" for day, month, year in days]
+    elif relation == "major":
+        pool = list(_MAJORS)
+    else:
+        pool = [word for ending in _ENDINGS[relation] for word in syllables(ending)]
+    if count > len(pool):
+        raise WorldError(f"{count} distinct values of {relation} are asked for, but there are only {len(pool)}; lower `values`")
+    return rng.sample(pool, count)
+
+
+def person_names(style: PieceNames | OrdinaryNames, count: int, rng: random.Random) -> list[str]:
+    """Distinct names.
+
+    Raises:
+        WorldError: there are fewer names of this style than ``count``.
+    """
+    if isinstance(style, PieceNames):
+        pieces = rng.sample(syllables(), style.pool)
+        if style.pool**style.length < count:
+            raise WorldError(
+                f"{count} names are asked for, but {style.length} pieces from a list of {style.pool} make only "
+                f"{style.pool**style.length}; raise `names.pool` or `names.length`"
+            )
+        numbers = rng.sample(range(style.pool**style.length), count)
+        return [" ".join(pieces[number // style.pool**place % style.pool] for place in range(style.length)) for number in numbers]
+    firsts = _pick(syllables("a"), count, style.people_per_first_name, rng)
+    lasts = _pick(syllables("son"), count, style.people_per_last_name, rng)
+    middles = _pick(syllables("el"), count, 1, rng) if style.middle else None
+    if style.people_per_first_name > len(lasts):
+        raise WorldError("people share first and last name; lower `people_per_first_name` or `people_per_last_name`")
+    names = []
+    for person in range(count):
+        # Neighbours share a first name and never a last name.
+        parts = [firsts[person // style.people_per_first_name], lasts[person % len(lasts)]]
+        names.append(" ".join(parts if middles is None else [parts[0], middles[person], parts[1]]))
+    rng.shuffle(names)
+    return names
+
+
+def _pick(pool: list[str], count: int, share: int, rng: random.Random) -> list[str]:
+    distinct = -(-count // share)
+    if distinct > len(pool):
+        raise WorldError(f"{distinct} distinct names are asked for, but there are only {len(pool)}; lower `people`")
+    return rng.sample(pool, distinct)

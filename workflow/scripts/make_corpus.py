@@ -1,0 +1,13 @@
+"""Render documents, each with the ids of the facts that it states."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, corpus, jobs, world
+from factlife.config.corpora import Corpus
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake):
+    documents = corpus.render(config.parse(Corpus, snakemake.params.corpus), world.beside(snakemake.input.get("facts")))
+    corpus.write(documents, snakemake.output.documents)

@@ -1,0 +1,17 @@
+"""Draw the entities, facts and probes of a world."""
+
+from typing import TYPE_CHECKING
+
+from pathlib import Path
+
+from factlife import config, jobs, world
+from factlife.config.worlds import World
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake):
+    made = world.build(config.parse(World, snakemake.params.world))
+    made.save(Path(snakemake.output.entities).parent)
+    world.write_graphml(made, snakemake.output.graphml)
+    world.write_json(made, snakemake.output.json)

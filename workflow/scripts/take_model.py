@@ -1,0 +1,12 @@
+"""Take a pretrained model as it is."""
+
+from typing import TYPE_CHECKING
+
+from factlife import jobs, models
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    models.link_files(snakemake.input.source, snakemake.output.folder)
+    job.write_manifest(snakemake.output.folder)

@@ -1,0 +1,13 @@
+"""Cut the documents of a corpus into tokens."""
+
+from typing import TYPE_CHECKING
+
+from factlife import corpus, jobs
+from factlife.corpus import tokens
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    tokens.tokenize(corpus.read(snakemake.input.documents), snakemake.input.tokenizer, snakemake.output.folder)
+    job.write_manifest(snakemake.output.folder)
