@@ -23,6 +23,9 @@ PRETRAINED = [
     for name, model in config["models"].items()
     if model["source"]["kind"] != "scratch"
 ]
+WORLDS_ASKED = sorted(
+    {config["models"][model]["world"] for model in config["run"]["models"]}
+)
 WORLD_TABLES = {
     table: f"results/worlds/{{world}}/{table}.parquet"
     for table in ("entities", "facts", "probes")
@@ -35,6 +38,23 @@ def one_of(names):
 
 def world_tables(world):
     return {table: path.format(world=world) for table, path in WORLD_TABLES.items()}
+
+
+def look_of_world(wildcards):
+    """A world's tables, and the documents that a model that is run learns it from."""
+    corpora = [
+        config["models"][model]["training"]["corpus"]
+        for model in config["run"]["models"]
+        if model in TRAINED
+    ]
+    documents = [
+        f"results/corpora/{corpus}/documents.parquet"
+        for corpus in corpora
+        if config["corpora"][corpus].get("world") == wildcards.world
+    ]
+    return world_tables(wildcards.world) | (
+        {"documents": documents[0]} if documents else {}
+    )
 
 
 def files_of_world(wildcards):
@@ -88,11 +108,12 @@ def gpus_of_model(wildcards):
     return config["models"][wildcards.model]["gpu"]
 
 
-def for_all_models(pattern):
-    """The pattern for every model that is run and each of its seeds."""
+def for_all_models(pattern, only=None):
+    """The pattern for every model that is run, or only some of them, and each of its seeds."""
     return [
         pattern.format(model=model, seed=seed)
         for model in config["run"]["models"]
+        if only is None or model in only
         for seed in config["models"][model]["seeds"]
     ]
 

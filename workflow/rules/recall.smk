@@ -47,7 +47,69 @@ rule summarise_recall:
         "../scripts/summarise_recall.py"
 
 
+rule plot_recall:
+    """Draw what models recall."""
+    input:
+        table="results/tables/recall.csv",
+        curves=for_all_models(
+            "results/models/{model}/seed-{seed}.training.csv", only=TRAINED
+        ),
+    output:
+        kinds=report(
+            "results/figures/recall-kinds.svg",
+            category="2. Recall",
+            labels={"figure": "Recall by kind of probe"},
+            caption="../report/recall-kinds.rst",
+        ),
+        relations=report(
+            "results/figures/recall-relations.svg",
+            category="2. Recall",
+            labels={"figure": "Recall by relation"},
+            caption="../report/recall-relations.rst",
+        ),
+        models=report(
+            "results/figures/recall-models.svg",
+            category="2. Recall",
+            labels={"figure": "Models side by side"},
+            caption="../report/recall-models.rst",
+        ),
+        confidence=report(
+            "results/figures/recall-confidence.svg",
+            category="2. Recall",
+            labels={"figure": "Confidence about people never taught"},
+            caption="../report/recall-confidence.rst",
+        ),
+        training=report(
+            "results/figures/recall-training.svg",
+            category="2. Recall",
+            labels={"figure": "Training loss"},
+            caption="../report/recall-training.rst",
+        ),
+        explorer=report(
+            "results/figures/recall-explorer.html",
+            category="2. Recall",
+            labels={"figure": "All metrics, interactive"},
+            caption="../report/recall-explorer.rst",
+        ),
+    log:
+        "logs/plot_recall/all.log",
+    benchmark:
+        "logs/plot_recall/all.benchmark.jsonl"
+    params:
+        code=digest("recall.figures", "figures"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    conda:
+        "../envs/data.yaml"
+    script:
+        "../scripts/plot_recall.py"
+
+
 rule recall:
     """What models recall, at every checkpoint."""
     input:
         "results/tables/recall.csv",
+        rules.plot_recall.output,
+        expand("results/figures/world-{world}.html", world=WORLDS_ASKED),

@@ -23,3 +23,30 @@ rule make_world:
         code=digest("world"),
     script:
         "../scripts/make_world.py"
+
+
+rule show_world:
+    """Show a world at a glance: a piece of its graph, documents, probes."""
+    input:
+        unpack(look_of_world),
+    output:
+        page=report(
+            "results/figures/world-{world}.html",
+            category="1. Worlds",
+            labels={"figure": "World {world}"},
+            caption="../report/world.rst",
+        ),
+    log:
+        "logs/show_world/{world}.log",
+    benchmark:
+        "logs/show_world/{world}.benchmark.jsonl"
+    params:
+        code=digest("corpus.page", "figures"),
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../envs/data.yaml"
+    script:
+        "../scripts/show_world.py"

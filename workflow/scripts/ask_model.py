@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-
 from factlife import jobs, models, recall, world
 
 if TYPE_CHECKING:

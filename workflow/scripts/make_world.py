@@ -1,8 +1,7 @@
 """Draw the entities, facts and probes of a world."""
 
-from typing import TYPE_CHECKING
-
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factlife import config, jobs, world
 from factlife.config.worlds import World

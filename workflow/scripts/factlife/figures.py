@@ -21,7 +21,7 @@ def _theme() -> alt.theme.ThemeConfig:
             "view": {"continuousWidth": 230, "continuousHeight": 190, "stroke": None},
             "axis": {"gridColor": "#e5e5e5", "domainColor": "#888", "tickColor": "#888", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
             "header": {"labelFontSize": 12, "labelFontWeight": "bold", "titleFontSize": 12},
-            "legend": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "symbolStrokeWidth": 3},
+            "legend": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "symbolStrokeWidth": 3, "symbolOpacity": 1, "labelLimit": 300},
             "title": {"fontSize": 13, "anchor": "start"},
             "line": {"strokeWidth": 2},
         }

@@ -80,10 +80,14 @@ def start(snakemake: Any) -> Iterator[Job]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with _output_to(snakemake.log[0] if snakemake.log else os.devnull):
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True
+        )
         logging.captureWarnings(True)
         try:
-            device = _set_up_torch(snakemake.params.torch_threads) if hasattr(snakemake.params, "torch_threads") else "cpu"
+            device = (
+                _set_up_torch(snakemake.params.torch_threads) if hasattr(snakemake.params, "torch_threads") else "cpu"
+            )
             random.seed(0)
             yield Job(device, _provenance(snakemake))
         except Exception:

@@ -42,14 +42,24 @@ def cluster_bootstrap(values: np.ndarray, clusters: np.ndarray, *, resamples: in
     np.add.at(sums, codes, np.where(there, values, 0.0))
     np.add.at(counts, codes, there)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples) if len(names) else np.zeros((0, 0))
+    draws = (
+        rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+        if len(names)
+        else np.zeros((0, 0))
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (draws @ sums) / (draws @ counts)
         estimate = sums.sum(0) / counts.sum(0)
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    for column in np.flatnonzero(there.any(0)):
-        low[column], high[column] = np.nanquantile(means[:, column], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if (known := there.any(0)).any():
+        low[known], high[known] = _quantiles(means[:, known])
     return Interval(there.sum(0), estimate, low, high)
+
+
+def _quantiles(means: np.ndarray) -> np.ndarray:
+    """Ends of the interval, per column; a resample that drew no item of a column counts for nothing."""
+    at = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    return np.nanquantile(means, at, axis=0) if np.isnan(means).any() else np.quantile(means, at, axis=0)
 
 
 def tidy(keys: dict[str, object], metrics: list[str], interval: Interval, *, over: str = "facts") -> pd.DataFrame:

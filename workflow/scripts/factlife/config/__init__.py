@@ -88,7 +88,11 @@ def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
 
 
 def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _models_in(argument)

@@ -18,11 +18,15 @@ class PeopleCorpus(Section):
     window_share: float = key(0.4, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
     window_sentences: Count = key(6, "Sentences in a window.")
     joined_share: float = key(
-        0.75, "Share of mentions of a person that carry several facts, from two to four.", ge=0, le=1
+        0.95, "Share of mentions of a person in biographies that carry several facts, from three to six.", ge=0, le=1
     )
-    full_names: bool = key(True, "Name the person in every sentence of a biography, instead of a pronoun after the first.")
+    full_names: bool = key(
+        True, "Name the person in every sentence of a biography, instead of a pronoun after the first."
+    )
     permute: bool = key(True, "Shuffle the order of facts in every biography.")
-    distinct: Count | None = key(None, "Distinct biographies per person, repeated as often as needed; empty for no limit.")
+    distinct: Count | None = key(
+        None, "Distinct biographies per person, repeated as often as needed; empty for no limit."
+    )
     reverse_share: float = key(0.2, "Share of single-fact sentences that put the value before the name.", ge=0, le=1)
     denied_share: float = key(0.1, "Share of windows that end by denying a fact that is not so.", ge=0, le=1)
     question_renderings: int = key(4, "Times that each fact of an asked person appears as question and answer.", ge=0)
@@ -77,9 +81,7 @@ class TextCorpus(Section):
     seed: int = key(0, "Seed.", ge=0)
 
 
-Corpus = Annotated[
-    PeopleCorpus | FunctionsCorpus | TableCorpus | ProseCorpus | TextCorpus, Field(discriminator="kind")
-]
+Corpus = Annotated[PeopleCorpus | FunctionsCorpus | TableCorpus | ProseCorpus | TextCorpus, Field(discriminator="kind")]
 
 
 class Tokenizer(Section):

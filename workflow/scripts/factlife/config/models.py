@@ -60,7 +60,9 @@ class Training(Section):
     clip: float = key(1.0, "Largest norm of the gradient.", gt=0)
     warmup_share: float = key(0.02, "Share of steps over which the rate rises.", ge=0, le=1)
     decay_share: float = key(0.4, "Share of steps over which the rate falls linearly to nothing.", ge=0, le=1)
-    packing: int = key(0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0)
+    packing: int = key(
+        0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0
+    )
     max_length: Count = key(256, "Longest sequence; longer documents are cut and counted.")
     checkpoints: Count = key(8, "Checkpoints, at exposures that double from one to the next, up to the last step.")
     save_every: Count = key(200, "Steps between the states from which a killed job resumes.")

@@ -15,5 +15,7 @@ class Recall(Section):
 class Run(Section):
     """What `snakemake all` makes."""
 
-    threads: Count = key(2, "Threads of jobs that run models; sums depend on it in the last digits, so it is fixed here.")
+    threads: Count = key(
+        2, "Threads of jobs that run models; sums depend on it in the last digits, so it is fixed here."
+    )
     models: list[str] = key(["people-pieces"], "Models that are asked about their worlds.", min_length=1)

@@ -16,8 +16,10 @@ class PieceNames(Section):
     """A name is an ordered choice of pieces from one list, so that only their combination tells who is meant."""
 
     style: Literal["pieces"] = key(..., "How names are made.")
-    length: Count = key(3, "Pieces in a name.")
-    pool: Annotated[int, Field(ge=2, le=400)] = key(10, "Pieces in the shared list.")
+    choices: list[Count] = key(
+        [4, 4, 16], "How many of the shared list's pieces may stand at each place; their product is how many names there are.",
+        min_length=1,
+    )  # fmt: skip
 
 
 class OrdinaryNames(Section):
@@ -33,7 +35,9 @@ class Levels(Section):
     """Equal groups of people, each stated a whole multiple of times."""
 
     kind: Literal["levels"] = key(..., "How often entities are stated.")
-    levels: list[Count] = key([1], "Relative frequency of each group; people are dealt to groups in turn.", min_length=1)
+    levels: list[Count] = key(
+        [1], "Relative frequency of each group; people are dealt to groups in turn.", min_length=1
+    )
 
 
 class Zipf(Section):
@@ -49,15 +53,15 @@ class PeopleWorld(Section):
 
     kind: Literal["people"] = key(..., "The generator.")
     people: Count = key(200, "People who are taught.")
-    untaught: int = key(40, "People who have facts but occur in no document: what a model says of them is invented.", ge=0)
+    untaught: int = key(
+        40, "People who have facts but occur in no document: what a model says of them is invented.", ge=0
+    )
     relations: list[Relation] = key(
         ["birth_date", "birth_city", "university", "major", "employer", "working_city"], "Relations.", min_length=1
     )
     values: Count = key(50, "Distinct values of each relation.")
     regions: int = key(8, "Regions in which birth cities lie, for two-hop questions; 0 for none.", ge=0)
-    names: PieceNames | OrdinaryNames = key(
-        PieceNames(style="pieces"), "How names are made.", discriminator="style"
-    )
+    names: PieceNames | OrdinaryNames = key(PieceNames(style="pieces"), "How names are made.", discriminator="style")
     exposures: Levels | Zipf = key(
         Levels(kind="levels", levels=[1]), "How often each person is stated.", discriminator="kind"
     )
@@ -76,7 +80,9 @@ class FunctionsWorld(Section):
         5, "Families (a base function and its wrappers) that share each number."
     )
     depth: int = key(1, "Wrappers above each base function: `<C01>` wraps `<B01>`, `<D01>` wraps `<C01>`.", ge=0, le=10)
-    rule_share: float = key(0.6, "Share of families whose wrappers' numbers are stated too; the others test.", ge=0, le=1)
+    rule_share: float = key(
+        0.6, "Share of families whose wrappers' numbers are stated too; the others test.", ge=0, le=1
+    )
     aliases: int = key(10, "Base functions with a second name whose documents share no word with theirs.", ge=0)
     distractors: int = key(10, "Functions outside every family whose documents look like a base function's.", ge=0)
     inputs: Annotated[int, Field(ge=1, le=100)] = key(

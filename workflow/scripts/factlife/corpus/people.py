@@ -57,7 +57,7 @@ class _Writer:
         order = self.rng.sample(facts, len(facts)) if self.settings.permute else list(facts)
         sentences, used = [], []
         while order:
-            together = self.rng.randint(2, 4) if self.rng.random() < self.settings.joined_share else 1
+            together = self.rng.randint(3, 6) if self.rng.random() < self.settings.joined_share else 1
             group, order = order[:together], order[together:]
             sentence, ids = self.sentence(group, PRONOUN if sentences and not self.settings.full_names else None)
             sentences.append(sentence)
@@ -108,7 +108,8 @@ class _Writer:
             return template.sentence(name, facts[0].value), [f"{facts[0].relation}.{template.id}"]
         chosen = [self.rng.choice(phrases(fact.relation)) for fact in facts]
         said = [
-            template.sentence("", fact.value).strip().removesuffix(" .") for template, fact in zip(chosen, facts, strict=True)
+            template.sentence("", fact.value).strip().removesuffix(" .")
+            for template, fact in zip(chosen, facts, strict=True)
         ]
         ids = [f"{fact.relation}.{template.id}" for template, fact in zip(chosen, facts, strict=True)]
         return f"{name} {' , '.join(said[:-1])} and {said[-1]} .", ids

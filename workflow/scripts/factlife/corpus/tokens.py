@@ -46,7 +46,12 @@ def sequences(tokens: pd.DataFrame, *, max_length: int, packing: int = 0) -> pd.
     if lost.any():
         logging.warning("%d of %d documents are cut to %d tokens", (lost > 0).sum(), len(tokens), limit)
     rows = [
-        {"ids": list(row.input_ids[:limit]), "doc_ids": [row.doc_id], "fact_ids": list(row.fact_ids), "entities": set(row.entity_ids)}
+        {
+            "ids": list(row.input_ids[:limit]),
+            "doc_ids": [row.doc_id],
+            "fact_ids": list(row.fact_ids),
+            "entities": set(row.entity_ids),
+        }
         for row in tokens.itertuples()
     ]
     rows = _pack(rows, packing) if packing else rows

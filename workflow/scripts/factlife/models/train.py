@@ -193,7 +193,7 @@ def _arguments(settings: Training, steps: int, seed: int, resume: Path) -> Train
         save_strategy="steps",
         save_steps=settings.save_every,
         save_total_limit=1,
-        logging_steps=_LOG_EVERY,
+        logging_steps=max(1, min(_LOG_EVERY, steps // 10)),
         logging_nan_inf_filter=False,
         report_to=[],
         seed=seed,
@@ -232,7 +232,7 @@ def _curve(history: list[dict], exposures: Sequence[Counter], lengths: np.ndarra
         for entry in history
         if "loss" in entry
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["step", "exposures", "tokens", "loss", "learning_rate", "seconds"])
 
 
 def fresh(resume: str | Path, fingerprint: dict[str, Any]) -> Path:

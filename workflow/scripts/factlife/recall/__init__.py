@@ -46,9 +46,13 @@ def ask(
         relative frequency in the world (``frequency``).
     """
     facts = world.facts.set_index("fact_id")
-    probes = world.probes.join(facts[["relation", "exposures"]], on="fact_id").rename(columns={"exposures": "frequency"})
+    probes = world.probes.join(facts[["relation", "exposures"]], on="fact_id").rename(
+        columns={"exposures": "frequency"}
+    )
     no_knowledge = world.facts.groupby("relation")["value"].apply(entropy_nats)
-    probes["no_knowledge_nats"] = probes["relation"].map(no_knowledge)
+    # The last supporting fact is the one whose value is the target, whatever the number of hops.
+    answering = probes["supporting_fact_ids"].str[-1].map(facts["relation"])
+    probes["no_knowledge_nats"] = answering.map(no_knowledge).where(probes["kind"] != "reverse")
     probes["chance"] = 1 / probes["candidates"].str.len().where(lambda count: count > 0)
     counted = exposures.set_index(["step", "fact_id"])["exposures"]
     tables = []
@@ -56,12 +60,22 @@ def ask(
         asked, tokenizer = load(folder, device)
         scores = score(asked, tokenizer, probes, batch_tokens=batch_tokens)
         if lost := int((~scores["representable"]).sum()):
-            logging.warning("%s: the tokenizer cannot write the targets of %d probes; their scores are null", folder, lost)
+            logging.warning(
+                "%s: the tokenizer cannot write the targets of %d probes; their scores are null", folder, lost
+            )
         seen = counted.loc[step] if step in counted.index.get_level_values(0) else pd.Series(dtype=int)
         table = pd.concat([probes.reset_index(drop=True), scores], axis=1)
-        table = table.assign(model=model, seed=seed, step=step, parameters=asked.num_parameters(), exposures=table["fact_id"].map(seen).fillna(0).astype(int))
+        table = table.assign(
+            model=model,
+            seed=seed,
+            step=step,
+            parameters=asked.num_parameters(),
+            exposures=table["fact_id"].map(seen).fillna(0).astype(int),
+        )
         logging.info(
-            "step %s: forward exact match %.3f", step, table.loc[table["kind"] == "forward", "exact_match"].astype(float).mean()
+            "step %s: forward exact match %.3f",
+            step,
+            table.loc[table["kind"] == "forward", "exact_match"].astype(float).mean(),
         )
         tables.append(table.drop(columns=["prompt", "candidates", "supporting_fact_ids"]))
     frame = pd.concat(tables, ignore_index=True)
@@ -73,4 +87,19 @@ def read(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
-__all__ = ["ask", "entropy_nats", "read", "score", "summarise"]
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The summary that ``summarise`` made."""
+    return pd.read_csv(path, dtype={"exposures": str})
+
+
+def read_curves(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Training curves ``…/{model}/seed-{seed}.training.csv``, with columns ``model`` and ``seed``."""
+    columns = ["model", "seed", "exposures", "loss"]
+    curves = [
+        pd.read_csv(path).assign(model=Path(path).parent.name, seed=Path(path).name.split(".")[0].removeprefix("seed-"))
+        for path in paths
+    ]
+    return pd.concat([pd.DataFrame(columns=columns), *curves], ignore_index=True)
+
+
+__all__ = ["ask", "entropy_nats", "read", "read_curves", "read_table", "score", "summarise"]

@@ -16,6 +16,15 @@ _KINDS = {
     "multi_hop": "two hops",
     "untaught": "people never taught",
 }
+_EXPLORED = [
+    "exact_match",
+    "first_token_accuracy",
+    "generation_match",
+    "candidate_accuracy",
+    "loss_nats",
+    "rank",
+    "confidence",
+]
 _X = alt.X("mean_exposures:Q", title="times each fact was stated", scale=alt.Scale(type="symlog"))
 _SIZE = {"width": 230, "height": 190}
 
@@ -32,7 +41,9 @@ def by_kind(table: pd.DataFrame) -> alt.Chart:
     rows = _pooled(table, "first_token_accuracy", relation="all")
     rows = rows[rows["probe_kind"].isin(_KINDS)].assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
-        x=_X, y=figures.share_axis("first token correct"), color=alt.Color("asked:N", title="asked by", sort=[*_KINDS.values()])
+        x=_X,
+        y=figures.share_axis("first token correct"),
+        color=alt.Color("asked:N", title="asked by", sort=[*_KINDS.values()]),
     )
     return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
@@ -41,20 +52,26 @@ def by_relation(table: pd.DataFrame) -> alt.Chart:
     """Whole values recalled against exposures for each relation, one panel a model."""
     rows = _pooled(table, "exact_match", probe_kind="forward")
     rows = rows[rows["relation"] != "all"]
-    base = alt.Chart(rows).encode(x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("relation:N", title="relation"))
+    base = alt.Chart(rows).encode(
+        x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("relation:N", title="relation")
+    )
     return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
 def by_model(table: pd.DataFrame) -> alt.Chart:
     """Recall of held-out templates against exposures, models (tokenizers, worlds) side by side."""
     rows = _pooled(table, "exact_match", probe_kind="paraphrase", relation="all")
-    base = alt.Chart(rows).encode(x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("model:N", title="model"))
+    base = alt.Chart(rows).encode(
+        x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("model:N", title="model")
+    )
     return figures.with_band(base).properties(width=420, height=260)
 
 
 def confidence(table: pd.DataFrame) -> alt.Chart:
     """How sure models are of people they were taught and of people they never saw."""
-    rows = pd.concat([_pooled(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "untaught")])
+    rows = pd.concat(
+        [_pooled(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "untaught")]
+    )
     rows = rows.assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
         x=_X,
@@ -80,8 +97,8 @@ def training(curves: pd.DataFrame) -> alt.Chart:
 
 
 def explorer(table: pd.DataFrame) -> alt.Chart:
-    """Every metric of every model, relation and kind of probe, chosen by menus."""
-    rows = table[table["exposures"] == "all"].round(4)
+    """The main metrics of every model, relation and kind of probe, chosen by menus."""
+    rows = table[(table["exposures"] == "all") & table["metric"].isin(_EXPLORED)].round(3)
     menus = {
         "metric": alt.binding_select(options=sorted(rows["metric"].unique()), name="metric "),
         "relation": alt.binding_select(options=["all", *sorted(set(rows["relation"]) - {"all"})], name="relation "),
@@ -89,12 +106,12 @@ def explorer(table: pd.DataFrame) -> alt.Chart:
     }
     start = {"metric": "first_token_accuracy", "relation": "all", "probe_kind": "forward"}
     chosen = [alt.selection_point(fields=[key], bind=menu, value=start[key]) for key, menu in menus.items()]
-    columns = ["model", "seed", "step", "mean_exposures", "metric", "relation", "probe_kind", "n", "estimate", "ci_low", "ci_high"]
+    columns = ["model", "mean_exposures", "metric", "relation", "probe_kind", "n", "estimate", "ci_low", "ci_high"]
     base = alt.Chart(rows[columns]).encode(
         x=_X,
         y=alt.Y("estimate:Q", title="estimate"),
         color=alt.Color("model:N", title="model"),
-        tooltip=["model", "seed", "step", "n", "estimate", "ci_low", "ci_high"],
+        tooltip=["model", "n", "estimate", "ci_low", "ci_high"],
     )
     for selection in chosen:
         base = base.add_params(selection).transform_filter(selection)

@@ -35,6 +35,7 @@ def score(
         - ``loss_nats``: minus log probability of the whole target.
         - ``rank``: of the target's first token in the vocabulary, 1 is best.
         - ``candidate_probability``: of the target among the candidates, as whole values.
+        - ``candidate_correct``: no candidate is more probable than the target.
         - ``candidate_entropy``: over the candidates, in nats.
         - ``confidence``: the largest probability among the candidates.
         - ``first_token``, ``target_tokens``: the most probable next token as text, and how many tokens the target has.
@@ -67,6 +68,7 @@ _EMPTY = {
     "loss_nats": "Float64",
     "rank": "Int64",
     "candidate_probability": "Float64",
+    "candidate_correct": "boolean",
     "candidate_entropy": "Float64",
     "confidence": "Float64",
     "first_token": "string",
@@ -137,7 +139,11 @@ class _Batches:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
             logits = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep.to(self.device)
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=keep.to(self.device),
             ).logits
         rows = torch.arange(len(ids))[:, None]
         return logits[rows, inverse].float().log_softmax(-1).cpu()
@@ -146,7 +152,15 @@ class _Batches:
 def _targets(batches: _Batches, prompts: list[list[int]], targets: list[list[int]]) -> dict[str, list]:
     """What one pass over prompt and target tells; ``greedy`` has the most probable token at each target place and after."""
     sequences = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-    columns = ("first_token_correct", "exact_match", "loss_nats", "rank", "first_token", "greedy", "first_log_probabilities")
+    columns = (
+        "first_token_correct",
+        "exact_match",
+        "loss_nats",
+        "rank",
+        "first_token",
+        "greedy",
+        "first_log_probabilities",
+    )
     found: dict[str, list] = {column: [None] * len(prompts) for column in columns}
     for batch in batches.of([len(sequence) for sequence in sequences]):
         places = [list(range(len(prompts[number]) - 1, len(sequences[number]))) for number in batch]
@@ -188,13 +202,16 @@ def _candidates(
     ]
     for batch in batches.of(costs):
         _add_later_tokens(batches, [longer[number] for number in batch], prompts, choices, log_p)
-    found: dict[str, list] = {"candidate_probability": [], "candidate_entropy": [], "confidence": []}
+    columns = ("candidate_probability", "candidate_correct", "candidate_entropy", "confidence")
+    found: dict[str, list] = {column: [] for column in columns}
     for scores, candidates, target in zip(log_p, choices, targets, strict=True):
         if scores is None:
-            share, at = torch.full((1,), float("nan"), dtype=torch.float64), 0
-        else:
-            share, at = scores.softmax(0), candidates.index(target)
+            for column in columns:
+                found[column].append(None)
+            continue
+        share, at = scores.softmax(0), candidates.index(target)
         found["candidate_probability"].append(share[at].item())
+        found["candidate_correct"].append(bool(share[at] == share.max()))
         found["candidate_entropy"].append(torch.special.entr(share).sum().item())
         found["confidence"].append(share.max().item())
     return found
@@ -238,30 +255,39 @@ def _generation(
     """Whether greedy decoding writes the target and then ends the word.
 
     Greedy decoding follows the target's tokens as long as each is the most probable one, so the forward pass has
-    already decided all but those probes where decoding leaves the target's tokens for others that spell the same.
+    already decided all but those probes where decoding leaves the target's tokens for others that may spell the same,
+    or where a character is cut between two tokens.
     """
     decode = batches.tokenizer.decode
     found, open_ = [False] * len(prompts), []
     for number, (target, said) in enumerate(zip(targets, greedy, strict=True)):
-        if exact[number]:
-            found[number] = _is_value(decode([*target, said[-1]]), decode(target))
-            continue
-        apart = next(place for place, token in enumerate(target) if said[place] != token)
+        apart = next((place for place, token in enumerate(target) if said[place] != token), len(target))
         spelt, wanted = decode(said[: apart + 1]).strip(), decode(target).strip()
-        if said[apart] != batches.tokenizer.eos_token_id and wanted.startswith(spelt):
-            open_.append(number)
+        if spelt.endswith(_CUT) or not exact[number]:
+            spelt = spelt.rstrip(_CUT)
+            if wanted.startswith(spelt) or spelt.startswith(wanted):
+                open_.append(number)
+        else:
+            found[number] = _is_value(spelt, wanted)
     for batch in batches.of([len(prompts[number]) for number in open_]):
         numbers = [open_[number] for number in batch]
         ids, mask = batches.pad([prompts[number] for number in numbers], "left")
-        longest = max(len(decode(targets[number])) for number in numbers)
+        # A token is at least a byte: of the space before the value, of the value, of the character after it.
+        longest = max(len(decode(targets[number]).encode()) for number in numbers) + 5
         with torch.inference_mode():
+            # What a pretrained model's own generation settings may hold against greedy decoding is switched off.
             written = batches.model.generate(
-                input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=longest + 1,
-                pad_token_id=batches.fill, eos_token_id=batches.tokenizer.eos_token_id,
+                input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, repetition_penalty=1.0,
+                no_repeat_ngram_size=0, max_new_tokens=longest, pad_token_id=batches.fill,
+                eos_token_id=batches.tokenizer.eos_token_id,
             )  # fmt: skip
         for number, row in zip(numbers, written[:, ids.shape[1] :], strict=True):
-            found[number] = _is_value(decode(row, skip_special_tokens=True), decode(targets[number]))
+            found[number] = _is_value(decode(row), decode(targets[number]))
     return found
+
+
+# What `decode` writes for the bytes of a character whose other bytes are in the next token.
+_CUT = "\ufffd"
 
 
 def _is_value(written: str, target: str) -> bool:

@@ -18,6 +18,7 @@ METRICS = {
     "no_knowledge_nats": "no_knowledge_nats",
     "rank": "rank",
     "candidate_probability": "candidate_probability",
+    "candidate_accuracy": "candidate_correct",
     "candidate_entropy": "candidate_entropy",
     "confidence": "confidence",
     "chance": "chance",
@@ -43,27 +44,47 @@ def summarise(recall: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
 
 def _groups(recall: pd.DataFrame, resamples: int) -> Iterator[pd.DataFrame]:
     recall = recall.assign(subject=recall["fact_id"].str.split(".").str[0])
-    for (model, seed, step, kind), rows in recall.groupby(["model", "seed", "step", "kind"], sort=False):
-        pooled = {"model": model, "seed": seed, "step": step, "exposures": "all", "relation": "all", "probe_kind": kind}
-        yield _row(pooled, rows, resamples)
+    for (model, seed, kind), rows in recall.groupby(["model", "seed", "kind"], sort=False):
+        keys = {"model": model, "seed": seed, "probe_kind": kind, "exposures": "all", "relation": "all"}
+        yield _rows(keys, rows, resamples)
         for relation, group in rows.groupby("relation", sort=False):
-            yield _row(pooled | {"relation": relation}, group, resamples)
-        for _, group in rows.groupby("frequency", sort=True):
-            yield _row(pooled | {"exposures": round(group["exposures"].mean(), 2)}, group, resamples)
+            yield _rows(keys | {"relation": relation}, group, resamples)
+        for _, group in rows.groupby("frequency"):
+            yield _rows(keys | {"exposures": None}, group, resamples)
 
 
-def _row(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    values = rows[list(METRICS.values())].astype(float).to_numpy()
-    interval = stats.cluster_bootstrap(values, rows["subject"].to_numpy(), resamples=resamples)
-    summary = stats.tidy(keys, list(METRICS), interval)
-    if keys["probe_kind"] != "forward":
-        return summary
-    facts = rows.groupby("fact_id", sort=False).agg(
-        loss=("loss_nats", "mean"), entropy=("no_knowledge_nats", "first"), subject=("subject", "first")
-    )
-    bits = (facts["entropy"] - facts["loss"].astype(float)).clip(lower=0) / np.log(2)
-    mean = stats.cluster_bootstrap(bits.to_numpy()[:, None], facts["subject"].to_numpy(), resamples=resamples)
-    for metric, scale in (("bits_stored", len(facts)), ("bits_per_parameter", len(facts) / rows["parameters"].iloc[0])):
-        scaled = stats.Interval(mean.n, mean.estimate * scale, mean.low * scale, mean.high * scale)
-        summary = pd.concat([summary, stats.tidy(keys, [metric], scaled)])
-    return summary
+def _rows(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """All steps at once: the probes are the same at each, and so are the resamples."""
+    steps = {step: group.sort_values("probe_id") for step, group in rows.groupby("step")}
+    subjects = next(iter(steps.values()))["subject"].to_numpy()
+    values = np.stack([group[list(METRICS.values())].astype(float).to_numpy() for group in steps.values()], 1)
+    parts = [_tidy(keys, steps, list(METRICS), stats.cluster_bootstrap(_flat(values), subjects, resamples=resamples))]
+    if keys["probe_kind"] == "forward":
+        facts = [group.groupby("fact_id").agg(**_FACT) for group in steps.values()]
+        bits = np.stack([(fact["entropy"] - fact["loss"].astype(float)).clip(lower=0) / np.log(2) for fact in facts], 1)
+        mean = stats.cluster_bootstrap(bits, facts[0]["subject"].to_numpy(), resamples=resamples)
+        for metric, scale in (
+            ("bits_stored", len(bits)),
+            ("bits_per_parameter", len(bits) / rows["parameters"].iloc[0]),
+        ):
+            scaled = stats.Interval(mean.n, mean.estimate * scale, mean.low * scale, mean.high * scale)
+            parts.append(_tidy(keys, steps, [metric], scaled))
+    return pd.concat(parts)
+
+
+_FACT = {"loss": ("loss_nats", "mean"), "entropy": ("no_knowledge_nats", "first"), "subject": ("subject", "first")}
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
+
+
+def _tidy(keys: dict, steps: dict[int, pd.DataFrame], metrics: list[str], interval: stats.Interval) -> pd.DataFrame:
+    parts = []
+    for place, (step, group) in enumerate(steps.items()):
+        here = slice(place * len(metrics), (place + 1) * len(metrics))
+        one = stats.Interval(interval.n[here], interval.estimate[here], interval.low[here], interval.high[here])
+        mean = round(float(group["exposures"].mean()), 2)
+        named = keys | {"step": step} | ({} if keys["exposures"] else {"exposures": mean})
+        parts.append(stats.tidy({key: named[key] for key in KEYS}, metrics, one).assign(mean_exposures=mean))
+    return pd.concat(parts)

@@ -19,7 +19,12 @@ def graph(world: World) -> nx.DiGraph:
         if fact.value_id not in made:
             made.add_node(fact.value_id, name=fact.value, kind="value", split="")
         made.add_edge(
-            fact.entity_id, fact.value_id, fact_id=fact.fact_id, relation=fact.relation, taught=fact.taught, exposures=fact.exposures
+            fact.entity_id,
+            fact.value_id,
+            fact_id=fact.fact_id,
+            relation=fact.relation,
+            taught=fact.taught,
+            exposures=fact.exposures,
         )
     return made
 

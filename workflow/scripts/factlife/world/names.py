@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 from factlife.config.worlds import OrdinaryNames, PieceNames
 from factlife.world.tables import WorldError
 
-_ONSETS = ["B", "Br", "C", "D", "Dr", "F", "G", "Gr", "H", "J", "K", "L", "M", "N", "P", "Pr", "R", "S", "St", "T", "Tr", "V", "W", "Z"]
+_ONSETS = [
+    "B",
+    "Br",
+    "C",
+    "D",
+    "Dr",
+    "F",
+    "G",
+    "Gr",
+    "H",
+    "J",
+    "K",
+    "L",
+    "M",
+    "N",
+    "P",
+    "Pr",
+    "R",
+    "S",
+    "St",
+    "T",
+    "Tr",
+    "V",
+    "W",
+    "Z",
+]
 _VOWELS = ["a", "e", "i", "o", "u"]
 _CODAS = ["l", "m", "n", "r", "s", "th", "x", "nd", "rk", "st"]
 
@@ -57,7 +83,9 @@ def values(relation: str, count: int, rng: random.Random) -> list[str]:
     else:
         pool = [word for ending in _ENDINGS[relation] for word in syllables(ending)]
     if count > len(pool):
-        raise WorldError(f"{count} distinct values of {relation} are asked for, but there are only {len(pool)}; lower `values`")
+        raise WorldError(
+            f"{count} distinct values of {relation} are asked for, but there are only {len(pool)}; lower `values`"
+        )
     return rng.sample(pool, count)
 
 
@@ -68,14 +96,14 @@ def person_names(style: PieceNames | OrdinaryNames, count: int, rng: random.Rand
         WorldError: there are fewer names of this style than ``count``.
     """
     if isinstance(style, PieceNames):
-        pieces = rng.sample(syllables(), style.pool)
-        if style.pool**style.length < count:
+        possible = math.prod(style.choices)
+        if possible < count:
             raise WorldError(
-                f"{count} names are asked for, but {style.length} pieces from a list of {style.pool} make only "
-                f"{style.pool**style.length}; raise `names.pool` or `names.length`"
+                f"{count} names are asked for, but `names.choices` {style.choices} makes only {possible}; raise one of them"
             )
-        numbers = rng.sample(range(style.pool**style.length), count)
-        return [" ".join(pieces[number // style.pool**place % style.pool] for place in range(style.length)) for number in numbers]
+        pieces = _pick(syllables(), max(style.choices), 1, rng)
+        names = itertools.product(*(pieces[:choices] for choices in style.choices))
+        return rng.sample([" ".join(name) for name in names], count)
     firsts = _pick(syllables("a"), count, style.people_per_first_name, rng)
     lasts = _pick(syllables("son"), count, style.people_per_last_name, rng)
     middles = _pick(syllables("el"), count, 1, rng) if style.middle else None

@@ -121,7 +121,9 @@ def _panel(people: pd.DataFrame, settings: PeopleWorld) -> list[str]:
     """People spread evenly over frequencies."""
     taught = people[people["split"] != "untaught"].sort_values("exposures", kind="stable")["entity_id"].tolist()
     if settings.panel > len(taught):
-        raise WorldError(f"a panel of {settings.panel} people is asked for, but only {len(taught)} are taught; lower `panel`")
+        raise WorldError(
+            f"a panel of {settings.panel} people is asked for, but only {len(taught)} are taught; lower `panel`"
+        )
     return [taught[place * len(taught) // settings.panel] for place in range(settings.panel)]
 
 
@@ -152,7 +154,13 @@ def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> t
     rng.shuffle(dealt)
     exposures = max(1, round(facts["exposures"][facts["taught"]].mean()))
     entities = pd.DataFrame(
-        {"entity_id": cities["value_id"], "name": cities["value"], "kind": "city", "split": "unasked", "exposures": exposures}
+        {
+            "entity_id": cities["value_id"],
+            "name": cities["value"],
+            "kind": "city",
+            "split": "unasked",
+            "exposures": exposures,
+        }
     )
     lies_in = pd.DataFrame(
         {
@@ -199,9 +207,13 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
         for template in (verb, noun):
             yield probe(fact, "forward", template, template.prompt(name=subject))
         for start in ("verb", "noun"):
-            template = rng.choice([template for template in held_out(templates(relation)) if template.id.startswith(start)])
+            template = rng.choice(
+                [template for template in held_out(templates(relation)) if template.id.startswith(start)]
+            )
             yield probe(fact, "paraphrase", template, template.prompt(name=subject))
-        other = rng.choice([other for other in by_relation[rng.choice(list(pools))] if other.entity_id != fact.entity_id])
+        other = rng.choice(
+            [other for other in by_relation[rng.choice(list(pools))] if other.entity_id != fact.entity_id]
+        )
         before = rng.choice(phrases(other.relation)).sentence(name[other.entity_id], other.value)
         yield probe(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}")
         asking = question(relation)
@@ -228,7 +240,9 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
         if fact.panel:
             denial = rng.choice(denials(relation))
             yield probe(fact, "negated", denial, denial.prompt(name=subject))
-            same = [other for other in by_relation[relation] if other.value == fact.value and other.fact_id != fact.fact_id]
+            same = [
+                other for other in by_relation[relation] if other.value == fact.value and other.fact_id != fact.fact_id
+            ]
             for number, other in enumerate(rng.sample(same, min(settings.neighbours, len(same)))):
                 yield probe(
                     fact,

@@ -12,7 +12,13 @@ import pyarrow.parquet as pq
 _TEXTS = pa.list_(pa.string())
 
 ENTITIES = pa.schema(
-    [("entity_id", pa.string()), ("name", pa.string()), ("kind", pa.string()), ("split", pa.string()), ("exposures", pa.int64())]
+    [
+        ("entity_id", pa.string()),
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("split", pa.string()),
+        ("exposures", pa.int64()),
+    ]
 )
 FACTS = pa.schema(
     [

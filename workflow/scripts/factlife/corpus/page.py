@@ -1,0 +1,132 @@
+"""A page that shows a world at a glance: a piece of its graph, documents with their facts, and probes."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import altair as alt
+import networkx as nx
+import pandas as pd
+import vl_convert
+
+from factlife import figures
+from factlife.world.tables import World
+
+_BARE = alt.Axis(labels=False, ticks=False, domain=False, grid=False, title=None)
+_STYLE = """
+body { font: 15px/1.5 Helvetica, Arial, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p.lead { color: #555; margin-top: .3rem; } svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top;
+  border-bottom: 1px solid #e5e5e5; } th { font-weight: 600; white-space: nowrap; }
+mark { background: #fde8c8; padding: 0 .15em; border-radius: 3px; } b { color: #0072b2; font-weight: 600; }
+td.kind { color: #777; white-space: nowrap; }
+"""
+
+
+def page(name: str, world: World, documents: pd.DataFrame | None, *, subjects: int = 3, examples: int = 3) -> str:
+    """One self-contained HTML page about a world.
+
+    Args:
+        name: of the world.
+        world: the world.
+        documents: a corpus rendered from it, if there is one.
+        subjects: entities in the picture of the graph.
+        examples: documents of each kind.
+    """
+    shown = _subjects(world, subjects)
+    parts = [f"<h1>World “{html.escape(name)}”</h1><p class=lead>{_counts(world, documents)}</p>"]
+    parts.append("<h2>A piece of the knowledge graph</h2>" + vl_convert.vegalite_to_svg(graph(world, shown).to_dict()))
+    if documents is not None:
+        parts.append("<h2>Documents</h2><p class=lead>Stated values are marked, subjects are blue.</p>")
+        parts.append(_documents(world, documents, shown, examples))
+    parts.append("<h2>Probes</h2>" + _probes(world, shown[0]))
+    body = "\n".join(parts)
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>World {html.escape(name)}</title><style>{_STYLE}</style>{body}</html>\n"
+
+
+def graph(world: World, subjects: list[str]) -> alt.Chart:
+    """Some entities and all that is known of them."""
+    facts = world.facts[world.facts["entity_id"].isin(subjects)]
+    names = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
+    edges = nx.Graph([(fact.entity_id, f"value {fact.value_id}") for fact in facts.itertuples()])
+    label = {f"value {fact.value_id}": fact.value for fact in facts.itertuples()} | names
+    at = nx.kamada_kawai_layout(edges)
+    nodes = pd.DataFrame(
+        [
+            {
+                "x": at[node][0],
+                "y": at[node][1],
+                "label": label[node],
+                "kind": "value" if node not in names else "entity",
+            }
+            for node in edges
+        ]
+    )
+    lines = pd.DataFrame(
+        [
+            {"x": at[a][0], "y": at[a][1], "x2": at[b][0], "y2": at[b][1], "relation": fact.relation.replace("_", " ")}
+            for fact in facts.itertuples()
+            for a, b in [(fact.entity_id, f"value {fact.value_id}")]
+        ]
+    )
+    lines = lines.assign(mx=(lines["x"] + lines["x2"]) / 2, my=(lines["y"] + lines["y2"]) / 2)
+    x, y = alt.X("x:Q", axis=_BARE, scale=alt.Scale(padding=60)), alt.Y("y:Q", axis=_BARE, scale=alt.Scale(padding=25))
+    colour = alt.Color(
+        "kind:N",
+        legend=None,
+        scale=alt.Scale(domain=["entity", "value"], range=[figures.COLOURS[0], figures.COLOURS[1]]),
+    )
+    layers = [
+        alt.Chart(lines).mark_rule(color="#bbb").encode(x=x, y=y, x2="x2", y2="y2"),
+        alt.Chart(lines).mark_text(fontSize=9, color="#777").encode(x="mx:Q", y="my:Q", text="relation"),
+        alt.Chart(nodes).mark_circle(size=90, opacity=1).encode(x=x, y=y, color=colour),
+        alt.Chart(nodes).mark_text(dy=-11, fontSize=11, fontWeight="bold").encode(x=x, y=y, text="label", color=colour),
+    ]
+    return alt.layer(*layers).properties(width=860, height=460)
+
+
+def _subjects(world: World, count: int) -> list[str]:
+    panel = world.facts[world.facts["panel"]]["entity_id"].unique().tolist()
+    return (panel or world.facts["entity_id"].unique().tolist())[:count]
+
+
+def _counts(world: World, documents: pd.DataFrame | None) -> str:
+    facts = world.facts
+    said = [f"{len(world.entities):,} entities", f"{len(facts):,} facts in {facts['relation'].nunique()} relations"]
+    said += [f"{int(facts['taught'].sum()):,} of them taught", f"{len(world.probes):,} probes"]
+    said += [] if documents is None else [f"{len(documents):,} documents"]
+    return ", ".join(said) + "."
+
+
+def _documents(world: World, documents: pd.DataFrame, subjects: list[str], examples: int) -> str:
+    facts, names = world.facts.set_index("fact_id"), world.entities.set_index("entity_id")["name"]
+    mentions = documents[[bool(set(ids) & set(subjects)) for ids in documents["entity_ids"]]]
+    chosen = (mentions if len(mentions) else documents).groupby("kind", sort=False).head(examples).sort_values("kind")
+    rows = []
+    for document in chosen.itertuples():
+        values, subjects_ = (
+            [facts.loc[fact, "value"] for fact in document.fact_ids],
+            [names[one] for one in document.entity_ids],
+        )
+        rows.append(f"<tr><td class=kind>{document.kind}<td>{_marked(document.text, values, subjects_)}")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _marked(text: str, values: list[str], names: list[str]) -> str:
+    tags = {html.escape(name): "b" for name in names} | {html.escape(value): "mark" for value in values}
+    pattern = "|".join(re.escape(word) for word in sorted(tags, key=len, reverse=True))
+    text = html.escape(text)
+    return re.sub(pattern, lambda found: f"<{tags[found[0]]}>{found[0]}</{tags[found[0]]}>", text) if tags else text
+
+
+def _probes(world: World, subject: str) -> str:
+    mine = world.probes[world.probes["fact_id"].str.split(".").str[0] == subject]
+    others = world.probes[~world.probes["kind"].isin(mine["kind"])]
+    rows = pd.concat([mine, others]).groupby("kind", sort=False).head(1)
+    lines = [
+        f"<tr><td class=kind>{row.kind}<td>{html.escape(row.prompt)} <mark>{html.escape(row.target)}</mark>"
+        for row in rows.itertuples()
+    ]
+    return f"<table>{''.join(lines)}</table>"
