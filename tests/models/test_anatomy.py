@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+
 from factlife.models import ModelError
 from factlife.models.anatomy import (
     FAMILIES,

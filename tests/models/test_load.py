@@ -13,10 +13,11 @@ import peft
 import pytest
 import torch
 import transformers
-from factlife.config.models import Folder, Gguf, Hub, Scratch
-from factlife.models import ModelError, add_tokens, digest, download, load, merge_adapter, save, scratch, source
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+from factlife.config.models import Folder, Gguf, Hub, Scratch
+from factlife.models import ModelError, add_tokens, digest, download, load, merge_adapter, save, scratch, source
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "Ada", "Lovelace", "was", "born", "in", "London", "."]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

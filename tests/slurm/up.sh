@@ -21,8 +21,8 @@ done
 packages=(slurmctld slurmd slurm-client munge)
 if ! dpkg-query -W -f='${Status}\n' "${packages[@]}" 2>/dev/null | awk '/ok installed/ {n++} END {exit n != 4}'; then
   export DEBIAN_FRONTEND=noninteractive
-  install() { apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends "${packages[@]}" >/dev/null; }
-  install 2>/dev/null || { apt-get update -qq && install; }
+  get_packages() { apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends "${packages[@]}" >/dev/null; }
+  get_packages 2>/dev/null || { apt-get update -qq && get_packages; }
 fi
 SLURM_STATE=$state "$here/down.sh"
 

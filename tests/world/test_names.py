@@ -1,3 +1,4 @@
+import math
 import random
 
 import pytest
@@ -16,18 +17,20 @@ def test_syllables_are_distinct():
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
-@given(st.integers(2, 20), st.integers(1, 4), st.data())
-def test_piece_names_are_distinct_combinations_of_the_pool(pool, length, data):
-    count = data.draw(st.integers(1, min(60, pool**length)))
-    names = person_names(PieceNames(style="pieces", pool=pool, length=length), count, random.Random(0))
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.data())
+def test_piece_names_are_distinct_and_keep_to_their_choices(choices, data):
+    count = data.draw(st.integers(1, min(60, math.prod(choices))))
+    names = person_names(PieceNames(style="pieces", choices=choices), count, random.Random(0))
     assert len(set(names)) == count
-    assert all(len(name.split()) == length for name in names)
-    assert len({piece for name in names for piece in name.split()}) <= pool
+    places = list(zip(*(name.split() for name in names), strict=True))
+    assert len(places) == len(choices)
+    assert all(len(set(place)) <= allowed for place, allowed in zip(places, choices, strict=True))
+    assert len({piece for place in places for piece in place}) <= max(choices), "pieces come from one list"
 
 
 def test_piece_names_beyond_their_combinations_say_what_to_raise():
-    with pytest.raises(WorldError, match=r"9 names .* 3 pieces from a list of 2 make only 8; raise `names.pool`"):
-        person_names(PieceNames(style="pieces", pool=2, length=3), 9, random.Random(0))
+    with pytest.raises(WorldError, match=r"9 names .* `names.choices` \[2, 2, 2\] makes only 8; raise"):
+        person_names(PieceNames(style="pieces", choices=[2, 2, 2]), 9, random.Random(0))
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)

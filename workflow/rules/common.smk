@@ -23,6 +23,10 @@ PRETRAINED = [
     for name, model in config["models"].items()
     if model["source"]["kind"] != "scratch"
 ]
+# With `--sdm conda` packages are those of an environment, about which nothing is known here.
+JOBS_USE_THIS_PYTHON = not (
+    workflow.deployment_settings and workflow.deployment_settings.deployment_method
+)
 WORLDS_ASKED = sorted(
     {config["models"][model]["world"] for model in config["run"]["models"]}
 )
@@ -83,11 +87,13 @@ def tokenizer_folder(wildcards):
 
 
 def inputs_of_source(wildcards):
-    source = config["models"][wildcards.model]["source"]
+    source = settings.models[wildcards.model].source
+    if source.kind == "gguf" and JOBS_USE_THIS_PYTHON and (problem := source.missing()):
+        raise WorkflowError(f"models.{wildcards.model}.source: {problem}")
     return {
         "hub": {"download": f"results/downloads/{wildcards.model}"},
-        "folder": {"path": source.get("path")},
-    }.get(source["kind"], {})
+        "folder": {"path": getattr(source, "path", None)},
+    }.get(source.kind, {})
 
 
 def inputs_of_training(wildcards):

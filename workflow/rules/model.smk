@@ -70,7 +70,7 @@ rule take_model:
         mem_mb=4000,
         runtime=20,
     params:
-        code=digest("models.load"),
+        code=digest("models.store"),
     script:
         "../scripts/take_model.py"
 
@@ -99,7 +99,13 @@ rule train_model:
         source=lookup(within=config, dpath="models/{model}/source"),
         training=lookup(within=config, dpath="models/{model}/training"),
         resume="resume/{model}/seed-{seed}",
-        code=digest("models.train", "models.optim", "models.load", "corpus.tokens"),
+        code=digest(
+            "models.train",
+            "models.optim",
+            "models.store",
+            "models.load",
+            "corpus.tokens",
+        ),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/train_model.py"

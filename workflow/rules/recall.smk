@@ -18,7 +18,7 @@ rule ask_model:
         gpu=gpus_of_model,
     params:
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=digest("recall.score", "models.load"),
+        code=digest("recall.ask", "recall.score", "models.load", "models.store"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/ask_model.py"
@@ -73,6 +73,12 @@ rule plot_recall:
             labels={"figure": "Models side by side"},
             caption="../report/recall-models.rst",
         ),
+        final=report(
+            "results/figures/recall-final.svg",
+            category="2. Recall",
+            labels={"figure": "Recall in the end"},
+            caption="../report/recall-final.rst",
+        ),
         confidence=report(
             "results/figures/recall-confidence.svg",
             category="2. Recall",
@@ -95,14 +101,14 @@ rule plot_recall:
         "logs/plot_recall/all.log",
     benchmark:
         "logs/plot_recall/all.benchmark.jsonl"
-    params:
-        code=digest("recall.figures", "figures"),
+    conda:
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=20,
-    conda:
-        "../envs/data.yaml"
+    params:
+        code=digest("recall.figures", "figures"),
     script:
         "../scripts/plot_recall.py"
 

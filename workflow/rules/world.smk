@@ -40,13 +40,13 @@ rule show_world:
         "logs/show_world/{world}.log",
     benchmark:
         "logs/show_world/{world}.benchmark.jsonl"
-    params:
-        code=digest("corpus.page", "figures"),
+    conda:
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/data.yaml"
+    params:
+        code=digest("corpus.page", "figures"),
     script:
         "../scripts/show_world.py"

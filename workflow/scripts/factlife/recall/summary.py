@@ -35,9 +35,9 @@ def summarise(recall: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
 
     Returns:
         Rows keyed by ``model, seed, step, exposures, relation, probe_kind``. ``exposures`` is ``all``, or the mean
-        exposures so far of a group of equally frequent subjects. ``bits_stored`` sums over facts max(0, H - loss),
-        where H is the entropy of the relation's values and the loss is the mean over the fact's forward probes
-        (Allen-Zhu and Li 2024, part 3.3); it is given for forward probes.
+        exposures so far of a group of equally frequent subjects (of several groups while their means are equal).
+        ``bits_stored`` sums over facts max(0, H - loss), where H is the entropy of the relation's values and the loss
+        is the mean over the fact's forward probes (Allen-Zhu and Li 2024, part 3.3); it is given for forward probes.
     """
     return pd.concat(_groups(recall, resamples), ignore_index=True)
 
@@ -49,8 +49,16 @@ def _groups(recall: pd.DataFrame, resamples: int) -> Iterator[pd.DataFrame]:
         yield _rows(keys, rows, resamples)
         for relation, group in rows.groupby("relation", sort=False):
             yield _rows(keys | {"relation": relation}, group, resamples)
-        for _, group in rows.groupby("frequency"):
+        for group in _levels(rows):
             yield _rows(keys | {"exposures": None}, group, resamples)
+
+
+def _levels(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rows of equally frequent subjects; while frequencies have been stated equally often, as before training, together."""
+    means = rows.groupby(["step", "frequency"])["exposures"].mean().round(2).reset_index()
+    alike = means.groupby(["step", "exposures"])["frequency"].agg(tuple).reset_index()
+    for frequencies, steps in alike.groupby("frequency")["step"]:
+        yield rows[rows["frequency"].isin(frequencies) & rows["step"].isin(steps)]
 
 
 def _rows(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -63,10 +71,7 @@ def _rows(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
         facts = [group.groupby("fact_id").agg(**_FACT) for group in steps.values()]
         bits = np.stack([(fact["entropy"] - fact["loss"].astype(float)).clip(lower=0) / np.log(2) for fact in facts], 1)
         mean = stats.cluster_bootstrap(bits, facts[0]["subject"].to_numpy(), resamples=resamples)
-        for metric, scale in (
-            ("bits_stored", len(bits)),
-            ("bits_per_parameter", len(bits) / rows["parameters"].iloc[0]),
-        ):
+        for metric, scale in (("bits_stored", mean.n), ("bits_per_parameter", mean.n / rows["parameters"].iloc[0])):
             scaled = stats.Interval(mean.n, mean.estimate * scale, mean.low * scale, mean.high * scale)
             parts.append(_tidy(keys, steps, [metric], scaled))
     return pd.concat(parts)

@@ -76,8 +76,7 @@ def values(relation: str, count: int, rng: random.Random) -> list[str]:
         WorldError: the pool is smaller than ``count``.
     """
     if relation == "birth_date":
-        days = itertools.product(range(1, 29), _MONTHS, range(1950, 2000))
-        pool = [f"{day} {month} {year}" for day, month, year in days]
+        pool = [f"{day} {month}" for day, month in itertools.product(range(1, 29), _MONTHS)]
     elif relation == "major":
         pool = list(_MAJORS)
     else:

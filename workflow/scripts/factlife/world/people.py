@@ -18,19 +18,19 @@ from factlife.world import names
 from factlife.world.tables import World, WorldError, check
 from factlife.world.templates import Template, held_out, trained
 
-# Verbs of three words or so and links that other relations share: the last word before a value then does not tell
-# which relation is asked for.
-_PLACE = ["in the city of", "in the town of", "in"]
+# Links end in words that other relations share, so that the last word before a value does not tell which relation is
+# asked for, and no link is the beginning of another, so that what follows can only be the value.
+_PLACE = ["in the city of", "in the town of", "in the streets of"]
 _GRAMMAR = {
-    "birth_date": (["was born", "was delivered", "was welcomed"], ["on the day of", "on the date of", "on"], ["birth date", "date of birth", "first day"]),
+    "birth_date": (["was born", "was delivered", "was welcomed"], ["on the day of", "on the date of", "on the morning of"], ["birth date", "date of birth", "first day"]),
     "birth_city": (["was born", "was raised", "was brought up"], _PLACE, ["birth city", "place of birth", "home town"]),
-    "university": (["was taught", "was educated", "was a student"], ["at the school of", "at the college of", "at"], ["university", "place of study", "school"]),
-    "major": (["was trained", "was examined", "was schooled"], ["in the subject of", "in the field of", "in"], ["major", "field of study", "subject"]),
-    "employer": (["is employed", "is paid", "is hired"], ["by the firm of", "by the company of", "by"], ["employer", "company", "firm"]),
+    "university": (["was taught", "was educated", "was a student"], ["at the school of", "at the college of", "at the campus of"], ["university", "place of study", "school"]),
+    "major": (["was trained", "was examined", "was schooled"], ["in the subject of", "in the field of", "in the discipline of"], ["major", "field of study", "subject"]),
+    "employer": (["is employed", "is paid", "is hired"], ["by the firm of", "by the company of", "by the owners of"], ["employer", "company", "firm"]),
     "working_city": (["is employed", "is posted", "is busy"], _PLACE, ["working city", "place of work", "office town"]),
-    "region": (["is found", "is situated", "is counted"], ["in the region of", "in the county of", "in"], ["region", "part of the country", "county"]),
+    "region": (["is found", "is situated", "is counted"], ["in the region of", "in the county of", "in the province of"], ["region", "part of the country", "county"]),
 }  # fmt: skip
-_NOUN_FRAMES = ["The {noun} of {{name}} is {{value}} .", "As for {{name}} , the {noun} is {{value}} .", "{{name}} has as {noun} {{value}} ."]  # fmt: skip
+_NOUN_FRAMES = ["The {noun} of {{name}} is {{value}} .", "As for {{name}} , the {noun} is {{value}} .", "{{name}} gives as {noun} : {{value}} ."]  # fmt: skip
 _REVERSE_FRAMES = ["{{value}} is the {noun} of {{name}} .", "{{value}} as {noun} belongs to {{name}} ."]
 _HELD_OUT = {(0, 1), (2, 2)}
 PRONOUN = "This person"
@@ -206,11 +206,8 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
             continue
         for template in (verb, noun):
             yield probe(fact, "forward", template, template.prompt(name=subject))
-        for start in ("verb", "noun"):
-            template = rng.choice(
-                [template for template in held_out(templates(relation)) if template.id.startswith(start)]
-            )
-            yield probe(fact, "paraphrase", template, template.prompt(name=subject))
+        reworded = rng.choice(held_out(templates(relation)))
+        yield probe(fact, "paraphrase", reworded, reworded.prompt(name=subject))
         other = rng.choice(
             [other for other in by_relation[rng.choice(list(pools))] if other.entity_id != fact.entity_id]
         )
@@ -218,13 +215,6 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
         yield probe(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}")
         asking = question(relation)
         yield probe(fact, "question", asking, asking.prompt(name=subject))
-        if relation == "region":
-            continue
-        backward = rng.choice(trained(templates(relation), forward=False))
-        # Others may share the value: only people who do not have it are wrong answers.
-        wrong = [name[other.entity_id] for other in by_relation[relation] if other.value != fact.value]
-        choice = sorted([subject, *rng.sample(wrong, min(19, len(wrong)))])
-        yield probe(fact, "reverse", backward, backward.prompt(value=fact.value), target=subject, candidates=choice)
         if relation == "birth_city" and region:
             hop, hop_value = phrases("region")[0], region[fact.value_id]
             start = phrases(relation)[0].prompt(name=subject).removesuffix(" in the city of")
@@ -238,6 +228,11 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
                 supporting_fact_ids=[fact.fact_id, hop_value.fact_id],
             )
         if fact.panel:
+            backward = rng.choice(trained(templates(relation), forward=False))
+            # Others may share the value: only people who do not have it are wrong answers.
+            wrong = [name[other.entity_id] for other in by_relation[relation] if other.value != fact.value]
+            choice = sorted([subject, *rng.sample(wrong, min(19, len(wrong)))])
+            yield probe(fact, "reverse", backward, backward.prompt(value=fact.value), target=subject, candidates=choice)
             denial = rng.choice(denials(relation))
             yield probe(fact, "negated", denial, denial.prompt(name=subject))
             same = [

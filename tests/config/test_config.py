@@ -1,0 +1,206 @@
+"""Errors that name the key and the remedy, and scenarios that have none."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from snakemake.utils import update_config
+
+from factlife.config import Config, ConfigError, parse, read
+from factlife.config.models import Source
+
+ROOT = Path(__file__).parents[2]
+SCENARIOS = sorted((ROOT / "config").rglob("*.yaml"))
+CONFIG = {
+    "run": {"models": ["m"]},
+    "worlds": {"people": {"kind": "people"}, "countries": {"kind": "countries"}},
+    "corpora": {"people": {"kind": "people", "world": "people"}, "prose": {"kind": "prose"}},
+    "tokenizers": {"t": {"kind": "bpe", "corpus": "people"}},
+    "models": {
+        "m": {
+            "world": "people",
+            "tokenizer": "t",
+            "source": {"kind": "scratch", "architecture": "LlamaForCausalLM"},
+            "training": {"corpus": "people"},
+        },
+    },
+}
+HUB = {"kind": "hub", "repository": "a/b", "revision": "c"}
+
+
+def changed(**changes):
+    """The config with changes: ``a__b=value``; ``None`` deletes."""
+    config = copy.deepcopy(CONFIG)
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        section = config
+        for key in above:
+            section = section.setdefault(key, {})
+        section[last] = value
+        if value is None:
+            del section[last]
+    return config
+
+
+def test_config_of_this_test_is_valid_and_has_its_defaults():
+    found = read(CONFIG)
+    assert found.models["m"].training.optimizer == "muon"
+    assert read(found.model_dump(mode="json")) == found
+    assert isinstance(read({**CONFIG, "recall": {}}), Config)
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: str(path.relative_to(ROOT / "config")))
+def test_scenarios_are_valid(path):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    update_config(config, yaml.safe_load(path.read_text()))
+    found = read(config)
+    for name in found.run.models:
+        assert name in found.models
+
+
+ERRORS = {
+    "unknown key, with the nearest": (
+        {"worlds__people__poeple": 3},
+        "worlds.people.poeple is not a key of the config; did you mean `people`?",
+    ),
+    "unknown key at the top": ({"wrolds": {}}, "wrolds is not a key of the config; did you mean `worlds`?"),
+    "unknown key like no other": ({"recall__zzzzzz": 1}, "recall.zzzzzz is not a key of the config"),
+    "unknown key deep inside": (
+        {"models__m__training__lerning_rate": 1},
+        "models.m.training.lerning_rate is not a key of the config; did you mean `learning_rate`?",
+    ),
+    "key of another kind": (
+        {"worlds__countries__people": 1},
+        "worlds.countries.people is not a key of a section of kind `countries`",
+    ),
+    "share above one": (
+        {"corpora__people__window_share": 1.4},
+        "corpora.people.window_share is 1.4: input should be less than or equal to 1",
+    ),
+    "share below nothing": (
+        {"worlds__people__asked": -0.1},
+        "worlds.people.asked is -0.1: input should be greater than or equal to 0",
+    ),
+    "none of them": (
+        {"worlds__people__people": 0},
+        "worlds.people.people is 0: input should be greater than or equal to 1",
+    ),
+    "text for a number": (
+        {"models__m__training__epochs": "many"},
+        "models.m.training.epochs is 'many': input should be a valid integer, unable to parse string as an integer",
+    ),
+    "a value that is not among them": (
+        {"models__m__training__optimizer": "sgd"},
+        "models.m.training.optimizer is 'sgd': input should be 'muon' or 'adamw'",
+    ),
+    "no kind": (
+        {"worlds__people": {"people": 3}},
+        "worlds.people.kind is missing: it must be one of people, functions, table, countries",
+    ),
+    "a kind that there is not": (
+        {"worlds__people__kind": "poeple"},
+        "worlds.people.kind is 'poeple': must be one of people, functions, table, countries",
+    ),
+    "no model": ({"run__models": []}, "run.models is []: list should have at least 1 item after validation, not 0"),
+    "a hub model without revision": (
+        {"models__m__source": {"kind": "hub", "repository": "a/b"}},
+        "models.m.source.revision is missing: Commit or tag: without one, a run could not be repeated.",
+    ),
+    "a corpus without world": (
+        {"corpora__people": {"kind": "people"}},
+        "corpora.people.world is missing: A world of kind `people`.",
+    ),
+    "a name that makes no path": (
+        {"worlds__My World": {"kind": "countries"}},
+        "worlds.My World: a name has small letters, digits and hyphens only, and begins with a letter or digit",
+    ),
+    "nothing where a section belongs": (
+        {"models": []},
+        "models is []: input should be a valid dictionary",
+    ),
+    "a model that is run but not there": (
+        {"run__models": ["people-peices", "m"], "models__people-pieces": CONFIG["models"]["m"]},
+        "run.models is `people-peices`, which is not in models; did you mean `people-pieces`?",
+    ),
+    "a world that is not there": (
+        {"models__m__world": "xyz"},
+        "models.m.world is `xyz`, which is not in worlds; there are people, countries",
+    ),
+    "a corpus of another kind than its world": (
+        {"corpora__people__world": "countries"},
+        "corpora.people.world is `countries`, a world of kind countries; must be of kind people",
+    ),
+    "a corpus whose world is not there": (
+        {"corpora__people__world": "poeple"},
+        "corpora.people.world is `poeple`, which is not in worlds; did you mean `people`?",
+    ),
+    "a tokenizer whose corpus is not there": (
+        {"tokenizers__t__corpus": "peopel"},
+        "tokenizers.t.corpus is `peopel`, which is not in corpora; did you mean `people`?",
+    ),
+    "training on what is not there": (
+        {"models__m__training__corpus": "x"},
+        "models.m.training.corpus is `x`, which is not in corpora; there are people, prose",
+    ),
+    "a tokenizer that is not there": (
+        {"models__m__tokenizer": "x"},
+        "models.m.tokenizer is `x`, which is not in tokenizers; there are t",
+    ),
+    "scratch without tokenizer": (
+        {"models__m__tokenizer": None},
+        "models.m.tokenizer is missing: a model from scratch needs one of t",
+    ),
+    "scratch without training": (
+        {"models__m__training": None},
+        "models.m.training is missing: a model from scratch knows nothing",
+    ),
+    "pretrained with tokenizer": (
+        {"models__m__source": HUB},
+        "models.m.tokenizer: a pretrained model brings its own tokenizer; delete the key",
+    ),
+    "seeds twice": ({"models__m__seeds": [1, 1]}, "models.m.seeds has duplicates"),
+    "text without place": ({"corpora__mine": {"kind": "text"}}, "corpora.mine: give either `path` or `dataset`"),
+    "text with two places": (
+        {"corpora__mine": {"kind": "text", "path": "a.txt", "dataset": "a/b", "revision": "c"}},
+        "corpora.mine: give either `path` or `dataset`",
+    ),
+    "dataset without revision": (
+        {"corpora__mine": {"kind": "text", "dataset": "a/b"}},
+        "corpora.mine.revision is missing: without the dataset's commit a run could not be repeated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error(case):
+    changes, message = ERRORS[case]
+    with pytest.raises(ConfigError) as error:
+        read(changed(**changes))
+    assert str(error.value) == message
+
+
+def test_all_errors_are_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        read(changed(worlds__people__asked=2, corpora__people__renderngs=3))
+    assert str(error.value).splitlines() == [
+        "worlds.people.asked is 2: input should be less than or equal to 1",
+        "corpora.people.renderngs is not a key of the config; did you mean `renderings`?",
+    ]
+
+
+def test_parse_takes_a_part_of_a_checked_config():
+    config = read(changed(models__m__source=HUB, models__m__tokenizer=None)).model_dump(mode="json")
+    assert parse(Source, config["models"]["m"]["source"]).repository == "a/b"
+    with pytest.raises(ValidationError):
+        parse(Source, {"kind": "hub"})
+
+
+def test_reading_a_config_imports_no_torch():
+    code = "import sys, factlife.config; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workflow/scripts").returncode == 0

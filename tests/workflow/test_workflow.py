@@ -1,0 +1,249 @@
+"""The real workflow, end to end, on the smoke scenario in folders of their own."""
+
+import ast
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pandas as pd
+import pytest
+
+COLUMNS = {
+    "results/worlds/people/entities.parquet": "entity_id, name, kind, split, exposures",
+    "results/worlds/people/facts.parquet": "fact_id, entity_id, relation, value, value_id, taught, exposures",
+    "results/worlds/people/probes.parquet": (
+        "probe_id, fact_id, kind, template, held_out, prompt, target, candidates, supporting_fact_ids"
+    ),
+    "results/corpora/people/documents.parquet": ("doc_id, text, fact_ids, entity_ids, kind, template_ids, split"),
+    "results/recall/people-pieces/seed-0.parquet": (
+        "model, seed, step, exposures, probe_id, fact_id, relation, kind, first_token_correct, exact_match, "
+        "generation_match, loss_nats, rank, candidate_probability"
+    ),
+    "results/tables/recall.csv": (
+        "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
+    ),
+}
+FUNCTIONS = "results/recall/functions/seed-0.parquet"
+
+
+@pytest.fixture(scope="session")
+def smoke(check_out, tmp_path_factory):
+    """The smoke scenario after one run of it; to be read only."""
+    checkout = check_out(tmp_path_factory.mktemp("smoke"))
+    run = checkout.snakemake("all", "--cores", "2").passed()
+    assert len(run.jobs()) <= 40
+    return checkout
+
+
+@pytest.fixture
+def done(smoke, tmp_path):
+    """A copy of the smoke scenario after its run."""
+    return smoke.copy(tmp_path / "done")
+
+
+@pytest.fixture(scope="session")
+def clean(check_out, tmp_path_factory):
+    """A copy of the workflow in which nothing is ever run."""
+    return check_out(tmp_path_factory.mktemp("clean"))
+
+
+@pytest.mark.parametrize("path", COLUMNS)
+def test_tables_have_the_columns_that_stages_share(smoke, path):
+    file = smoke.folder / path
+    table = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+
+    wanted = COLUMNS[path].split(", ")
+    assert list(table.columns)[: len(wanted)] == wanted
+    assert len(table)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "results/worlds/functions/graph.graphml",
+        "results/worlds/functions/graph.json",
+        "results/tokenizers/people-whole/tokenizer.json",
+        "results/tokens/people.people-whole/manifest.json",
+        "results/models/people-whole/seed-0/manifest.json",
+        "results/models/people-whole/seed-0/model.safetensors",
+        "results/models/people-whole/seed-0.training.csv",
+    ],
+)
+def test_other_files_are_where_the_contract_says(smoke, path):
+    assert (smoke.folder / path).stat().st_size
+
+
+def test_every_checkpoint_is_asked(smoke):
+    folder = smoke.folder / "results/models/functions/seed-0/checkpoints"
+    steps = {int(path.name.removeprefix("step-")) for path in folder.iterdir()}
+
+    assert steps == set(pd.read_parquet(smoke.folder / FUNCTIONS)["step"])
+    assert all((path / "model.safetensors").exists() for path in folder.iterdir())
+
+
+def test_a_second_run_has_nothing_to_do(smoke):
+    assert "Nothing to be done" in smoke.snakemake("all", "--cores", "1").passed().text
+
+
+def test_one_file_runs_only_what_it_needs(clean):
+    run = clean.snakemake("results/recall/people-whole/seed-0.parquet", "--dry-run").passed()
+
+    assert run.jobs() == {
+        "make_world people",
+        "make_corpus people",
+        "make_tokenizer people-whole",
+        "tokenize_corpus people people-whole",
+        "train_model people-whole 0",
+        "ask_model people-whole 0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "jobs"),
+    [
+        ({"models": {"functions": {"training": {"learning_rate": 0.001}}}}, {"train_model functions 0"}),
+        ({"tokenizers": {"people-whole": {"vocabulary": 500}}}, {"make_tokenizer people-whole"}),
+        ({"recall": {"resamples": 100}}, {"summarise_recall"}),
+        (
+            {"recall": {"batch_tokens": 4096}},
+            {"ask_model functions 0", "ask_model people-pieces 0", "ask_model people-whole 0"},
+        ),
+        ({"worlds": {"countries": {"panel": 3}}}, set()),
+    ],
+    ids=str,
+)
+def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
+    run = smoke.snakemake("all", "--dry-run", config=config).passed()
+
+    assert run.jobs("Params have changed") == jobs
+    models = {job.split()[1] for job in run.jobs() if job.startswith("train_model")}
+    assert models <= {job.split()[1] for job in jobs if " " in job}
+
+
+@pytest.mark.parametrize(
+    ("module", "rules"),
+    [
+        ("recall/summary", {"summarise_recall"}),
+        ("models/optim", {"train_model"}),
+        ("world/templates", {"make_world", "make_corpus"}),
+    ],
+)
+def test_code_reruns_the_rules_that_use_it(done, module, rules):
+    path = done.folder / f"workflow/scripts/factlife/{module}.py"
+    text = path.read_text()
+
+    path.write_text(f"# A comment.\n{text}")
+    assert "Nothing to be done" in done.snakemake("all", "--dry-run").passed().text
+
+    function = next(node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+    lines = text.splitlines()
+    last = function.body[-1]
+    lines.insert(last.lineno - 1, " " * last.col_offset + "print()")
+    path.write_text("\n".join(lines))
+    changed = done.snakemake("all", "--dry-run").passed().jobs("Params have changed")
+    assert {job.split()[0] for job in changed} == rules
+
+
+@pytest.mark.parametrize(
+    ("config", "texts"),
+    [
+        ({"recall": {"resample": 5}}, ["recall.resample is not a key", "did you mean `resamples`?"]),
+        ({"corpora": {"people": {"window_share": 1.4}}}, ["corpora.people.window_share", "1.4", "1"]),
+        ({"run": {"models": ["people-peaces"]}}, ["run.models", "`people-peaces`", "did you mean `people-pieces`?"]),
+        (
+            {"models": {"hub": {"world": "countries", "source": {"kind": "hub", "repository": "a/b"}}}},
+            ["models.hub.source.revision is missing", "could not be repeated"],
+        ),
+        (
+            {
+                "run": {"models": ["packed"]},
+                "models": {
+                    "packed": {
+                        "world": "countries",
+                        "source": {"kind": "gguf", "package": "no-such-package", "version": "1", "file": "a.gguf"},
+                    }
+                },
+            },
+            ["no-such-package is not installed", "pip install"],
+        ),
+        (
+            {
+                "run": {"models": ["mine"]},
+                "worlds": {"mine": {"kind": "table", "facts": "no-such.csv", "templates": "no-such.yaml"}},
+                "models": {"mine": {"world": "mine", "source": {"kind": "folder", "path": "."}}},
+            },
+            ["no-such.csv"],
+        ),
+    ],
+    ids=["misspelt", "out-of-range", "unknown-model", "no-revision", "no-package", "no-facts"],
+)
+def test_a_bad_config_stops_before_any_job(clean, config, texts):
+    run = clean.snakemake("all", "--cores", "1", config=config)
+
+    assert run.status != 0
+    assert not run.jobs()
+    assert not (clean.folder / "results").exists()
+    for text in texts:
+        assert text in run.text
+
+
+def test_a_damaged_model_is_named_with_the_remedy(done):
+    path = done.folder / "results/models/functions/seed-0/model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    run = done.snakemake(FUNCTIONS, "--cores", "1", "--forcerun", "ask_model")
+
+    assert run.status != 0
+    assert "logs/ask_model/functions/seed-0.log" in run.text
+    # The default profile shows the log.
+    assert "functions/seed-0/model.safetensors does not match its manifest" in run.text
+    assert "delete the folder and run again" in run.text
+
+
+def test_a_killed_training_resumes_to_the_same_result(done):
+    recall = "results/recall/people-pieces/seed-0.parquet"
+    before = {path: (done.folder / path).read_bytes() for path in (recall, "results/tables/recall.csv")}
+    folder = done.folder / "results/models/people-pieces"
+    shutil.rmtree(folder)
+    often = {"models": {"people-pieces": {"training": {"save_every": 10}}}}
+
+    # Its own process group, as a terminal gives it, so that all its jobs die with it.
+    command = done.command("all", "--cores", "2", config=often)
+    with subprocess.Popen(command, cwd=done.folder, stdin=subprocess.DEVNULL, start_new_session=True) as running:
+        while not list(done.folder.glob("resume/people-pieces/seed-0/trainer/checkpoint-*/trainer_state.json")):
+            assert running.poll() is None, "training ended before it could be killed"
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert not (folder / "seed-0/model.safetensors").exists()
+
+    assert "--unlock" in done.snakemake("all", "--cores", "2", config=often).text
+    done.snakemake("all", "--unlock", config=often).passed()
+    run = done.snakemake("all", "--cores", "2", config=often).passed()
+
+    assert "train_model people-pieces 0" in run.jobs()
+    log = (done.folder / "logs/train_model/people-pieces/seed-0.log").read_text()
+    assert (
+        int(re.search(r"resuming from checkpoint-(\d+)", log)[1])
+        < pd.read_csv(folder / "seed-0.training.csv")["step"].max()
+    )
+    for path, data in before.items():
+        assert (done.folder / path).read_bytes() == data
+    assert not (done.folder / "resume/people-pieces/seed-0").exists()
+
+
+def test_the_report_needs_no_network(smoke):
+    smoke.snakemake("all", "--report", "report.html").passed()
+
+    text = (smoke.folder / "report.html").read_text()
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', text)
+
+
+def test_the_default_scenario_is_planned(clean):
+    began = time.perf_counter()
+    clean.snakemake("all", "--dry-run", config="config/config.yaml").passed()
+    print(f"dry run of the default scenario: {time.perf_counter() - began:.1f} s")

@@ -1,0 +1,99 @@
+"""The reference of all keys, and the JSON schema: both written from the types, so that neither can be wrong about them."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from factlife.config import Config, sections
+
+BEGIN, END = "<!-- begin: written by `make docs` -->", "<!-- end: written by `make docs` -->"
+_SCHEMA_HEADER = "# Written by `make docs` from the types in workflow/scripts/factlife/config; edit those.\n"
+_LIMITS = {
+    "ge": "≥ {}",
+    "gt": "> {}",
+    "le": "≤ {}",
+    "lt": "< {}",
+    "pattern": "matching `{}`",
+    "min_length": "at least {} long",
+}
+
+
+def schema() -> str:
+    """The config's JSON schema (draft 2020-12), as YAML."""
+    found = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
+    return _SCHEMA_HEADER + yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
+
+
+def insert(page: str) -> str:
+    """A page whose part between the two marks is the reference.
+
+    Raises:
+        ValueError: the page does not have both marks once, in their order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in after or END in after:
+        raise ValueError(f"the page must hold the lines {BEGIN} and {END} once, in this order")
+    return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
+
+
+def reference() -> str:
+    """One table of keys for every type of section, in Markdown."""
+    return "\n".join(_table(section) for section in sections())
+
+
+def _table(section: type[BaseModel]) -> str:
+    rows = ["| key | type | default | description |", "|---|---|---|---|"]
+    for name, field in section.model_fields.items():
+        cells = (f"`{name}`", _type(field), _default(field), field.description or "")
+        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    title = "The top level" if section is Config else f"`{section.__name__}`"
+    return "\n".join([f"### {title}", "", section.__doc__ or "", "", *rows, ""])
+
+
+def _type(field: FieldInfo) -> str:
+    return ", ".join([_name(field.annotation), *_limits(field.metadata)])
+
+
+def _name(annotation: Any) -> str:
+    """A type in the words of YAML; limits of what is inside it stand in brackets."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        limits = [limit for one in arguments[1:] for limit in _limits(getattr(one, "metadata", [one]))]
+        return _name(arguments[0]) + (f" ({', '.join(limits)})" if limits else "")
+    if origin is typing.Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_name(one) for one in arguments)
+    if origin is dict:
+        return "mapping" if arguments[1] is Any else f"mapping of names to {_name(arguments[1])}"
+    if origin in (list, tuple):
+        return f"list of {_name(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[`{annotation.__name__}`](#{annotation.__name__.lower()})"
+    return {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "empty"}[annotation]
+
+
+def _limits(metadata: Iterable[Any]) -> list[str]:
+    known = ((text, getattr(one, name, None)) for one in metadata for name, text in _LIMITS.items())
+    return [text.format(limit) for text, limit in known if limit is not None]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be given"
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return "empty"
+    if isinstance(default, BaseModel):
+        given = default.model_dump(mode="json", exclude_unset=True)
+        return f"`{json.dumps(given, ensure_ascii=False)}`" if given else "its own defaults"
+    return f"`{json.dumps(default, ensure_ascii=False)}`"

@@ -1,0 +1,81 @@
+"""Asking every checkpoint of a model every probe. Beside the room's tables, which are read where there is no torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from factlife.models import load
+from factlife.recall.score import entropy_nats, score
+from factlife.world import World
+
+COLUMNS = [
+    "model", "seed", "step", "exposures", "probe_id", "fact_id", "relation", "kind", "first_token_correct", "exact_match",
+    "generation_match", "loss_nats", "rank", "candidate_probability",
+]  # fmt: skip
+
+
+def ask(
+    checkpoints: Iterable[tuple[int, str | Path]],
+    world: World,
+    exposures: pd.DataFrame,
+    *,
+    model: str,
+    seed: int,
+    batch_tokens: int,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Ask every checkpoint every probe.
+
+    Args:
+        checkpoints: step and folder of each.
+        world: whose probes are asked.
+        exposures: how often each fact had been stated at each step, columns ``step, fact_id, exposures``.
+        model: the model's name, for the table.
+        seed: its seed, for the table.
+        batch_tokens: tokens in a batch; no score depends on it.
+        device: where models run.
+
+    Returns:
+        One row per step and probe: the contract's columns, then what else the engine tells, the entropy of the
+        relation's values (``no_knowledge_nats``), 1 over the number of candidates (``chance``) and the subject's
+        relative frequency in the world (``frequency``).
+    """
+    facts = world.facts.set_index("fact_id")
+    probes = world.probes.join(facts[["relation", "exposures"]], on="fact_id").rename(
+        columns={"exposures": "frequency"}
+    )
+    no_knowledge = world.facts.groupby("relation")["value"].apply(entropy_nats)
+    # The last supporting fact is the one whose value is the target, whatever the number of hops.
+    answering = probes["supporting_fact_ids"].str[-1].map(facts["relation"])
+    probes["no_knowledge_nats"] = answering.map(no_knowledge).where(probes["kind"] != "reverse")
+    probes["chance"] = 1 / probes["candidates"].str.len().where(lambda count: count > 0)
+    counted = exposures.set_index(["step", "fact_id"])["exposures"]
+    tables = []
+    for step, folder in checkpoints:
+        asked, tokenizer = load(folder, device)
+        scores = score(asked, tokenizer, probes, batch_tokens=batch_tokens)
+        if lost := int((~scores["representable"]).sum()):
+            logging.warning(
+                "%s: the tokenizer cannot write the targets of %d probes; their scores are null", folder, lost
+            )
+        seen = counted.loc[step] if step in counted.index.get_level_values(0) else pd.Series(dtype=int)
+        table = pd.concat([probes.reset_index(drop=True), scores], axis=1)
+        table = table.assign(
+            model=model,
+            seed=seed,
+            step=step,
+            parameters=asked.num_parameters(),
+            exposures=table["fact_id"].map(seen).fillna(0).astype(int),
+        )
+        logging.info(
+            "step %s: forward exact match %.3f",
+            step,
+            table.loc[table["kind"] == "forward", "exact_match"].astype(float).mean(),
+        )
+        tables.append(table.drop(columns=["prompt", "candidates", "supporting_fact_ids"]))
+    frame = pd.concat(tables, ignore_index=True)
+    return frame[[*COLUMNS, *(column for column in frame.columns if column not in COLUMNS)]]
