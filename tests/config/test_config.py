@@ -70,14 +70,29 @@ ERRORS = {
         "worlds.people.poeple is not a key of the config; did you mean `people`?",
     ),
     "unknown key at the top": ({"wrolds": {}}, "wrolds is not a key of the config; did you mean `worlds`?"),
-    "unknown key like no other": ({"recall__zzzzzz": 1}, "recall.zzzzzz is not a key of the config"),
+    "unknown key like no other": (
+        {"recall__zzzzzz": 1},
+        "recall.zzzzzz is not a key of the config; there are batch_tokens, resamples",
+    ),
+    "unknown key under what may be empty": (
+        {"worlds__people__names": {"style": "ordinary", "midle": True}},
+        "worlds.people.names.midle is not a key of the config; did you mean `middle`?",
+    ),
+    "no style": (
+        {"worlds__people__names": {"middle": True}},
+        "worlds.people.names.style is missing: must be one of pieces, ordinary",
+    ),
+    "a source of no kind": (
+        {"models__m__source": {}},
+        "models.m.source.kind is missing: must be one of scratch, hub, folder, gguf",
+    ),
     "unknown key deep inside": (
         {"models__m__training__lerning_rate": 1},
         "models.m.training.lerning_rate is not a key of the config; did you mean `learning_rate`?",
     ),
     "key of another kind": (
         {"worlds__countries__people": 1},
-        "worlds.countries.people is not a key of a section of kind `countries`",
+        "worlds.countries.people is not a key of the config; there are kind, relations, panel, neighbours, candidates, seed",
     ),
     "share above one": (
         {"corpora__people__window_share": 1.4},
@@ -101,7 +116,7 @@ ERRORS = {
     ),
     "no kind": (
         {"worlds__people": {"people": 3}},
-        "worlds.people.kind is missing: it must be one of people, functions, table, countries",
+        "worlds.people.kind is missing: must be one of people, functions, table, countries",
     ),
     "a kind that there is not": (
         {"worlds__people__kind": "poeple"},
@@ -118,7 +133,7 @@ ERRORS = {
     ),
     "a name that makes no path": (
         {"worlds__My World": {"kind": "countries"}},
-        "worlds.My World: a name has small letters, digits and hyphens only, and begins with a letter or digit",
+        "worlds.My World is 'My World': a name has small letters, digits and hyphens only, and begins with a letter or digit",
     ),
     "nothing where a section belongs": (
         {"models": []},

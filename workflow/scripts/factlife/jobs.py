@@ -50,10 +50,16 @@ def check_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a directory artifact, after comparing every file with its hash.
 
     Raises:
-        DamagedArtifact: a file is missing or differs.
+        DamagedArtifact: a file is missing or differs, or the manifest itself is missing or cut off.
     """
-    manifest = json.loads((Path(folder) / "manifest.json").read_text())
-    for name, expected in manifest["files"].items():
+    try:
+        manifest = json.loads((Path(folder) / "manifest.json").read_text())
+        files = manifest["files"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        raise DamagedArtifact(
+            f"{folder}/manifest.json is missing or cut off; delete the folder and run again"
+        ) from None
+    for name, expected in files.items():
         path = Path(folder) / name
         found = sha256(path) if path.exists() else "nothing"
         if found != expected:
@@ -72,14 +78,14 @@ def sha256(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def start(snakemake: Any) -> Iterator[Job]:
-    """Run a script's one call with everything that it prints in the rule's log.
+    """Run a script's one call with everything that it prints in the rule's log, if it has one.
 
     Threads come from the rule's parameter ``torch_threads`` where it has one, not from what the machine has, so that
     the same config gives the same numbers everywhere.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with _output_to(snakemake.log[0] if snakemake.log else os.devnull):
+    with _output_to(snakemake.log[0]) if snakemake.log else contextlib.nullcontext():
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True
         )
@@ -91,6 +97,7 @@ def start(snakemake: Any) -> Iterator[Job]:
             random.seed(0)
             yield Job(device, _provenance(snakemake))
         except Exception:
+            sys.stdout.flush()
             logging.exception("%s failed", snakemake.rule)
             raise
 

@@ -66,16 +66,46 @@ def _explain(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:
                 continue
         path.append(str(part))
     where = ".".join(path) or "config"
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _known_keys(), n=1)
-        return f"{where} is not a key of the config" + (f"; did you mean `{near[0]}`?" if near else "")
-    if error["type"] == "missing":
-        return f"{where} is missing: {_known_keys().get(path[-1], 'it must be given')}"
+    match error["type"]:
+        case "extra_forbidden":
+            known = _type_at(error["loc"][:-1]).model_fields
+            return f"{where} is not a key of the config; {_hint(path[-1], known)}"
+        case "missing":
+            return f"{where} is missing: {_type_at(error['loc'][:-1]).model_fields[path[-1]].description}"
+        case "union_tag_not_found" | "union_tag_invalid":
+            tag, tags = error["ctx"]["discriminator"].strip("'"), ", ".join(_by_tag(_type_at(error["loc"])))
+            said = f"is {error['input'][tag]!r}" if tag in error["input"] else "is missing"
+            return f"{where}.{tag} {said}: must be one of {tags}"
+        case "string_pattern_mismatch":
+            rule = "a name has small letters, digits and hyphens only, and begins with a letter or digit"
+            return f"{where} is {error['input']!r}: {rule}"
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _known_keys() -> dict[str, str]:
-    return {name: field.description or "" for model in sections() for name, field in model.model_fields.items()}
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known) or 'none'}"
+
+
+def _type_at(place: Iterable[str | int]) -> Any:
+    """What the config holds at a place of pydantic's, which names the tags of unions beside the user's keys."""
+    here: Any = Config
+    for part in place:
+        if typing.get_origin(here) is typing.Annotated:
+            here = typing.get_args(here)[0]
+        if fields := getattr(here, "model_fields", None):
+            here = fields[part].annotation
+        elif typing.get_origin(here) in (list, dict):
+            here = typing.get_args(here)[-1]
+        else:
+            here = _by_tag(here)[part]
+        here = next((one for one in typing.get_args(here) if types.NoneType in typing.get_args(here)), here)
+    return here
+
+
+def _by_tag(union: Any) -> dict[str, type[BaseModel]]:
+    tags = ((next(iter(model.model_fields.values())).annotation, model) for model in _models_in(union))
+    return {typing.get_args(literal)[0]: model for literal, model in tags}
 
 
 def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
@@ -130,9 +160,7 @@ def _problems(config: Config) -> Iterable[str]:
 
 def _missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:
     if name not in section:
-        near = difflib.get_close_matches(name, section, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(section) or 'none'}"
-        yield f"{where} is `{name}`, which is not in {kind}; {hint}"
+        yield f"{where} is `{name}`, which is not in {kind}; {_hint(name, section)}"
 
 
 __all__ = ["Config", "ConfigError", "parse", "read", "sections"]

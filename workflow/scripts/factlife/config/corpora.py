@@ -14,11 +14,11 @@ class PeopleCorpus(Section):
 
     kind: Literal["people"] = key(..., "The renderer.")
     world: Name = key(..., "A world of kind `people`.")
-    renderings: Count = key(40, "Times that each fact of a person of relative frequency 1 is stated.")
-    window_share: float = key(0.4, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
+    renderings: Count = key(20, "Times that each fact of a person of relative frequency 1 is stated.")
+    window_share: float = key(0.2, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
     window_sentences: Count = key(6, "Sentences in a window.")
     joined_share: float = key(
-        0.95, "Share of mentions of a person in biographies that carry several facts, from three to six.", ge=0, le=1
+        1.0, "Share of mentions of a person in biographies that carry several facts, from three to six.", ge=0, le=1
     )
     full_names: bool = key(
         True, "Name the person in every sentence of a biography, instead of a pronoun after the first."
@@ -27,9 +27,9 @@ class PeopleCorpus(Section):
     distinct: Count | None = key(
         None, "Distinct biographies per person, repeated as often as needed; empty for no limit."
     )
-    reverse_share: float = key(0.2, "Share of single-fact sentences that put the value before the name.", ge=0, le=1)
+    reverse_share: float = key(0.1, "Share of single-fact sentences that put the value before the name.", ge=0, le=1)
     denied_share: float = key(0.1, "Share of windows that end by denying a fact that is not so.", ge=0, le=1)
-    question_renderings: int = key(4, "Times that each fact of an asked person appears as question and answer.", ge=0)
+    question_renderings: int = key(2, "Times that each fact of an asked person appears as question and answer.", ge=0)
     seed: int = key(0, "Seed.", ge=0)
 
 

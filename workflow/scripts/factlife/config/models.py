@@ -68,7 +68,7 @@ class Training(Section):
     optimizer: Literal["muon", "adamw"] = key(
         "muon", "`muon`: Muon for matrices inside the blocks, AdamW for all else; `adamw`: AdamW for everything."
     )
-    learning_rate: float = key(3e-3, "Of AdamW.", gt=0)
+    learning_rate: float = key(0.01, "Of AdamW.", gt=0)
     muon_learning_rate: float = key(0.02, "Of Muon.", gt=0)
     weight_decay: float = key(0.01, "Of both.", ge=0)
     betas: tuple[float, float] = key((0.9, 0.95), "Of AdamW.")
@@ -80,7 +80,9 @@ class Training(Section):
     )
     max_length: Count = key(256, "Longest sequence; longer documents are cut and counted.")
     checkpoints: Count = key(6, "Checkpoints, at exposures that double from one to the next, up to the last step.")
-    save_every: Count = key(200, "Steps between the states from which a killed job resumes, rounded up to where a loss is logged.")
+    save_every: Count = key(
+        200, "Steps between the states from which a killed job resumes, rounded up to where a loss is logged."
+    )
 
 
 class Model(Section):

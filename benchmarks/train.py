@@ -1,0 +1,147 @@
+"""Training tokens per second: ``models.train`` against a plain loop over the same model, optimizer and batches.
+
+Both train the default model on the default corpus, in turn, so that what else the machine does strikes both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
+
+from factlife import config, corpus, models, world  # noqa: E402
+from factlife.corpus import tokenizers, tokens  # noqa: E402
+from factlife.models.optim import optimizer, rate  # noqa: E402
+from factlife.models.train import Collator, visits  # noqa: E402
+
+NAME, MATRIX = "people-pieces", 2048
+
+
+def taught() -> tuple[config.Config, Any, pd.DataFrame]:
+    """The default config, and the tokenizer and sequences of its model."""
+    settings = config.read(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    model = settings.models[NAME]
+    made = world.build(settings.worlds[model.world])
+    documents = corpus.render(settings.corpora[model.training.corpus], made)
+    tokenizer = tokenizers.train(settings.tokenizers[model.tokenizer], documents["text"], made)
+    return settings, tokenizer, tokens.sequences(tokens.encode(documents, tokenizer), max_length=model.training.max_length)
+
+
+class Contest:
+    """Both ways of training, over the first steps of the default corpus."""
+
+    def __init__(self, steps: int) -> None:
+        settings, self.tokenizer, sequences = taught()
+        self.source = settings.models[NAME].source
+        # States and checkpoints are written at the ends, outside what is timed.
+        self.training = settings.models[NAME].training.model_copy(
+            update={"epochs": 1, "save_every": 10**6, "checkpoints": 1}
+        )
+        self.sequences = sequences.head(steps * self.training.batch_size)
+        self.steps = steps
+
+    def model(self) -> Any:
+        """New weights, the same every time."""
+        return models.scratch(self.source, self.tokenizer, seed=0)
+
+    def ours(self) -> tuple[float, list[torch.Tensor], float]:
+        """Tokens per second between the first and the last but one logged step; weights; seconds with set-up and saving."""
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            curve = models.train(
+                self.model(), self.tokenizer, self.sequences, self.training,
+                seed=0, output=f"{folder}/model", resume=f"{folder}/resume",
+            )  # fmt: skip
+            whole = time.perf_counter() - began
+            weights = load_file(f"{folder}/model/model.safetensors")
+        self.first, self.last = curve["step"].iloc[0], curve["step"].iloc[-2]
+        read, seconds = (curve[column].iloc[-2] - curve[column].iloc[0] for column in ("tokens", "seconds"))
+        return read / seconds, [weights[name] for name in sorted(weights)], whole
+
+    def plain(self) -> tuple[float, list[torch.Tensor], float]:
+        """The same of a plain loop over batches that lie ready."""
+        batches = list(self.batches())
+        model = self.model().train()
+        optimizer_ = optimizer(model, self.training)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: rate(step, self.steps, self.training))
+        read, began = 0, time.perf_counter()
+        for step, batch in enumerate(batches, 1):
+            model(**batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.training.clip)
+            optimizer_.step()
+            schedule.step()
+            optimizer_.zero_grad()
+            if step == self.first:
+                timed = time.perf_counter()
+            elif self.first < step <= self.last:
+                read += int(batch["attention_mask"].sum())
+            if step == self.last:
+                seconds = time.perf_counter() - timed
+        weights = dict(model.named_parameters())
+        return read / seconds, [weights[name].detach() for name in sorted(weights)], time.perf_counter() - began
+
+    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """In the order of ``models.train``."""
+        lengths = self.sequences["input_ids"].str.len().to_numpy()
+        order, size, collate = visits(lengths, self.training, seed=0), self.training.batch_size, Collator(0)
+        for start in range(0, len(order), size):
+            yield collate([self.sequences["input_ids"].iloc[number] for number in order[start : start + size]])
+
+
+def matmul_flops(repeats: int = 8) -> float:
+    """Float32 operations per second of a matrix product."""
+    left, right = torch.randn(2, MATRIX, MATRIX)
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - began)
+    return 2 * MATRIX**3 / min(seconds)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=72)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.disable(logging.WARNING)
+
+    contest = Contest(arguments.steps)
+    rounds = [(contest.ours(), contest.plain()) for _ in range(arguments.rounds)]
+    differ = max((one - other).abs().max().item() for ours, plain in rounds for one, other in zip(ours[1], plain[1], strict=True))
+    speeds = [(ours[0], plain[0]) for ours, plain in rounds]
+    ratios = sorted(ours / plain for ours, plain in speeds)
+    rate_, parameters = matmul_flops(), contest.model().num_parameters()
+
+    print(f"{NAME}: {parameters:,} parameters, {contest.last - contest.first} steps after warm-up, {arguments.threads} threads")
+    print(f"largest difference between the weights that both end with: {differ:.1e}")
+    print(f"float32 matrix product of {MATRIX}: {rate_ / 1e9:.1f} GFLOP/s\n")
+    print(f"{'':12}{'tokens/s':>10}{'least':>10}{'most':>10}{'of matmul rate':>16}")
+    for name, speed in zip(("models.train", "plain loop"), zip(*speeds, strict=True), strict=True):
+        middle = statistics.median(speed)
+        share = 6 * parameters * middle / rate_
+        print(f"{name:12}{middle:10.0f}{min(speed):10.0f}{max(speed):10.0f}{share:16.1%}")
+    print(f"\nratio in the same round: median {statistics.median(ratios):.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}")
+    seconds = [statistics.median(one[2] for one in ones) for ones in zip(*rounds, strict=True)]
+    print(f"whole call with set-up and saving: {seconds[0]:.2f} s, plain loop {seconds[1]:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
