@@ -7,7 +7,7 @@ CORES ?= all
 CONFIG ?=
 BIN := .venv/bin
 RULES := Snakefile workflow/rules
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile=$(CONFIG))
 
 .PHONY: help run report test test-slurm style format lock docs benchmark clean
 

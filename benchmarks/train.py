@@ -6,6 +6,8 @@ Both train the default model on the default corpus, in turn, so that what else t
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import statistics
 import sys
@@ -38,7 +40,11 @@ def taught() -> tuple[config.Config, Any, pd.DataFrame]:
     made = world.build(settings.worlds[model.world])
     documents = corpus.render(settings.corpora[model.training.corpus], made)
     tokenizer = tokenizers.train(settings.tokenizers[model.tokenizer], documents["text"], made)
-    return settings, tokenizer, tokens.sequences(tokens.encode(documents, tokenizer), max_length=model.training.max_length)
+    return (
+        settings,
+        tokenizer,
+        tokens.sequences(tokens.encode(documents, tokenizer), max_length=model.training.max_length),
+    )
 
 
 class Contest:
@@ -62,10 +68,11 @@ class Contest:
         """Tokens per second between the first and the last but one logged step; weights; seconds with set-up and saving."""
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            curve = models.train(
-                self.model(), self.tokenizer, self.sequences, self.training,
-                seed=0, output=f"{folder}/model", resume=f"{folder}/resume",
-            )  # fmt: skip
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                curve = models.train(
+                    self.model(), self.tokenizer, self.sequences, self.training,
+                    seed=0, output=f"{folder}/model", resume=f"{folder}/resume",
+                )  # fmt: skip
             whole = time.perf_counter() - began
             weights = load_file(f"{folder}/model/model.safetensors")
         self.first, self.last = curve["step"].iloc[0], curve["step"].iloc[-2]
@@ -125,12 +132,16 @@ def main() -> None:
 
     contest = Contest(arguments.steps)
     rounds = [(contest.ours(), contest.plain()) for _ in range(arguments.rounds)]
-    differ = max((one - other).abs().max().item() for ours, plain in rounds for one, other in zip(ours[1], plain[1], strict=True))
+    differ = max(
+        (one - other).abs().max().item() for ours, plain in rounds for one, other in zip(ours[1], plain[1], strict=True)
+    )
     speeds = [(ours[0], plain[0]) for ours, plain in rounds]
     ratios = sorted(ours / plain for ours, plain in speeds)
     rate_, parameters = matmul_flops(), contest.model().num_parameters()
 
-    print(f"{NAME}: {parameters:,} parameters, {contest.last - contest.first} steps after warm-up, {arguments.threads} threads")
+    print(
+        f"{NAME}: {parameters:,} parameters, {contest.last - contest.first} steps after warm-up, {arguments.threads} threads"
+    )
     print(f"largest difference between the weights that both end with: {differ:.1e}")
     print(f"float32 matrix product of {MATRIX}: {rate_ / 1e9:.1f} GFLOP/s\n")
     print(f"{'':12}{'tokens/s':>10}{'least':>10}{'most':>10}{'of matmul rate':>16}")

@@ -14,7 +14,7 @@ class PeopleCorpus(Section):
 
     kind: Literal["people"] = key(..., "The renderer.")
     world: Name = key(..., "A world of kind `people`.")
-    renderings: Count = key(20, "Times that each fact of a person of relative frequency 1 is stated.")
+    renderings: Count = key(26, "Times that each fact of a person of relative frequency 1 is stated.")
     window_share: float = key(0.2, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
     window_sentences: Count = key(6, "Sentences in a window.")
     joined_share: float = key(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from factlife.config.models import Training
 from factlife.models.load import save
@@ -80,6 +80,7 @@ def train(
         optimizers=(optimizer_, schedule),
         callbacks=[keeper],
     )
+    trainer.remove_callback(PrinterCallback)
     # The Trainer writes this file last: without it, the job was killed while it wrote the state.
     complete = [path.parent for path in resume.glob("trainer/checkpoint-*/trainer_state.json")]
     states = sorted(complete, key=lambda path: int(path.name.split("-")[1]))
@@ -161,6 +162,10 @@ class Collator:
 class _InOrder(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        # Of no use here, and a walk over all parameters in every step.
+        return 0
 
 
 class _Keeper(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -228,25 +229,28 @@ def _add_later_tokens(
         for place, candidate in enumerate(choices[number])
         if len(candidate) > 1
     ]
-    owner = torch.tensor([row for row, _, _ in rows], device=batches.device)
-    later, later_mask = batches.pad([candidate[:-1] for _, _, candidate in rows], "right")
     with torch.inference_mode():
-        cache = batches.model(
+        prefix = batches.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         ).past_key_values
-        cache.batch_select_indices(owner)
-        logits = batches.model(
-            input_ids=later,
-            attention_mask=torch.cat([mask[owner], later_mask], 1),
-            position_ids=positions[owner, -1:] + later_mask.cumsum(1),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-    wanted, _ = batches.pad([candidate[1:] for _, _, candidate in rows], "right")
-    gained = logits.float().log_softmax(-1).gather(2, wanted[..., None])[..., 0].double()
-    gained = (gained * later_mask).sum(1).cpu()
-    for (row, place, _), gain in zip(rows, gained, strict=True):
-        log_p[numbers[row]][place] += gain
+    # A pass for each length, so that no candidate is padded.
+    for length in sorted({len(candidate) for _, _, candidate in rows}):
+        alike = [row for row in rows if len(row[2]) == length]
+        owner = torch.tensor([row for row, _, _ in alike], device=batches.device)
+        tokens = torch.tensor([candidate for _, _, candidate in alike], device=batches.device)
+        with torch.inference_mode():
+            cache = copy.deepcopy(prefix)
+            cache.batch_select_indices(owner)
+            logits = batches.model(
+                input_ids=tokens[:, :-1],
+                attention_mask=torch.cat([mask[owner], torch.ones_like(tokens[:, 1:])], 1),
+                position_ids=positions[owner, -1:] + torch.arange(1, length, device=batches.device),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        gained = logits.float().log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0].double().sum(1).cpu()
+        for (row, place, _), gain in zip(alike, gained, strict=True):
+            log_p[numbers[row]][place] += gain
 
 
 def _generation(
