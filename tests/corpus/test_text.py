@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from factlife.config.corpora import TextCorpus
-from factlife.corpus import render
+from factlife.corpus import download, render
 from factlife.corpus.documents import CorpusError
 
 TEXTS = [f"Document number {number}." for number in range(20)]
@@ -36,11 +36,13 @@ def test_a_dataset_in_the_hubs_layout(folder, tmp_path):
     data.mkdir()
     (data / "train.jsonl").write_text((folder / "a.jsonl").read_text())
     settings = corpus(dataset=str(data), revision="main", held_out=0)
-    assert list(render(settings)["text"]) == TEXTS
+    rows = tmp_path / "rows.parquet"
+    download(settings, rows)
+    assert list(render(settings, path=rows)["text"]) == TEXTS
     with pytest.raises(CorpusError, match=r"has no column `body`, but text, other; set the corpus's `column`"):
-        render(settings.model_copy(update={"column": "body"}))
+        download(settings.model_copy(update={"column": "body"}), rows)
     with pytest.raises(CorpusError, match=r"\(split 'test', revision 'main'\) cannot be loaded"):
-        render(settings.model_copy(update={"split": "test"}))
+        download(settings.model_copy(update={"split": "test"}), rows)
 
 
 def test_random_choice_depends_on_the_seed_alone(folder):

@@ -210,6 +210,7 @@ def be_killed(folder, optimizer, moment):
 KILLED = "import runpy, sys; runpy.run_path(sys.argv[1])['be_killed'](*sys.argv[2:])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["step", "state"])
 def test_killed_job_resumes_to_the_same_result(trained, tmp_path, moment):
     optimizer, folder, curve = trained

@@ -216,7 +216,9 @@ def test_a_killed_training_resumes_to_the_same_result(done):
     # Its own process group, as a terminal gives it, so that all its jobs die with it.
     command = done.command(recall, "--cores", "2", config=often)
     with subprocess.Popen(command, cwd=done.folder, stdin=subprocess.DEVNULL, start_new_session=True) as running:
-        while not list(done.folder.glob("resume/people-pieces/seed-0/trainer/checkpoint-*/trainer_state.json")):
+        while not list(
+            done.folder.glob("resume/results/models/people-pieces/seed-0/trainer/checkpoint-*/trainer_state.json")
+        ):
             assert running.poll() is None, "training ended before it could be killed"
             time.sleep(0.01)
         os.killpg(running.pid, signal.SIGKILL)
@@ -234,7 +236,7 @@ def test_a_killed_training_resumes_to_the_same_result(done):
     )
     for path, data in before.items():
         assert (done.folder / path).read_bytes() == data
-    assert not (done.folder / "resume/people-pieces/seed-0").exists()
+    assert not (done.folder / "resume/results/models/people-pieces/seed-0").exists()
 
 
 def test_the_report_needs_no_network(smoke):

@@ -38,7 +38,11 @@ def test_zipf_falls_with_rank_to_the_rarest():
 
 
 def test_every_value_equally_often_and_relations_independent():
-    world = build(settings(people=400, names=PieceNames(style="pieces", choices=[8, 8, 8]), untaught=0, values=4, regions=0, panel=0))
+    world = build(
+        settings(
+            people=400, names=PieceNames(style="pieces", choices=[8, 8, 8]), untaught=0, values=4, regions=0, panel=0
+        )
+    )
     facts = world.facts.pivot(index="entity_id", columns="relation", values="value")
     for relation in RELATIONS:
         assert set(facts[relation].value_counts()) == {100}

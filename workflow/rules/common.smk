@@ -11,7 +11,8 @@ try:
     settings = factlife_config.read(config)
 except factlife_config.ConfigError as error:
     raise WorkflowError(f"The config cannot be run:\n{error}") from None
-config.update(settings.model_dump(mode="json"))
+# A new mapping: as a module, this workflow shares the old one with the workflow that uses it.
+config = settings.model_dump(mode="json")
 
 # In `params` too: a sum over threads depends on their number, so it comes from the config and not from the machine.
 TORCH_THREADS = config["run"]["threads"]
@@ -27,6 +28,10 @@ PRETRAINED = [
 JOBS_USE_THIS_PYTHON = not (
     workflow.deployment_settings and workflow.deployment_settings.deployment_method
 )
+CORPUS_RENDERERS = [
+    f"corpus.{module}"
+    for module in ("documents", "people", "functions", "table", "prose", "text")
+]
 WORLDS_ASKED = sorted(
     {config["models"][model]["world"] for model in config["run"]["models"]}
 )
@@ -37,7 +42,7 @@ WORLD_TABLES = {
 
 
 def one_of(names):
-    return "|".join(map(re.escape, names)) or "nothing-of-this-kind"
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def world_tables(world):
@@ -70,6 +75,8 @@ def inputs_of_corpus(wildcards):
     corpus = config["corpora"][wildcards.corpus]
     if "world" in corpus:
         return world_tables(corpus["world"])
+    if corpus.get("dataset"):
+        return {"path": f"results/downloads/corpora/{wildcards.corpus}.parquet"}
     return {"path": corpus["path"]} if corpus.get("path") else {}
 
 
@@ -90,7 +97,8 @@ def inputs_of_source(wildcards):
     source = settings.models[wildcards.model].source
     if source.kind == "gguf" and JOBS_USE_THIS_PYTHON and (problem := source.missing()):
         raise WorkflowError(f"models.{wildcards.model}.source: {problem}")
-    return {
+    adapter = settings.models[wildcards.model].adapter
+    return ({"adapter": adapter} if adapter else {}) | {
         "hub": {"download": f"results/downloads/{wildcards.model}"},
         "folder": {"path": getattr(source, "path", None)},
     }.get(source.kind, {})
@@ -104,6 +112,11 @@ def inputs_of_training(wildcards):
         "start": f"results/{kind}/{tokenizer}",
         "tokens": f"results/tokens/{model['training']['corpus']}.{tokenizer}",
     }
+
+
+def resume_folder(wildcards, output):
+    """Beside the results, since Snakemake empties those; its own for every module that has a prefix."""
+    return f"resume/{output.folder}"
 
 
 def world_of_model(wildcards):
@@ -129,4 +142,4 @@ wildcard_constraints:
     corpus=one_of(config["corpora"]),
     tokenizer=one_of([*config["tokenizers"], *config["models"]]),
     model=one_of(config["models"]),
-    seed=r"\d+",
+    seed=r"0|[1-9]\d*",

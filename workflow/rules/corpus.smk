@@ -1,3 +1,25 @@
+rule download_dataset:
+    """Fetch a pinned dataset from the hub; compute nodes have no internet."""
+    output:
+        rows="results/downloads/corpora/{corpus}.parquet",
+    log:
+        "logs/download_dataset/{corpus}.log",
+    benchmark:
+        "logs/download_dataset/{corpus}.benchmark.jsonl"
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        corpus=lookup(within=config, dpath="corpora/{corpus}"),
+        code=digest("corpus.text"),
+    script:
+        "../scripts/download_dataset.py"
+
+
 rule make_corpus:
     """Render documents, each with the ids of the facts that it states."""
     input:
@@ -16,7 +38,7 @@ rule make_corpus:
         runtime=20,
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
-        code=digest("world", "corpus"),
+        code=digest("world", *CORPUS_RENDERERS),
     script:
         "../scripts/make_corpus.py"
 

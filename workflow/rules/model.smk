@@ -1,7 +1,3 @@
-localrules:
-    download_model,
-
-
 rule download_model:
     """Fetch a pinned revision from the hub; compute nodes have no internet."""
     output:
@@ -12,6 +8,7 @@ rule download_model:
         "logs/download_model/{model}.benchmark.jsonl"
     wildcard_constraints:
         model=one_of(PRETRAINED),
+    localrule: True
     conda:
         "../envs/torch.yaml"
     threads: 1
@@ -44,7 +41,6 @@ rule convert_model:
         runtime=60,
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
-        adapter=lookup(within=config, dpath="models/{model}/adapter"),
         code=digest("models.load"),
         torch_threads=TORCH_THREADS,
     script:
@@ -98,7 +94,7 @@ rule train_model:
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
         training=lookup(within=config, dpath="models/{model}/training"),
-        resume="resume/{model}/seed-{seed}",
+        resume=resume_folder,
         code=digest(
             "models.train",
             "models.optim",

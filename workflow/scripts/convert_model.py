@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     model, tokenizer = models.source(config.parse(Source, snakemake.params.source), snakemake.input.get("download"))
-    models.save(models.merge_adapter(model, snakemake.params.adapter), tokenizer, snakemake.output.folder)
+    models.save(models.merge_adapter(model, snakemake.input.get("adapter")), tokenizer, snakemake.output.folder)
     job.write_manifest(snakemake.output.folder)

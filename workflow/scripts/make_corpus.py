@@ -9,5 +9,9 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    documents = corpus.render(config.parse(Corpus, snakemake.params.corpus), world.beside(snakemake.input.get("facts")))
+    documents = corpus.render(
+        config.parse(Corpus, snakemake.params.corpus),
+        world.beside(snakemake.input.get("facts")),
+        snakemake.input.get("path"),
+    )
     corpus.write(documents, snakemake.output.documents)

@@ -26,7 +26,7 @@ def _files(room: str) -> list[Path]:
 
 @functools.cache
 def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if (
@@ -36,4 +36,12 @@ def _code(path: Path) -> str:
             and isinstance(body[0].value, ast.Constant)
         ):
             del body[0]
-    return ast.dump(tree)
+    return str(_dump(tree))
+
+
+def _dump(node: object) -> object:
+    """As `ast.dump`, without the empty fields in which Python's versions differ."""
+    if isinstance(node, ast.AST):
+        fields = [[name, _dump(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *fields]
+    return [_dump(one) for one in node] if isinstance(node, list) else repr(node)

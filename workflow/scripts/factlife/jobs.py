@@ -83,7 +83,6 @@ def start(snakemake: Any) -> Iterator[Job]:
     Threads come from the rule's parameter ``torch_threads`` where it has one, not from what the machine has, so that
     the same config gives the same numbers everywhere.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with _output_to(snakemake.log[0]) if snakemake.log else contextlib.nullcontext():
         logging.basicConfig(
@@ -91,9 +90,8 @@ def start(snakemake: Any) -> Iterator[Job]:
         )
         logging.captureWarnings(True)
         try:
-            device = (
-                _set_up_torch(snakemake.params.torch_threads) if hasattr(snakemake.params, "torch_threads") else "cpu"
-            )
+            threads = snakemake.params.get("torch_threads")
+            device = _set_up_torch(threads, snakemake.resources.get("gpu", 0)) if threads else "cpu"
             random.seed(0)
             yield Job(device, _provenance(snakemake))
         except Exception:
@@ -120,12 +118,12 @@ def _output_to(path: str) -> Iterator[None]:
                 os.close(before)
 
 
-def _set_up_torch(threads: int) -> str:
+def _set_up_torch(threads: int, gpus: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if gpus and torch.cuda.is_available() else "cpu"
 
 
 def _provenance(snakemake: Any) -> dict[str, Any]:

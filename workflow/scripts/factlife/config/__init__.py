@@ -69,7 +69,11 @@ def _explain(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     match error["type"]:
         case "extra_forbidden":
             known = _type_at(error["loc"][:-1]).model_fields
-            return f"{where} is not a key of the config; {_hint(path[-1], known)}"
+            hint = _hint(path[-1], known)
+            # A key of another kind of thing was hardly written by the user, but merged under what the user wrote.
+            if len(error["loc"]) > len(path) and error["loc"][-2] != path[-2] and not hint.startswith("did"):
+                hint += "; it may be of config/config.yaml, into which mappings merge: use a new name"
+            return f"{where} is not a key of the config; {hint}"
         case "missing":
             return f"{where} is missing: {_type_at(error['loc'][:-1]).model_fields[path[-1]].description}"
         case "union_tag_not_found" | "union_tag_invalid":
@@ -129,6 +133,8 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def _problems(config: Config) -> Iterable[str]:
+    if len(set(config.run.models)) < len(config.run.models):
+        yield "run.models has duplicates"
     for name in config.run.models:
         yield from _missing("run.models", name, config.models, "models")
     for name, corpus in config.corpora.items():
@@ -152,6 +158,8 @@ def _problems(config: Config) -> Iterable[str]:
             yield f"models.{name}.tokenizer is missing: a model from scratch needs one of {', '.join(config.tokenizers)}"
         if not isinstance(model.source, Scratch) and model.tokenizer:
             yield f"models.{name}.tokenizer: a pretrained model brings its own tokenizer; delete the key"
+        if not isinstance(model.source, Scratch) and name in config.tokenizers:
+            yield f"models.{name}: a tokenizer has this name too, but a pretrained model brings its own; rename one"
         if isinstance(model.source, Scratch) and not model.training:
             yield f"models.{name}.training is missing: a model from scratch knows nothing"
         if len(set(model.seeds)) < len(model.seeds):

@@ -93,5 +93,5 @@ class Model(Section):
     adapter: str | None = key(None, "Folder of a PEFT adapter (LoRA, DoRA) that is merged into the weights.")
     tokenizer: Name | None = key(None, "A tokenizer of this config; a pretrained model brings its own.")
     training: Training | None = key(None, "How it is trained; empty to take it as it is.")
-    seeds: list[int] = key([0], "Seeds: one model for each.", min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = key([0], "Seeds: one model for each.", min_length=1)
     gpu: int = key(0, "GPUs for jobs that run it.", ge=0)

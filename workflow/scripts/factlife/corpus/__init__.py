@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from factlife.config.corpora import Corpus as Settings
 from factlife.corpus import functions, people, prose, table, text
 from factlife.corpus.documents import CorpusError, read, write
+from factlife.corpus.text import download
 from factlife.world.tables import World
 
 _OF_WORLDS = {"people": people.render, "functions": functions.render, "table": table.render}
-_OF_TEXTS = {"prose": prose.render, "text": text.render}
 
 
-def render(settings: Settings, world: World | None = None) -> pd.DataFrame:
-    """Make the documents that a section of the config describes, from its world where it has one.
+def render(settings: Settings, world: World | None = None, path: str | Path | None = None) -> pd.DataFrame:
+    """Make the documents that a section of the config describes, from its world or its file where it has one.
 
     Raises:
         CorpusError: they cannot be made; the text says what to change.
     """
-    if settings.kind in _OF_TEXTS:
-        return _OF_TEXTS[settings.kind](settings)
+    if settings.kind == "prose":
+        return prose.render(settings)
+    if settings.kind == "text":
+        return text.render(settings, path)
     if world is None:
         raise CorpusError(f"a corpus of kind {settings.kind} is rendered from a world; give it one")
     return _OF_WORLDS[settings.kind](world, settings)
 
 
-__all__ = ["CorpusError", "read", "render", "write"]
+__all__ = ["CorpusError", "download", "read", "render", "write"]

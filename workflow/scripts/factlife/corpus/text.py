@@ -15,20 +15,23 @@ from factlife.corpus import documents
 from factlife.corpus.documents import CorpusError, Document
 
 
-def render(settings: TextCorpus) -> pd.DataFrame:
-    """All documents in their order, or a random choice; blank ones are left out.
+def render(settings: TextCorpus, path: str | Path | None = None) -> pd.DataFrame:
+    """All documents of a local file in their order, or a random choice; blank ones are left out.
+
+    Args:
+        settings: names the file or the dataset.
+        path: where the dataset was downloaded.
 
     Raises:
         CorpusError: the file, the dataset or its column is missing or damaged, or there are fewer documents than
             asked for.
     """
     rng = random.Random(f"text {settings.seed}")
-    where = settings.path or settings.dataset
-    texts = [text.strip() for text in (_local(settings) if settings.path else _hub(settings)) if text and text.strip()]
+    texts = [text.strip() for text in _local(Path(path or settings.path), settings.column) if text and text.strip()]
     if settings.documents is not None:
         if settings.documents > len(texts):
             raise CorpusError(
-                f"{settings.documents} documents are asked for, but {where} has only {len(texts)}; lower `documents`"
+                f"{settings.documents} documents are asked for, but {settings.dataset or settings.path} has only {len(texts)}; lower `documents`"
             )
         texts = rng.sample(texts, settings.documents)
     held_out = set(rng.sample(range(len(texts)), round(settings.held_out * len(texts))))
@@ -37,8 +40,7 @@ def render(settings: TextCorpus) -> pd.DataFrame:
     )
 
 
-def _local(settings: TextCorpus) -> list[str | None]:
-    path = Path(settings.path)
+def _local(path: Path, column: str) -> list[str | None]:
     readers = {".txt": _lines, ".jsonl": _records, ".parquet": _column}
     if path.suffix not in readers:
         raise CorpusError(
@@ -47,7 +49,7 @@ def _local(settings: TextCorpus) -> list[str | None]:
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; correct the corpus's `path`")
     try:
-        return readers[path.suffix](path, settings.column)
+        return readers[path.suffix](path, column)
     except (UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise CorpusError(f"{path} is damaged or not in UTF-8: {error}") from None
 
@@ -78,7 +80,12 @@ def _column(path: Path, column: str) -> list[str | None]:
     return pq.read_table(path, columns=[column])[column].to_pylist()
 
 
-def _hub(settings: TextCorpus) -> list[str | None]:
+def download(settings: TextCorpus, path: str | Path) -> None:
+    """Fetch the split of a hub dataset, at its pinned revision, into a Parquet file.
+
+    Raises:
+        CorpusError: the dataset cannot be had, or lacks the column.
+    """
     import datasets
 
     try:
@@ -95,4 +102,4 @@ def _hub(settings: TextCorpus) -> list[str | None]:
             f"the dataset {settings.dataset!r} has no column `{settings.column}`, but {', '.join(rows.column_names)}; "
             "set the corpus's `column`"
         )
-    return rows[settings.column]
+    rows.select_columns([settings.column]).to_parquet(str(path))

@@ -74,7 +74,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: rate(step, steps, settings))
     trainer = _InOrder(
         model=model,
-        args=_arguments(settings, steps, seed, resume),
+        args=_arguments(settings, steps, seed, resume, model.device.type),
         train_dataset=[sequences["input_ids"].iloc[number] for number in order],
         data_collator=Collator(tokenizer.pad_token_id or 0),
         optimizers=(optimizer_, schedule),
@@ -201,7 +201,7 @@ class _Keeper(TrainerCallback):
             )
 
 
-def _arguments(settings: Training, steps: int, seed: int, resume: Path) -> TrainingArguments:
+def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: str) -> TrainingArguments:
     every = max(1, min(_LOG_EVERY, steps // 10))
     return TrainingArguments(
         output_dir=str(resume / "trainer"),
@@ -218,8 +218,8 @@ def _arguments(settings: Training, steps: int, seed: int, resume: Path) -> Train
         seed=seed,
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=device == "cuda",
+        use_cpu=device == "cpu",
     )
 
 

@@ -50,9 +50,9 @@ def score(
     if kept:
         ids, wanted = [prompts[number] for number in kept], [targets[number] for number in kept]
         batches = _Batches(model, tokenizer, batch_tokens, padding_side)
-        found = _targets(batches, ids, wanted)
         choices = [[answers.ids(candidate) for candidate in probes["candidates"].iloc[number]] for number in kept]
-        found |= _candidates(batches, ids, wanted, choices, found.pop("first_log_probabilities"))
+        found = _targets(batches, ids, wanted, choices)
+        found |= _candidates(batches, ids, wanted, choices, found.pop("begun"))
         found["generation_match"] = _generation(batches, ids, wanted, found.pop("greedy"), found["exact_match"])
         found["first_token"] = [tokenizer.decode([token]) for token in found["first_token"]]
         found["target_tokens"] = [len(target) for target in wanted]
@@ -150,18 +150,16 @@ class _Batches:
         return logits[rows, inverse].float().log_softmax(-1).cpu()
 
 
-def _targets(batches: _Batches, prompts: list[list[int]], targets: list[list[int]]) -> dict[str, list]:
-    """What one pass over prompt and target tells; ``greedy`` has the most probable token at each target place and after."""
+def _targets(
+    batches: _Batches, prompts: list[list[int]], targets: list[list[int]], choices: list[list[list[int]]]
+) -> dict[str, list]:
+    """What one pass over prompt and target tells.
+
+    ``greedy`` has the most probable token at each target place and after, ``begun`` the log probability of each
+    candidate's first token.
+    """
     sequences = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-    columns = (
-        "first_token_correct",
-        "exact_match",
-        "loss_nats",
-        "rank",
-        "first_token",
-        "greedy",
-        "first_log_probabilities",
-    )
+    columns = ("first_token_correct", "exact_match", "loss_nats", "rank", "first_token", "greedy", "begun")
     found: dict[str, list] = {column: [None] * len(prompts) for column in columns}
     for batch in batches.of([len(sequence) for sequence in sequences]):
         places = [list(range(len(prompts[number]) - 1, len(sequences[number]))) for number in batch]
@@ -176,7 +174,8 @@ def _targets(batches: _Batches, prompts: list[list[int]], targets: list[list[int
             found["exact_match"][number] = bool((greedy[:-1] == target).all())
             found["loss_nats"][number] = -here[:-1].double().gather(1, target[:, None]).sum().item()
             found["rank"][number] = 1 + int((here[0] > here[0, target[0]]).sum())
-            found["first_log_probabilities"][number] = here[0].clone()
+            begin = torch.tensor([candidate[0] for candidate in choices[number]], dtype=torch.long)
+            found["begun"][number] = here[0, begin].double()
     return found
 
 
@@ -185,16 +184,12 @@ def _candidates(
     prompts: list[list[int]],
     targets: list[list[int]],
     choices: list[list[list[int]]],
-    first: list[Tensor],
+    log_p: list[Tensor],
 ) -> dict[str, list]:
     """The target's share of probability among whole candidate values.
 
     A prompt runs once; its keys and values are then shared by all its candidates of several tokens.
     """
-    log_p = [
-        torch.stack([known[ids[0]].double() for ids in candidates]) if candidates else None
-        for known, candidates in zip(first, choices, strict=True)
-    ]
     longer = [number for number, candidates in enumerate(choices) if any(len(ids) > 1 for ids in candidates)]
     # One probe costs as many rows as it has candidates of several tokens, each as long as prompt and candidate.
     costs = [
@@ -206,7 +201,7 @@ def _candidates(
     columns = ("candidate_probability", "candidate_correct", "candidate_entropy", "confidence")
     found: dict[str, list] = {column: [] for column in columns}
     for scores, candidates, target in zip(log_p, choices, targets, strict=True):
-        if scores is None:
+        if not candidates:
             for column in columns:
                 found[column].append(None)
             continue
