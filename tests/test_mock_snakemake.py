@@ -29,7 +29,7 @@ def test_object_is_what_a_script_sees(mock, tmp_path):
     assert found.input.start == "results/tokenizers/people-pieces"
     assert found.output.folder == "results/models/people-pieces/seed-0"
     assert list(found.log) == ["logs/train_model/people-pieces/seed-0.log"]
-    assert found.params.resume == "resume/people-pieces/seed-0"
+    assert found.params.resume.startswith("resume/") and found.params.resume.endswith("people-pieces/seed-0")
     assert found.params.source["config"]["hidden_size"] == 32, "the scenario lies over the default"
     assert found.params.training["optimizer"] == "muon", "defaults are filled in"
     assert found.threads == found.params.torch_threads == found.config["run"]["threads"]
