@@ -16,6 +16,6 @@ class Run(Section):
     """What `snakemake all` makes."""
 
     threads: Count = key(
-        2, "Threads of jobs that run models; sums depend on it in the last digits, so it is fixed here."
+        1, "Threads of jobs that run models; sums depend on it in the last digits, so it is not left to the machine."
     )
     models: list[str] = key(["people-pieces"], "Models that are asked about their worlds.", min_length=1)
