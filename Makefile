@@ -52,6 +52,8 @@ clean: ## Remove everything produced, but not the environment.
 .venv/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 …'; exit 1; }
+	@[ ! -L .venv ] || { echo '.venv is a link: touch .venv/installed to use it as it is, or remove it'; exit 1; }
+	@echo 'Installing packages into .venv: two minutes or so'
 	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; } || \
 	  { echo 'Python has no venv module: install python3-venv'; exit 1; }

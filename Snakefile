@@ -23,9 +23,3 @@ rule all:
     default_target: True
     input:
         rules.recall.input,
-
-
-onerror:
-    print(
-        f"Factlife stopped. The failed rule's log is named above; the whole log is {log}."
-    )

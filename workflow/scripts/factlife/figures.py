@@ -6,8 +6,8 @@ from pathlib import Path
 
 import altair as alt
 
-# Okabe and Ito's colours, told apart by colour-blind readers, darkest first.
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
+# Okabe and Ito's colours, told apart by colour-blind readers, and two of Tol's.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#882255", "#44aa99"]
 _FONT = "Helvetica, Arial, sans-serif"
 
 

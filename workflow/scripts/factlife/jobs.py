@@ -94,9 +94,11 @@ def start(snakemake: Any) -> Iterator[Job]:
             device = _set_up_torch(threads, snakemake.resources.get("gpu", 0)) if threads else "cpu"
             random.seed(0)
             yield Job(device, _provenance(snakemake))
-        except Exception:
+        except Exception as error:
             sys.stdout.flush()
-            logging.exception("%s failed", snakemake.rule)
+            # The library's own errors say what to do; where they were raised is of no use to the user.
+            expected = type(error).__module__.startswith("factlife")
+            logging.error("%s failed: %s", snakemake.rule, error, exc_info=not expected)
             raise
 
 

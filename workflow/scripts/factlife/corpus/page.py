@@ -80,7 +80,7 @@ def graph(world: World, subjects: list[str]) -> alt.Chart:
     )
     layers = [
         alt.Chart(lines).mark_rule(color="#bbb").encode(x=x, y=y, x2="x2", y2="y2"),
-        alt.Chart(lines).mark_text(fontSize=9, color="#777").encode(x="mx:Q", y="my:Q", text="relation"),
+        alt.Chart(lines).mark_text(fontSize=9, color="#777", dy=-5).encode(x="mx:Q", y="my:Q", text="relation"),
         alt.Chart(nodes).mark_circle(size=90, opacity=1).encode(x=x, y=y, color=colour),
         alt.Chart(nodes).mark_text(dy=-11, fontSize=11, fontWeight="bold").encode(x=x, y=y, text="label", color=colour),
     ]
@@ -88,8 +88,12 @@ def graph(world: World, subjects: list[str]) -> alt.Chart:
 
 
 def _subjects(world: World, count: int) -> list[str]:
-    panel = world.facts[world.facts["panel"]]["entity_id"].unique().tolist()
-    return (panel or world.facts["entity_id"].unique().tolist())[:count]
+    """The first of the panel; where there is none, those behind a question of several hops."""
+    facts = world.facts[world.facts["panel"]]
+    if facts.empty:
+        hops = world.probes[world.probes["kind"] == "multi_hop"]["supporting_fact_ids"].head(1).explode()
+        facts = world.facts[world.facts["fact_id"].isin(hops)] if len(hops) else world.facts
+    return facts["entity_id"].unique().tolist()[:count]
 
 
 def _counts(world: World, documents: pd.DataFrame | None) -> str:
@@ -121,12 +125,14 @@ def _marked(text: str, values: list[str], names: list[str]) -> str:
     return re.sub(pattern, lambda found: f"<{tags[found[0]]}>{found[0]}</{tags[found[0]]}>", text) if tags else text
 
 
+def _answer(probe: tuple) -> str:
+    target = html.escape(probe.target)
+    return f"<s>{target}</s> (should not follow)" if probe.kind == "negated" else f"<mark>{target}</mark>"
+
+
 def _probes(world: World, subject: str) -> str:
     mine = world.probes[world.probes["fact_id"].str.split(".").str[0] == subject]
     others = world.probes[~world.probes["kind"].isin(mine["kind"])]
     rows = pd.concat([mine, others]).groupby("kind", sort=False).head(1)
-    lines = [
-        f"<tr><td class=kind>{row.kind}<td>{html.escape(row.prompt)} <mark>{html.escape(row.target)}</mark>"
-        for row in rows.itertuples()
-    ]
+    lines = [f"<tr><td class=kind>{row.kind}<td>{html.escape(row.prompt)} {_answer(row)}" for row in rows.itertuples()]
     return f"<table>{''.join(lines)}</table>"

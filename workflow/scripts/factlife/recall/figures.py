@@ -10,11 +10,11 @@ from factlife import figures
 _KINDS = {
     "forward": "trained template",
     "paraphrase": "held-out template",
-    "prefixed": "after another person's sentence",
+    "prefixed": "after a sentence about another",
     "question": "question",
     "reverse": "name from value",
     "multi_hop": "two hops",
-    "untaught": "people never taught",
+    "untaught": "subjects never taught",
 }
 _EXPLORED = [
     "exact_match",
@@ -25,12 +25,25 @@ _EXPLORED = [
     "rank",
     "confidence",
 ]
-_X = alt.X("mean_exposures:Q", title="times each fact was stated", scale=alt.Scale(type="symlog"))
+_X = alt.X(
+    "stated:Q",
+    title="times each fact was stated",
+    scale=alt.Scale(type="symlog"),
+    axis=alt.Axis(values=[0, 1, 3, 10, 30, 100, 300]),
+)
 _SIZE = {"width": 230, "height": 190}
 
 
+def _stated(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows pooled over frequencies, with how often taught facts had been stated then: untaught ones never are."""
+    rows, at = table[table["exposures"] == "all"], ["model", "seed", "step"]
+    taught = rows[(rows["probe_kind"] == "forward") & (rows["relation"] == "all")].drop_duplicates(at)
+    rows = rows.join(taught.set_index(at)["mean_exposures"].rename("stated"), on=at)
+    return rows.assign(stated=rows["mean_exposures"].where(rows["probe_kind"] != "untaught", rows["stated"]))
+
+
 def _pooled(table: pd.DataFrame, metric: str, **where: object) -> pd.DataFrame:
-    rows = table[(table["metric"] == metric) & (table["exposures"] == "all")]
+    rows = _stated(table[table["metric"] == metric])
     for column, value in where.items():
         rows = rows[rows[column] == value]
     return rows
@@ -42,6 +55,7 @@ def by_kind(table: pd.DataFrame) -> alt.Chart:
     rows = rows[rows["probe_kind"].isin(_KINDS)].assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
         x=_X,
+        detail="seed:N",
         y=figures.share_axis("first token correct"),
         color=alt.Color("asked:N", title="asked by", sort=[*_KINDS.values()]),
     )
@@ -53,7 +67,10 @@ def by_relation(table: pd.DataFrame) -> alt.Chart:
     rows = _pooled(table, "exact_match", probe_kind="forward")
     rows = rows[rows["relation"] != "all"]
     base = alt.Chart(rows).encode(
-        x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("relation:N", title="relation")
+        x=_X,
+        detail="seed:N",
+        y=figures.share_axis("whole value correct"),
+        color=alt.Color("relation:N", title="relation"),
     )
     return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
@@ -90,7 +107,7 @@ def by_model(table: pd.DataFrame) -> alt.Chart:
     """Recall of held-out templates against exposures, models (tokenizers, worlds) side by side."""
     rows = _pooled(table, "exact_match", probe_kind="paraphrase", relation="all")
     base = alt.Chart(rows).encode(
-        x=_X, y=figures.share_axis("whole value correct"), color=alt.Color("model:N", title="model")
+        x=_X, detail="seed:N", y=figures.share_axis("whole value correct"), color=alt.Color("model:N", title="model")
     )
     return figures.with_band(base).properties(width=420, height=260)
 
@@ -103,7 +120,8 @@ def confidence(table: pd.DataFrame) -> alt.Chart:
     rows = rows.assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
         x=_X,
-        y=figures.share_axis("probability of the favoured candidate"),
+        detail="seed:N",
+        y=figures.share_axis("confidence"),
         color=alt.Color("asked:N", title="asked about", sort=[*_KINDS.values()]),
     )
     return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
@@ -126,7 +144,7 @@ def training(curves: pd.DataFrame) -> alt.Chart:
 
 def explorer(table: pd.DataFrame) -> alt.Chart:
     """The main metrics of every model, relation and kind of probe, chosen by menus."""
-    rows = table[(table["exposures"] == "all") & table["metric"].isin(_EXPLORED)].round(3)
+    rows = _stated(table[table["metric"].isin(_EXPLORED)]).round(3)
     menus = {
         "metric": alt.binding_select(options=sorted(rows["metric"].unique()), name="metric "),
         "relation": alt.binding_select(options=["all", *sorted(set(rows["relation"]) - {"all"})], name="relation "),
@@ -134,9 +152,10 @@ def explorer(table: pd.DataFrame) -> alt.Chart:
     }
     start = {"metric": "first_token_accuracy", "relation": "all", "probe_kind": "forward"}
     chosen = [alt.selection_point(fields=[key], bind=menu, value=start[key]) for key, menu in menus.items()]
-    columns = ["model", "mean_exposures", "metric", "relation", "probe_kind", "n", "estimate", "ci_low", "ci_high"]
+    columns = ["model", "seed", "stated", "metric", "relation", "probe_kind", "n", "estimate", "ci_low", "ci_high"]
     base = alt.Chart(rows[columns]).encode(
         x=_X,
+        detail="seed:N",
         y=alt.Y("estimate:Q", title="estimate"),
         color=alt.Color("model:N", title="model"),
         tooltip=["model", "n", "estimate", "ci_low", "ci_high"],
