@@ -39,7 +39,7 @@ def test_reference_has_every_key_with_a_description():
     "row",
     [
         "| `kind` | `people` | must be given | The generator. |",
-        "| `window_share` | number, ≥ 0, ≤ 1 | `0.2` | Share of renderings in windows of sentences about different people. |",
+        "| `window_share` | number, ≥ 0, ≤ 1 | `0.25` | Share of renderings in windows of sentences about different people. |",
         '| `optimizer` | `muon` or `adamw` | `"muon"` |',
         "| `tokenizer` | text (matching `^[a-z0-9][a-z0-9-]*$`) or empty | empty |",
         "| `training` | [`Training`](#training) or empty | empty |",

@@ -14,8 +14,8 @@ class PeopleCorpus(Section):
 
     kind: Literal["people"] = key(..., "The renderer.")
     world: Name = key(..., "A world of kind `people`.")
-    renderings: Count = key(26, "Times that each fact of a person of relative frequency 1 is stated.")
-    window_share: float = key(0.2, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
+    renderings: Count = key(22, "Times that each fact of a person of relative frequency 1 is stated.")
+    window_share: float = key(0.25, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
     window_sentences: Count = key(6, "Sentences in a window.")
     joined_share: float = key(
         1.0, "Share of mentions of a person in biographies that carry several facts, from three to six.", ge=0, le=1

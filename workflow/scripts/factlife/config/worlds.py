@@ -17,7 +17,7 @@ class PieceNames(Section):
 
     style: Literal["pieces"] = key(..., "How names are made.")
     choices: list[Count] = key(
-        [8, 8, 8], "How many of the shared list's pieces may stand at each place; their product is how many names there are.",
+        [10, 10, 10], "How many of the shared list's pieces may stand at each place; their product is how many names there are.",
         min_length=1,
     )  # fmt: skip
 
