@@ -34,18 +34,18 @@ try:
         warnings.warn("warned")
         json.dump(job.provenance, open("provenance.json", "w"))
         {body}
-except ZeroDivisionError:
+except {caught}:
     print("caught")
 print("after")
 """
 
 
-def run(tmp_path, body="pass", log=True):
+def run(tmp_path, body="pass", log=True, caught="ZeroDivisionError"):
     (tmp_path / "in.txt").write_text("input")
     (tmp_path / "artifact").mkdir(exist_ok=True)
     (tmp_path / "artifact/manifest.json").write_text("{}")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(body=body, log=log)],
+        [sys.executable, "-c", SCRIPT.format(body=body, log=log, caught=caught)],
         cwd=tmp_path,
         env={"PYTHONPATH": str(SCRIPTS), "PATH": "/usr/bin:/bin"},
         capture_output=True,
@@ -65,8 +65,16 @@ def test_all_that_a_job_says_is_in_its_log(tmp_path):
 def test_log_of_a_failed_job_ends_with_the_traceback(tmp_path):
     out, _, log = run(tmp_path, body="1 / 0")
     assert out.split() == ["before", "caught", "after"]
-    assert "make_it failed\nTraceback (most recent call last):" in log
+    assert "make_it failed: division by zero\nTraceback (most recent call last):" in log
     assert log.strip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_log_of_an_error_that_names_its_remedy_has_no_traceback(tmp_path):
+    out, _, log = run(tmp_path, body="jobs.check_manifest('nowhere')", caught="jobs.DamagedArtifact")
+    assert out.split() == ["before", "caught", "after"]
+    assert log.strip().endswith(
+        "make_it failed: nowhere/manifest.json is missing or cut off; delete the folder and run again"
+    )
 
 
 def test_job_without_log_speaks_to_the_terminal(tmp_path):

@@ -16,7 +16,8 @@ SMALL = {"people": 12, "untaught": 4, "values": 6, "regions": 3, "panel": 3}
 
 
 def corpus(**changes):
-    return PeopleCorpus(kind="people", world="people", **{"renderings": 10, "question_renderings": 2} | changes)
+    counts = {"renderings": 10, "window_share": 0.4, "joined_share": 0.75, "question_renderings": 2}
+    return PeopleCorpus(kind="people", world="people", **counts | changes)
 
 
 @pytest.fixture(scope="module")

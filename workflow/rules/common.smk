@@ -28,10 +28,6 @@ PRETRAINED = [
 JOBS_USE_THIS_PYTHON = not (
     workflow.deployment_settings and workflow.deployment_settings.deployment_method
 )
-CORPUS_RENDERERS = [
-    f"corpus.{module}"
-    for module in ("documents", "people", "functions", "table", "prose", "text")
-]
 WORLDS_ASKED = sorted(
     {config["models"][model]["world"] for model in config["run"]["models"]}
 )

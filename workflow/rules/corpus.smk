@@ -38,7 +38,16 @@ rule make_corpus:
         runtime=20,
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
-        code=digest("world", *CORPUS_RENDERERS),
+        code=digest(
+            "world",
+            "corpus.__init__",
+            "corpus.documents",
+            "corpus.people",
+            "corpus.functions",
+            "corpus.table",
+            "corpus.prose",
+            "corpus.text",
+        ),
     script:
         "../scripts/make_corpus.py"
 
