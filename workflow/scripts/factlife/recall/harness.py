@@ -1,0 +1,235 @@
+"""Multiple-choice tests through lm-evaluation-harness: MMLU, its kin, and tests of the same shape made from worlds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from factlife.world import World
+
+COLUMNS = ["subject", "split", "question", "choices", "answer"]
+_LETTERS = "ABCDEFGH"
+
+# Reasoning: answered by working something out; factual: by knowing it. The rest of MMLU is neither.
+REASONING = [
+    "abstract_algebra", "college_mathematics", "elementary_mathematics", "high_school_mathematics",
+    "high_school_statistics", "formal_logic", "logical_fallacies", "college_physics", "conceptual_physics",
+    "high_school_physics", "econometrics", "machine_learning", "moral_scenarios", "college_computer_science",
+    "high_school_computer_science", "electrical_engineering",
+]  # fmt: skip
+FACTUAL = [
+    "anatomy", "astronomy", "college_biology", "college_medicine", "clinical_knowledge", "global_facts",
+    "high_school_biology", "high_school_european_history", "high_school_geography",
+    "high_school_government_and_politics", "high_school_us_history", "high_school_world_history", "human_aging",
+    "human_sexuality", "international_law", "jurisprudence", "management", "marketing", "medical_genetics",
+    "miscellaneous", "nutrition", "prehistory", "professional_medicine", "public_relations", "sociology",
+    "us_foreign_policy", "virology", "world_religions",
+]  # fmt: skip
+
+
+class QuestionsError(ValueError):
+    """Questions that cannot be asked; the text says which and what to do."""
+
+
+def group(subject: str) -> str:
+    """``factual``, ``reasoning`` or ``other``, for a subject of MMLU."""
+    return "factual" if subject in FACTUAL else "reasoning" if subject in REASONING else "other"
+
+
+def of_world(world: World, *, choices: int = 4, shots: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Questions in the shape of MMLU about a world, one for each fact that has a probe of kind ``question``.
+
+    Args:
+        world: its relations are the subjects.
+        choices: answers to choose from, the right one among them at a place drawn at random.
+        shots: questions of each subject set apart (``split`` *dev*) to be shown as examples.
+        seed: of the draws.
+
+    Returns:
+        ``subject, split`` (dev or test)``, question, choices, answer`` (place of the right one), ``fact_id``. Facts
+        with fewer candidates than ``choices`` are left out.
+    """
+    draw = np.random.default_rng(seed)
+    asked = world.probes[world.probes["kind"] == "question"].drop_duplicates("fact_id")
+    asked = asked.merge(world.facts[["fact_id", "relation"]], on="fact_id")
+    rows = []
+    for subject, probes in asked[asked["candidates"].str.len() >= choices].groupby("relation", sort=True):
+        dev = set(draw.permutation(len(probes))[:shots].tolist())
+        for number, probe in enumerate(probes.itertuples()):
+            wrong = [value for value in probe.candidates if value != probe.target]
+            offered = draw.choice(wrong, choices - 1, replace=False).tolist()
+            answer = int(draw.integers(choices))
+            offered.insert(answer, probe.target)
+            split = "dev" if number in dev else "test"
+            rows.append((subject, split, probe.prompt, offered, answer, probe.fact_id))
+    return pd.DataFrame(rows, columns=[*COLUMNS, "fact_id"])
+
+
+def of_mmlu(folder: str | Path) -> pd.DataFrame:
+    """MMLU from its published layout: ``{dev,test}/{subject}_{dev,test}.csv``, no header, question, A to D, letter.
+
+    Raises:
+        QuestionsError: no such files, or one that has another shape.
+    """
+    tables = []
+    for path in sorted(Path(folder).glob("*/*.csv")):
+        split = path.parent.name
+        if split not in ("dev", "test"):
+            continue
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
+        if table.shape[1] != 6 or not table[5].isin(list("ABCD")).all():
+            raise QuestionsError(f"{path} is not a question, four answers and a letter A to D on each line")
+        tables.append(
+            pd.DataFrame(
+                {
+                    "subject": path.stem.removesuffix(f"_{split}"),
+                    "split": split,
+                    "question": table[0].str.strip(),
+                    "choices": table[[1, 2, 3, 4]].to_numpy().tolist(),
+                    "answer": table[5].map("ABCD".index),
+                }
+            )
+        )
+    if not tables:
+        raise QuestionsError(f"{folder} has no files test/*_test.csv; unpack the published archive of MMLU there")
+    return pd.concat(tables, ignore_index=True)
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    questions: pd.DataFrame,
+    folder: str | Path,
+    *,
+    scoring: Literal["letter", "text"] = "text",
+    shots: int = 0,
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """Ask every test question through lm-evaluation-harness.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        questions: as ``of_world`` and ``of_mmlu`` give them.
+        folder: where the questions are written for the harness, which reads files.
+        scoring: ``letter`` shows the answers as A, B, … and scores the letters; ``text`` scores the answers themselves.
+        shots: examples from the same subject's split *dev*, the first ones.
+        batch_size: sequences in a batch.
+
+    Returns:
+        The test questions in their order, with ``correct`` (the right answer is the most probable), ``correct_norm``
+        (by log probability for each character, the harness's ``acc_norm``), ``chosen`` and ``confidence`` (the most
+        probable answer's share among the answers).
+
+    Raises:
+        QuestionsError: no test question, or fewer examples than shots.
+    """
+    test = questions[questions["split"] == "test"].reset_index(drop=True)
+    if test.empty:
+        raise QuestionsError("there is no question in the split `test`")
+    dev = questions[questions["split"] == "dev"]
+    short = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= shots})
+    if shots and short:
+        raise QuestionsError(f"{shots} shots were asked for, and {', '.join(short)} have fewer examples")
+    tasks = [_task(name, rows, dev[dev["subject"] == name], Path(folder), scoring, shots) for name, rows in by(test)]
+    found = run(model, tokenizer, tasks, shots=shots, batch_size=batch_size)
+    scored = pd.concat([found[_name(name)].set_index(rows.index) for name, rows in by(test)]).loc[test.index]
+    return pd.concat([test, scored], axis=1)
+
+
+def by(questions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Questions by subject, in alphabetical order."""
+    return list(questions.groupby("subject", sort=True))
+
+
+def run(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str | dict[str, Any]],
+    *,
+    shots: int | None = None,
+    batch_size: int = 32,
+) -> dict[str, pd.DataFrame]:
+    """Multiple-choice tasks of lm-evaluation-harness, by name or by definition, question by question.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        tasks: names that the harness knows (``arc_easy``; the hub must be reachable), or its task definitions.
+        shots: examples before each question; None for what each task defines.
+        batch_size: sequences in a batch.
+
+    Returns:
+        By task: one row per question in its order, ``correct, correct_norm, chosen, confidence``.
+    """
+    # Costs seconds to import, and few stages need it.
+    from lm_eval import evaluator
+    from lm_eval.models.huggingface import HFLM
+
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    starts = bool(tokenizer("")["input_ids"])
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts)
+    found = evaluator.simple_evaluate(
+        model=wrapped,
+        tasks=list(tasks),
+        num_fewshot=shots,
+        bootstrap_iters=0,
+        log_samples=True,
+        random_seed=0,
+        numpy_random_seed=0,
+        torch_random_seed=0,
+        fewshot_random_seed=0,
+    )
+    return {task: _rows(samples) for task, samples in found["samples"].items()}
+
+
+def _rows(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    rows = []
+    for sample in sorted(samples, key=lambda one: one["doc_id"]):
+        scores = np.array([response[0] for response in sample["filtered_resps"]], dtype=float)
+        shares = np.exp(scores - np.logaddexp.reduce(scores))
+        rows.append((bool(sample["acc"]), bool(sample.get("acc_norm", sample["acc"])), scores.argmax(), shares.max()))
+    return pd.DataFrame(rows, columns=["correct", "correct_norm", "chosen", "confidence"])
+
+
+def _name(subject: str) -> str:
+    return f"factlife_{subject}"
+
+
+def _task(
+    subject: str, test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, shots: int
+) -> dict[str, Any]:
+    """The harness's definition of one subject, whose questions are written as JSON lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for split, rows in {"test": test, "dev": dev}.items():
+        if split == "test" or shots:
+            files[split] = str(folder / f"{subject}.{split}.jsonl")
+            lines = [_shown(row, scoring) for row in rows.itertuples()]
+            Path(files[split]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {
+        "task": _name(subject),
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{text}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "metadata": {"version": 1},
+    } | ({"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}} if shots else {})
+
+
+def _shown(row: Any, scoring: str) -> dict[str, Any]:
+    if scoring == "text":
+        return {"text": row.question, "choices": row.choices, "answer": row.answer}
+    letters = list(_LETTERS[: len(row.choices)])
+    offered = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, row.choices, strict=True))
+    return {"text": f"{row.question}\n{offered}\nAnswer:", "choices": letters, "answer": row.answer}
