@@ -16,6 +16,7 @@ include: "workflow/rules/world.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/recall.smk"
+include: "workflow/rules/costs.smk"
 
 
 rule all:
@@ -23,3 +24,4 @@ rule all:
     default_target: True
     input:
         rules.recall.input,
+        rules.summarise_costs.output,

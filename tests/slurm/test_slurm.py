@@ -67,10 +67,12 @@ def test_tables_equal_those_of_the_local_run(runs):
         "results/worlds/**/*.parquet",
         "results/corpora/**/*.parquet",
     )
-    paths = [path.relative_to(local.folder) for pattern in patterns for path in local.folder.glob(pattern)]
+    paths = {path.relative_to(local.folder) for pattern in patterns for path in local.folder.glob(pattern)}
+    # What jobs cost is never the same twice.
+    paths -= {Path("results/tables/costs.csv")}
 
-    assert len(paths) == 1 + 3 + 2 * 3 + 2
-    for path in paths:
+    assert len(paths) >= 1 + 3 + 2 * 3 + 2
+    for path in sorted(paths):
         read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
         pd.testing.assert_frame_equal(
             read(slurm.folder / path), read(local.folder / path), check_exact=True, obj=str(path)

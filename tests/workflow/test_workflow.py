@@ -25,6 +25,7 @@ COLUMNS = {
     "results/tables/recall.csv": (
         "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
+    "results/tables/costs.csv": "rule, model, seed, name, metric, estimate",
 }
 FUNCTIONS = "results/recall/functions/seed-0.parquet"
 

@@ -1,0 +1,27 @@
+rule summarise_costs:
+    """Summarise what every job cost, from the benchmark files that are there."""
+    input:
+        rules.recall.input,
+    output:
+        table="results/tables/costs.csv",
+        figure=report(
+            "results/figures/costs.svg",
+            category="9. Costs",
+            labels={"figure": "Processor seconds by rule"},
+            caption="../report/costs.rst",
+        ),
+    log:
+        "logs/summarise_costs/all.log",
+    benchmark:
+        "logs/summarise_costs/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        logs="logs",
+        code=digest("costs", "figures"),
+    script:
+        "../scripts/summarise_costs.py"
