@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
