@@ -21,7 +21,6 @@ rule summarise_costs:
         mem_mb=2000,
         runtime=10,
     params:
-        logs="logs",
         code=digest("costs", "figures"),
     script:
         "../scripts/summarise_costs.py"

@@ -1,5 +1,6 @@
 """Summarise what every job cost."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factlife import costs, figures, jobs
@@ -8,6 +9,6 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = costs.collect(snakemake.params.logs)
+    table = costs.collect(Path(snakemake.log[0]).parents[1])
     table.to_csv(snakemake.output.table, index=False)
     figures.write_svg(costs.figure(table), snakemake.output.figure)
