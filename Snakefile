@@ -16,6 +16,7 @@ include: "workflow/rules/world.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/recall.smk"
+include: "workflow/rules/tracing.smk"
 include: "workflow/rules/costs.smk"
 
 
@@ -24,4 +25,5 @@ rule all:
     default_target: True
     input:
         rules.recall.input,
+        rules.circuits.input,
         rules.summarise_costs.output,

@@ -7,7 +7,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "workflow" / "scripts"))
 
-from factlife import models, tracing, world
+from factlife import models, world
+from factlife.tracing.interchange import switched_answers
 
 
 def main(world_folder: str, *folders: str) -> None:
@@ -15,7 +16,7 @@ def main(world_folder: str, *folders: str) -> None:
     truth = world.load(world_folder)
     for folder in folders:
         model, tokenizer = models.load(folder)
-        table = tracing.switched_answers(model, tokenizer, truth)
+        table = switched_answers(model, tokenizer, truth)
         shares: pd.DataFrame = table.pivot(index="token_role", columns="layer", values="switched")
         print(f"{folder}: {table['n'].iloc[0]} pairs\n{shares.round(2).to_string()}\n")
 

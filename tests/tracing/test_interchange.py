@@ -7,7 +7,7 @@ from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.models import scratch
 from factlife.recall.score import Answers
-from factlife.tracing import switched_answers
+from factlife.tracing.interchange import switched_answers
 from factlife.world import people
 
 

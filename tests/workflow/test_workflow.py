@@ -26,6 +26,10 @@ COLUMNS = {
         "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/tables/costs.csv": "rule, model, seed, name, metric, estimate",
+    "results/tables/tracing.csv": (
+        "model, seed, corruption, component, window, token_role, layer, metric, n, estimate, ci_low, ci_high, "
+        "interval_over"
+    ),
 }
 FUNCTIONS = "results/recall/functions/seed-0.parquet"
 

@@ -2,6 +2,7 @@ rule summarise_costs:
     """Summarise what every job cost, from the benchmark files that are there."""
     input:
         rules.recall.input,
+        rules.circuits.input,
     output:
         table="results/tables/costs.csv",
         figure=report(

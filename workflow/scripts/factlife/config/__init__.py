@@ -17,6 +17,8 @@ from factlife.config.base import Name, Section, key
 from factlife.config.corpora import Corpus, Tokenizer
 from factlife.config.models import Model, Scratch
 from factlife.config.recall import Recall, Run
+from factlife.config.tracing import Tracing
+from factlife.config.tracing import problems as problems_of_tracing
 from factlife.config.worlds import World
 
 
@@ -33,6 +35,7 @@ class Config(Section):
     tokenizers: dict[Name, Tokenizer] = key({}, "Tokenizers by name.")
     models: dict[Name, Model] = key({}, "Models by name.")
     recall: Recall = key(Recall(), "How models are asked.")
+    tracing: Tracing = key(Tracing(), "How facts are located.")
 
 
 def read(config: Mapping[str, Any]) -> Config:
@@ -164,6 +167,7 @@ def _problems(config: Config) -> Iterable[str]:
             yield f"models.{name}.training is missing: a model from scratch knows nothing"
         if len(set(model.seeds)) < len(model.seeds):
             yield f"models.{name}.seeds has duplicates"
+    yield from problems_of_tracing(config)
 
 
 def _missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:

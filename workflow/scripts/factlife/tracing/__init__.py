@@ -1,5 +1,5 @@
 """Tracing: which token and layer carry a fact."""
 
-from factlife.tracing.interchange import switched_answers
+from factlife.tracing.summary import peak, read, read_table, summarise
 
-__all__ = ["switched_answers"]
+__all__ = ["peak", "read", "read_table", "summarise"]

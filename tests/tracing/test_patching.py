@@ -1,0 +1,136 @@
+"""Restoring many cells at once is restoring one at a time, in every kind of architecture."""
+
+import pytest
+import torch
+import transformers
+
+from factlife.models.anatomy import anatomy, capture, patch
+from factlife.tracing.patching import COMPONENTS, Cell, embed, outcomes, restore, stack
+from factlife.tracing.prompts import TracingError
+
+SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+GROUPED = SIZES | {"num_key_value_heads": 2, "initializer_range": 0.3}
+MODELS = {
+    "GPTNeoX": ("GPTNeoXForCausalLM", SIZES | {"initializer_range": 0.3}),
+    "GPT2": ("GPT2LMHeadModel", {"vocab_size": 40, "n_embd": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.3}),
+    "Llama": ("LlamaForCausalLM", GROUPED),
+    "Gemma2": ("Gemma2ForCausalLM", GROUPED | {"head_dim": 16, "sliding_window": 3}),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    name, config = MODELS[request.param]
+    torch.manual_seed(0)
+    architecture = getattr(transformers, name)
+    return architecture(architecture.config_class(**config)).eval()
+
+
+@pytest.fixture
+def runs(model, generator):
+    """What clean and corrupted runs read, which differ at places 2 and 3, and the answers."""
+    ids = torch.randint(1, 40, (5, 6), generator=generator)
+    others = ids.clone()
+    others[:, 2:4] = torch.randint(1, 40, (5, 2), generator=generator)
+    answers = torch.randint(1, 40, (5, 2), generator=generator)
+    return embed(model, ids), embed(model, others), answers
+
+
+def one_at_a_time(model, clean, corrupted, answers, cell):
+    parts = anatomy(model)
+    modules = {}
+    for layer, block in enumerate(parts.blocks):
+        modules["residual", layer] = block.module
+        modules["attention", layer] = block.attention_post_norm or block.attention
+        modules["mlp", layer] = block.mlp_post_norm or block.mlp
+    outcome = []
+    for one, other, answer in zip(clean, corrupted, answers, strict=True):
+        states = []
+        for inputs in (one, other):
+            with torch.inference_mode(), capture(modules) as found:
+                model(inputs_embeds=inputs[None])
+            states.append(dict(found))
+        hooks = []
+        for state, sites in zip(states, cell.sites(parts.n_layers), strict=True):
+            for site in sites:
+
+                def put(hidden, value=state[site]):
+                    hidden = hidden.clone()
+                    hidden[0, cell.position] = value[0, cell.position]
+                    return hidden
+
+                hooks.append(patch(modules[site], put))
+        for hook in hooks:
+            hook.__enter__()
+        with torch.inference_mode():
+            logits = model(inputs_embeds=other[None]).logits[0, -1]
+        for hook in hooks:
+            hook.__exit__(None, None, None)
+        outcome.append([logits.softmax(-1)[answer[0]].item(), (logits[answer[0]] - logits[answer[1]]).item()])
+    return torch.tensor(outcome)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 70, 10000])
+def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens):
+    cells = [
+        Cell(component, position, layer, window)
+        for component in COMPONENTS
+        for position in (2, 3, 5)
+        for layer in range(3)
+        for window in ((1, 3) if component in ("attention", "mlp") else (1,))
+    ]
+
+    found = restore(model, *runs, cells, batch_tokens=batch_tokens)
+
+    for number in range(0, len(cells), 5):
+        expected = one_at_a_time(model, *runs, cells[number])
+        torch.testing.assert_close(found[:, number], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_restoring_everything_gives_the_clean_run_and_nothing_the_corrupted_one(model, runs):
+    clean, corrupted, answers = runs
+    high, low = outcomes(model, clean, answers), outcomes(model, corrupted, answers)
+    assert (high - low).abs().min() > 0
+    cells = [Cell("residual", 5, 2), Cell("residual", 1, 0), Cell("mlp", 0, 1, 3), Cell("residual", 3, 2)]
+
+    found = restore(model, clean, corrupted, answers, cells)
+
+    torch.testing.assert_close(found[:, 0], high, rtol=1e-4, atol=1e-5)
+    for number in (1, 2, 3):
+        torch.testing.assert_close(found[:, number], low, rtol=1e-4, atol=1e-5)
+
+
+def test_where_only_the_last_token_differs_each_layer_holds_the_whole_effect(model, runs):
+    clean, _, answers = runs
+    corrupted = clean.clone()
+    corrupted[:, -1] = clean[:, 0].flip(0)
+
+    found = restore(model, clean, corrupted, answers, [Cell("residual", 5, layer) for layer in range(3)])
+
+    expected = outcomes(model, clean, answers)[:, None].expand(-1, 3, -1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "restored", "frozen"),
+    [
+        (Cell("residual", 0, 1), [("residual", 1)], []),
+        (Cell("mlp", 0, 1, 3), [("mlp", 0), ("mlp", 1), ("mlp", 2)], []),
+        (Cell("attention", 0, 0, 3), [("attention", 0), ("attention", 1)], []),
+        (Cell("attention", 0, 2, 2), [("attention", 1), ("attention", 2)], []),
+        (Cell("residual_mlp_frozen", 0, 1), [("residual", 1)], [("mlp", 2), ("mlp", 3)]),
+        (Cell("residual_attention_frozen", 0, 3), [("residual", 3)], []),
+    ],
+)
+def test_a_cell_writes_its_window_and_freezes_what_is_later(cell, restored, frozen):
+    assert cell.sites(4) == (restored, frozen)
+
+
+def test_a_layer_that_does_not_exist_is_an_error():
+    with pytest.raises(TracingError, match="layer 4 does not exist: the model has layers 0 to 3"):
+        Cell("mlp", 0, 4).sites(4)
+
+
+def test_prompts_of_unequal_length_are_an_error():
+    with pytest.raises(TracingError, match="prompts of 2, 3 tokens cannot be patched into each other"):
+        stack([[1, 2], [1, 2, 3]])

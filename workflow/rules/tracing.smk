@@ -1,0 +1,80 @@
+TRACES = for_all_models(
+    "results/tracing/{model}/seed-{seed}.parquet", only=config["tracing"]["models"]
+)
+
+
+rule trace_model:
+    """Locate a model's facts: restore one place of a corrupted run at a time."""
+    input:
+        unpack(world_of_model),
+        model="results/models/{model}/seed-{seed}",
+    output:
+        trace="results/tracing/{model}/seed-{seed}.parquet",
+    log:
+        "logs/trace_model/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/trace_model/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        tracing={
+            key: value
+            for key, value in config["tracing"].items()
+            if key not in ("models", "resamples")
+        },
+        code=digest(
+            "tracing.trace",
+            "tracing.patching",
+            "tracing.prompts",
+            "models.anatomy",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/trace_model.py"
+
+
+rule summarise_tracing:
+    """Summarise and draw where facts are."""
+    input:
+        traces=TRACES,
+    output:
+        table="results/tables/tracing.csv",
+        heat_map=report(
+            "results/figures/tracing-heat-map.svg",
+            category="5. Location",
+            labels={"figure": "Where facts are: tokens and layers"},
+            caption="../report/tracing-heat-map.rst",
+        ),
+        curves=report(
+            "results/figures/tracing-curves.svg",
+            category="5. Location",
+            labels={"figure": "Where facts are: corruptions and scales"},
+            caption="../report/tracing-curves.rst",
+        ),
+    log:
+        "logs/summarise_tracing/all.log",
+    benchmark:
+        "logs/summarise_tracing/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        resamples=lookup(within=config, dpath="tracing/resamples"),
+        code=digest("tracing.summary", "tracing.figures", "stats", "figures"),
+    script:
+        "../scripts/summarise_tracing.py"
+
+
+rule circuits:
+    """Where facts are in models."""
+    input:
+        rules.summarise_tracing.output if TRACES else [],

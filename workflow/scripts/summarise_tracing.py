@@ -1,0 +1,15 @@
+"""Summarise and draw where facts are."""
+
+from typing import TYPE_CHECKING
+
+from factlife import figures, jobs, tracing
+from factlife.tracing import figures as drawn
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake):
+    table = tracing.summarise(tracing.read(snakemake.input.traces), resamples=snakemake.params.resamples)
+    table.to_csv(snakemake.output.table, index=False)
+    figures.write_svg(drawn.heat_map(table), snakemake.output.heat_map)
+    figures.write_svg(drawn.curves(table), snakemake.output.curves)

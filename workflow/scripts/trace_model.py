@@ -1,0 +1,21 @@
+"""Locate a model's facts: restore one place of a corrupted run at a time."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, jobs, models, world
+from factlife.config.tracing import Tracing
+from factlife.tracing.trace import trace
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    jobs.check_manifest(snakemake.input.model)
+    table = trace(
+        *models.load(snakemake.input.model, job.device),
+        world.beside(snakemake.input.facts),
+        config.parse(Tracing, snakemake.params.tracing),
+    )
+    table.insert(0, "model", snakemake.wildcards.model)
+    table.insert(1, "seed", int(snakemake.wildcards.seed))
+    table.to_parquet(snakemake.output.trace, index=False)
