@@ -1,0 +1,97 @@
+"""Questions across stages on ledgers whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from factlife.config.ledger import Question
+from factlife.ledger.questions import answer, partial_spearman
+
+
+def made(subjects=60, facts=4, *, effect=1.0, seed=0):
+    """A ledger in which ``outcome`` follows ``predictor`` and both follow ``relation``."""
+    rng = np.random.default_rng(seed)
+    entity = np.repeat(np.arange(subjects), facts)
+    relation = np.tile(np.arange(facts), subjects)
+    predictor = rng.normal(size=subjects)[entity] + 3.0 * relation
+    outcome = effect * predictor + 3.0 * (1 - effect) * relation + rng.normal(size=len(entity))
+    return pd.DataFrame(
+        {
+            "model": "m",
+            "seed": 0,
+            "entity_id": entity.astype(str),
+            "relation": relation.astype(str),
+            "predictor": predictor,
+            "outcome": outcome,
+        }
+    )
+
+
+def ask(ledger, **question):
+    asked = {"predictor": "predictor", "outcome": "outcome"} | question
+    return answer(ledger, {"q": Question(**asked)}, resamples=400).iloc[0]
+
+
+@given(st.integers(0, 1000))
+def test_without_controls_it_is_spearman(seed):
+    x, y = np.random.default_rng(seed).integers(0, 6, (2, 30)).astype(float)
+    expected = spearmanr(x, y).statistic
+    assert partial_spearman(x, y, np.zeros((30, 0))) == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_partial_correlation_of_three_is_the_textbook_one():
+    x, y, z = np.random.default_rng(1).permuted(np.tile(np.arange(40.0), (3, 1)), axis=1)
+    xy, xz, yz = (spearmanr(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
+    expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    assert partial_spearman(x, y, z[:, None]) == pytest.approx(expected)
+
+
+def test_an_effect_is_found_and_a_confounded_one_is_not():
+    real, confounded = ask(made()), ask(made(effect=0.0))
+    assert real["ci_low"] > 0.4 and real["p"] < 0.01
+    assert confounded["ci_low"] < 0 < confounded["ci_high"] and confounded["p"] > 0.05
+    assert ask(made(effect=0.0), controls=[])["estimate"] > 0.5
+
+
+def test_intervals_cover_the_truth_when_facts_of_a_subject_are_copies():
+    """Were facts drawn and not subjects, intervals of copies would be too narrow by the root of their number."""
+    covered = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        table = pd.DataFrame({"entity_id": np.arange(40).astype(str), "predictor": rng.normal(size=40)})
+        table = table.assign(model="m", seed=0, relation="r", outcome=rng.normal(size=40))
+        found = ask(pd.concat([table] * 9), controls=[])
+        covered += found["ci_low"] < 0 < found["ci_high"]
+    assert covered >= 34  # of 40 at 95 %; with facts drawn it is about 20
+
+
+@pytest.mark.parametrize(
+    ("change", "question", "note"),
+    [
+        ({}, {"outcome": "lost"}, "the ledger has no column lost: the stage was not run"),
+        ({"outcome": np.nan}, {}, "fewer than 10 facts have all of predictor, outcome, relation"),
+        ({"predictor": 1.0}, {}, "predictor is the same for all facts"),
+        (
+            {"twin": lambda t: t["predictor"]},
+            {"controls": ["twin"]},
+            "the controls explain predictor or outcome wholly",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_says_why(change, question, note):
+    found = ask(made().assign(**change), **question)
+    assert np.isnan(found["estimate"]) and np.isnan(found["p"]) and found["note"] == note
+
+
+def test_p_is_corrected_within_a_model():
+    table = pd.concat([made(), made(effect=0.0, seed=1).assign(model="n")])
+    questions = {name: Question(predictor="predictor", outcome="outcome") for name in ("a", "b")}
+    found = answer(table, questions, resamples=200).set_index(["model", "question"])
+    assert found.loc["m", "p_corrected"].tolist() == pytest.approx((2 * found.loc["m", "p"]).clip(upper=1).tolist())
+    across = {"c": Question(predictor="predictor", outcome="outcome", across_models=True)}
+    assert answer(table, across, resamples=50)[["model", "n"]].to_numpy().tolist() == [["all", 480]]

@@ -1,0 +1,54 @@
+"""The ledger: one row per fact, model and seed, over all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factlife import corpus, world
+from factlife.ledger import life
+from factlife.ledger.columns import COLUMNS, describe
+
+
+def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Join what all stages say of every fact.
+
+    Args:
+        models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
+            world), ``recall``, ``folder`` (the model) and, where it was trained here, ``documents``.
+
+    Returns:
+        One row per fact, model and seed, columns as in ``COLUMNS``; what a stage does not say is null.
+    """
+    return pd.concat([_of_model(paths) for paths in models], ignore_index=True)
+
+
+def write(ledger: pd.DataFrame, path: str | Path) -> None:
+    """Write the ledger as Parquet, every column's unit, source and meaning in the field's metadata."""
+    table = pa.Table.from_pandas(ledger, preserve_index=False)
+    fields = [field.with_metadata(describe(field.name)) for field in table.schema]
+    pq.write_table(table.cast(pa.schema(fields, table.schema.metadata)), path)
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """Read what ``write`` wrote."""
+    return pd.read_parquet(path)
+
+
+def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
+    known = world.beside(paths["facts"])
+    parts = [life.facts(known), life.names(known, paths["folder"]), life.recall(pd.read_parquet(paths["recall"]))]
+    if "documents" in paths:
+        parts.append(life.support(corpus.read(paths["documents"])))
+    table = parts[0].join(parts[1:]).reset_index()
+    table.insert(0, "model", paths["model"])
+    table.insert(1, "seed", paths["seed"])
+    return table.reindex(columns=[*(column.name for column in COLUMNS if column.name in table)])
+
+
+__all__ = ["COLUMNS", "build", "read", "write"]

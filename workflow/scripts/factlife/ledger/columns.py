@@ -1,0 +1,71 @@
+"""What the ledger's columns mean. Beside the tables themselves, because file metadata and documentation read it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, or a family of columns where the name holds ``{…}``.
+
+    Attributes:
+        name: of the column.
+        unit: of its values; empty for names and texts.
+        source: the artifact that it is taken from.
+        meaning: what it says, and when it is null.
+    """
+
+    name: str
+    unit: str
+    source: str
+    meaning: str
+
+
+_WORLD, _RECALL = "worlds/{world}", "recall/{model}/seed-{seed}.parquet"
+
+COLUMNS = [
+    Column("model", "", "config", "The model."),
+    Column("seed", "", "config", "Its seed."),
+    Column("fact_id", "", _WORLD, "The fact."),
+    Column("entity_id", "", _WORLD, "Its subject, the cluster of every interval."),
+    Column("subject", "", _WORLD, "The subject's name."),
+    Column("relation", "", _WORLD, "What is said of the subject."),
+    Column("value", "", _WORLD, "The truth."),
+    Column("panel", "yes or no", _WORLD, "Whether the fact is followed through every stage."),
+    Column("exposures", "relative", _WORLD, "How often the subject's facts are stated, against the rarest subject's."),
+    Column("name_tokens", "tokens", "models/{model}", "Into how many tokens the subject's name is cut."),
+    Column(
+        "supporting_documents", "documents", "corpora/{corpus}", "Training documents that state it. Null: not trained here."
+    ),
+    Column(
+        "step_learned",
+        "steps",
+        _RECALL,
+        "First checkpoint from which at least half of its trained templates are answered at every later one. Null: never.",
+    ),
+    Column("exposures_learned", "statements", _RECALL, "How often it had been stated by then. Null: never learned."),
+    Column("final_recall", "share", _RECALL, "Trained templates whose first token is right at the last checkpoint."),
+    Column("final_loss", "nats", _RECALL, "Mean loss of its value after trained templates, at the last checkpoint."),
+    Column("final_rank", "place", _RECALL, "Mean place of the value's first token in the vocabulary, 1 is best."),
+]  # fmt: skip
+
+
+def describe(name: str) -> dict[str, str]:
+    """Unit, source and meaning of a column, which may be one of a family.
+
+    Raises:
+        KeyError: no column is called so.
+    """
+    for column in COLUMNS:
+        pattern = re.sub(r"\\{\w+\\}", r"[\\w-]+", re.escape(column.name))
+        if re.fullmatch(pattern, name):
+            return {"unit": column.unit, "source": column.source, "meaning": column.meaning}
+    raise KeyError(f"the ledger's column {name} is not described in ledger/columns.py")
+
+
+def page() -> str:
+    """``docs/ledger.md``'s table of columns, in Markdown."""
+    rows = [f"| `{each.name}` | {each.unit} | `{each.source}` | {each.meaning} |" for each in COLUMNS]
+    return "\n".join(["| column | unit | from | meaning |", "|---|---|---|---|", *rows]) + "\n"

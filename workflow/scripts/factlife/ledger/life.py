@@ -1,0 +1,55 @@
+"""What each stage says of each fact of one model: every function returns a table indexed by ``fact_id``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from tokenizers import Tokenizer
+
+from factlife.world import World
+
+
+def facts(world: World) -> pd.DataFrame:
+    """Who and what: all facts of a world."""
+    names = world.entities.set_index("entity_id")["name"].rename("subject")
+    table = world.facts.join(names, on="entity_id").set_index("fact_id")
+    return table[["entity_id", "subject", "relation", "value", "panel", "exposures"]]
+
+
+def names(world: World, folder: str | Path) -> pd.DataFrame:
+    """Into how many tokens the tokenizer in a model's folder cuts the subject's name, special tokens apart."""
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    subjects = facts(world)["subject"]
+    tokens = {name: len(tokenizer.encode(name, add_special_tokens=False)) for name in subjects.unique()}
+    return subjects.map(tokens).rename("name_tokens").to_frame()
+
+
+def support(documents: pd.DataFrame) -> pd.DataFrame:
+    """Training documents that state a fact, counted."""
+    stated = documents.loc[documents["split"] == "train", "fact_ids"].explode().dropna()
+    return stated.value_counts().rename("supporting_documents").rename_axis("fact_id").to_frame()
+
+
+def recall(scores: pd.DataFrame) -> pd.DataFrame:
+    """When a fact was learned, and how well it is known in the end.
+
+    Args:
+        scores: every probe at every checkpoint, as ``results/recall`` has them.
+    """
+    forward = scores[(scores["kind"] == "forward") & scores["representable"]]
+    right = forward.pivot_table(index="fact_id", columns="step", values="first_token_correct", aggfunc="mean") >= 0.5
+    # From the end backwards: right here and at every later checkpoint.
+    lasting = right.iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1].astype(bool)
+    learned = lasting.idxmax(axis=1).where(lasting.any(axis=1))
+    stated = forward.groupby(["fact_id", "step"])["exposures"].max().unstack("step")
+    last = forward[forward["step"] == forward["step"].max()].groupby("fact_id")
+    return pd.DataFrame(
+        {
+            "step_learned": learned,
+            "exposures_learned": stated.where(stated.columns.to_numpy() == learned.to_numpy()[:, None]).max(axis=1),
+            "final_recall": last["first_token_correct"].mean(),
+            "final_loss": last["loss_nats"].mean(),
+            "final_rank": last["rank"].mean(),
+        }
+    ).astype(float)
