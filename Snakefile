@@ -17,6 +17,7 @@ include: "workflow/rules/corpus.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/recall.smk"
 include: "workflow/rules/tracing.smk"
+include: "workflow/rules/ledger.smk"
 include: "workflow/rules/costs.smk"
 
 
@@ -26,4 +27,5 @@ rule all:
     input:
         rules.recall.input,
         rules.circuits.input,
+        rules.ledger.input,
         rules.summarise_costs.output,

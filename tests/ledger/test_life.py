@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 
 from factlife import ledger
 from factlife.ledger import life
-from factlife.ledger.columns import COLUMNS, describe
+from factlife.ledger.columns import COLUMNS, describe, page
 
 
 def scores(answers: dict[str, list[list[int]]], kind="forward") -> pd.DataFrame:
@@ -76,3 +78,8 @@ def test_every_column_is_described_in_the_file(tmp_path):
 def test_an_undescribed_column_cannot_be_written(tmp_path):
     with pytest.raises(KeyError, match="shoe_size is not described"):
         ledger.write(pd.DataFrame({"shoe_size": [43]}), tmp_path / "ledger.parquet")
+
+
+def test_documentation_is_up_to_date():
+    text = (Path(__file__).parents[2] / "docs/ledger.md").read_text()
+    assert page() in text, "the ledger's columns have changed: run `make docs`"

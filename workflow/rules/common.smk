@@ -133,6 +133,37 @@ def for_all_models(pattern, only=None):
     ]
 
 
+def lives():
+    """What `factlife.ledger` joins: for every model that is run and each seed, where its artifacts are."""
+    return [
+        life(model, seed)
+        for model in config["run"]["models"]
+        for seed in config["models"][model]["seeds"]
+    ]
+
+
+def life(model, seed):
+    settings, run = config["models"][model], f"{model}/seed-{seed}"
+    paths = {
+        "model": model,
+        "seed": seed,
+        "facts": f"results/worlds/{settings['world']}/facts.parquet",
+        "recall": f"results/recall/{run}.parquet",
+        "folder": f"results/models/{run}",
+    }
+    if model in TRAINED:
+        paths["documents"] = (
+            f"results/corpora/{settings['training']['corpus']}/documents.parquet"
+        )
+    if model in config["tracing"]["models"]:
+        paths["tracing"] = f"results/tracing/{run}.parquet"
+    return paths
+
+
+def files_of_life(life):
+    return [path for key, path in life.items() if key not in ("model", "seed")]
+
+
 wildcard_constraints:
     world=one_of(config["worlds"]),
     corpus=one_of(config["corpora"]),

@@ -15,6 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factlife.config.base import Name, Section, key
 from factlife.config.corpora import Corpus, Tokenizer
+from factlife.config.ledger import Ledger
+from factlife.config.ledger import problems as problems_of_ledger
 from factlife.config.models import Model, Scratch
 from factlife.config.recall import Recall, Run
 from factlife.config.tracing import Tracing
@@ -36,6 +38,7 @@ class Config(Section):
     models: dict[Name, Model] = key({}, "Models by name.")
     recall: Recall = key(Recall(), "How models are asked.")
     tracing: Tracing = key(Tracing(), "How facts are located.")
+    ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
 
 
 def read(config: Mapping[str, Any]) -> Config:
@@ -168,6 +171,7 @@ def _problems(config: Config) -> Iterable[str]:
         if len(set(model.seeds)) < len(model.seeds):
             yield f"models.{name}.seeds has duplicates"
     yield from problems_of_tracing(config)
+    yield from problems_of_ledger(config)
 
 
 def _missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:

@@ -32,8 +32,8 @@ def schema() -> str:
     return _SCHEMA_HEADER + yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
 
 
-def insert(page: str) -> str:
-    """A page whose part between the two marks is the reference.
+def insert(page: str, text: str | None = None) -> str:
+    """A page whose part between the two marks is a text, by default the reference.
 
     Raises:
         ValueError: the page does not have both marks once, in their order.
@@ -42,7 +42,7 @@ def insert(page: str) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in after or END in after:
         raise ValueError(f"the page must hold the lines {BEGIN} and {END} once, in this order")
-    return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{reference() if text is None else text}\n{END}{after}"
 
 
 def reference() -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factlife import corpus, world
-from factlife.ledger import life
+from factlife.ledger import life, page
 from factlife.ledger.columns import COLUMNS, describe
 
 
@@ -20,7 +20,7 @@ def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     Args:
         models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
-            world), ``recall``, ``folder`` (the model) and, where it was trained here, ``documents``.
+            world), ``recall``, ``folder`` (the model), and where they were made ``documents`` and ``tracing``.
 
     Returns:
         One row per fact, model and seed, columns as in ``COLUMNS``; what a stage does not say is null.
@@ -40,15 +40,28 @@ def read(path: str | Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+def write_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Write the page on which facts are looked up; ``models`` as in ``build``."""
+    curves: dict[str, Any] = {}
+    documents: dict[str, Any] = {}
+    for paths in models:
+        curves |= page.curves(pd.read_parquet(paths["recall"]))
+        if "documents" in paths:
+            documents |= page.examples(corpus.read(paths["documents"]), paths["model"], paths["seed"])
+    Path(path).write_text(page.page(ledger, curves, documents, {}), encoding="utf-8")
+
+
 def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
     known = world.beside(paths["facts"])
     parts = [life.facts(known), life.names(known, paths["folder"]), life.recall(pd.read_parquet(paths["recall"]))]
     if "documents" in paths:
         parts.append(life.support(corpus.read(paths["documents"])))
+    if "tracing" in paths:
+        parts.append(life.tracing(pd.read_parquet(paths["tracing"])))
     table = parts[0].join(parts[1:]).reset_index()
     table.insert(0, "model", paths["model"])
     table.insert(1, "seed", paths["seed"])
     return table.reindex(columns=[*(column.name for column in COLUMNS if column.name in table)])
 
 
-__all__ = ["COLUMNS", "build", "read", "write"]
+__all__ = ["COLUMNS", "build", "read", "write", "write_page"]

@@ -24,6 +24,7 @@ class Column:
 
 
 _WORLD, _RECALL = "worlds/{world}", "recall/{model}/seed-{seed}.parquet"
+_TRACING = "tracing/{model}/seed-{seed}.parquet"
 
 COLUMNS = [
     Column("model", "", "config", "The model."),
@@ -49,6 +50,9 @@ COLUMNS = [
     Column("final_recall", "share", _RECALL, "Trained templates whose first token is right at the last checkpoint."),
     Column("final_loss", "nats", _RECALL, "Mean loss of its value after trained templates, at the last checkpoint."),
     Column("final_rank", "place", _RECALL, "Mean place of the value's first token in the vocabulary, 1 is best."),
+    Column("tracing_token", "", _TRACING, "Token role whose MLP, restored alone, brings most of the answer back."),
+    Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, from 0."),
+    Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back."),
 ]  # fmt: skip
 
 

@@ -53,3 +53,20 @@ def recall(scores: pd.DataFrame) -> pd.DataFrame:
             "final_rank": last["rank"].mean(),
         }
     ).astype(float)
+
+
+def tracing(traces: pd.DataFrame) -> pd.DataFrame:
+    """Where a fact is: the token and layer whose MLP brings most of the answer back.
+
+    Args:
+        traces: causal tracing, as ``results/tracing`` has it; replacement and windows of one layer count.
+    """
+    mlp = traces[(traces["corruption"] == "replacement") & (traces["component"] == "mlp") & (traces["window"] == 1)]
+    lost = mlp["clean_logit"] - mlp["corrupted_logit"]
+    mlp = mlp.assign(tracing_effect=(mlp["indirect_effect_logit"] / lost).where(lost > 0)).dropna(
+        subset="tracing_effect"
+    )
+    peak = mlp.loc[mlp.groupby("fact_id")["tracing_effect"].idxmax()].set_index("fact_id")
+    return peak.rename(columns={"token_role": "tracing_token", "layer": "tracing_layer"})[
+        ["tracing_token", "tracing_layer", "tracing_effect"]
+    ].astype({"tracing_layer": float})

@@ -1,0 +1,51 @@
+"""The page on which facts are looked up."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+
+from factlife.ledger.page import curves, examples, page
+
+
+def ledger(**changes):
+    row = {
+        "model": "m", "seed": 0, "fact_id": "p0.city", "entity_id": "p0", "subject": "Ann </script> & Co", "relation": "city",
+        "value": "Rome", "panel": True, "exposures": 2, "step_learned": np.nan, "final_loss": 0.123456,
+    }  # fmt: skip
+    return pd.DataFrame([row | changes])
+
+
+def data(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_page_holds_the_ledger_and_null_is_not_zero():
+    text = page(ledger(), {"m seed 0 p0.city": [[0, 0.0]]}, {}, {})
+    found = data(text)
+    row = dict(zip(found["columns"], found["rows"][0], strict=True))
+    assert row["subject"] == "Ann </script> & Co" and row["step_learned"] is None
+    assert row["final_loss"] == 0.1235 and row["exposures"] == 2 and row["panel"] is True
+    assert found["curves"] == {"m seed 0 p0.city": [[0, 0.0]]}
+    assert set(found["about"]) == set(found["columns"]) >= set(found["shown"]) & set(found["columns"])
+
+
+def test_page_asks_for_nothing_from_a_network():
+    assert not re.findall(r'(?:src|href)="(?!\$)|https?://|@import|url\(', page(ledger(), {}, {}, {}))
+
+
+def test_curves_are_of_trained_templates_at_every_checkpoint():
+    rows = [(step, right, kind) for step in (0, 9) for right, kind in ((step > 0, "forward"), (False, "question"))]
+    scores = pd.DataFrame(rows, columns=["step", "first_token_correct", "kind"])
+    scores = scores.assign(model="m", seed=0, fact_id="f", exposures=scores["step"] * 2, representable=True)
+    assert curves(scores) == {"m seed 0 f": [[0, 0.0], [18, 1.0]]}
+
+
+def test_examples_are_training_documents_that_state_the_fact():
+    rows = [("d0", ["f"], "test"), ("d1", ["f", "g"], "train"), ("d2", [], "train"), ("d3", ["f"], "train")]
+    documents = pd.DataFrame(rows, columns=["doc_id", "fact_ids", "split"]).assign(text="T", kind="biography")
+    found = examples(documents, "m", 0, each=1)
+    assert found == {"m seed 0 f": [["d1", "T", "biography"]], "m seed 0 g": [["d1", "T", "biography"]]}

@@ -1,0 +1,73 @@
+LIVES = lives()
+
+
+rule make_ledger:
+    """Join what all stages say of every fact: one row per fact, model and seed."""
+    input:
+        [path for life in LIVES for path in files_of_life(life)],
+    output:
+        ledger="results/ledger.parquet",
+        csv="results/ledger.csv",
+        page=report(
+            "results/figures/ledger-facts.html",
+            category="8. Ledger",
+            labels={"figure": "Look a fact up"},
+            caption="../report/ledger-facts.rst",
+        ),
+    log:
+        "logs/make_ledger/all.log",
+    benchmark:
+        "logs/make_ledger/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        lives=LIVES,
+        code=digest("ledger", "world", "corpus.documents"),
+    script:
+        "../scripts/make_ledger.py"
+
+
+rule answer_questions:
+    """Answer questions across stages, with intervals over subjects."""
+    input:
+        ledger="results/ledger.parquet",
+    output:
+        table="results/tables/questions.csv",
+        effects=report(
+            "results/figures/questions-effects.svg",
+            category="8. Ledger",
+            labels={"figure": "Questions across stages"},
+            caption="../report/questions-effects.rst",
+        ),
+        outcomes=report(
+            "results/figures/questions-outcomes.svg",
+            category="8. Ledger",
+            labels={"figure": "Outcomes by predictor"},
+            caption="../report/questions-outcomes.rst",
+        ),
+    log:
+        "logs/answer_questions/all.log",
+    benchmark:
+        "logs/answer_questions/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        ledger=lookup(within=config, dpath="ledger"),
+        code=digest("ledger", "stats", "figures"),
+    script:
+        "../scripts/answer_questions.py"
+
+
+rule ledger:
+    """One life per fact, and what stages say of each other."""
+    input:
+        rules.make_ledger.output,
+        rules.answer_questions.output,

@@ -1,0 +1,95 @@
+"""A page on which to look a fact up: one file, no network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from factlife.ledger.columns import describe
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_SHOWN = ["subject", "relation", "value", "exposures", "step_learned", "final_recall"]
+# A name that ends in _ stands for all columns that begin so.
+_STAGES = [
+    {"title": "Taught", "columns": ["exposures", "supporting_documents", "name_tokens"]},
+    {
+        "title": "Recalled",
+        "columns": ["step_learned", "exposures_learned", "final_recall", "final_loss", "final_rank"],
+        "curve": True,
+    },
+    {"title": "Located", "columns": ["tracing_token", "tracing_layer", "tracing_effect", "circuit_"]},
+    {"title": "Edited", "columns": ["edited_", "survived_", "best_edit_layer"]},
+    {"title": "Traced to documents", "columns": ["influence_"]},
+    {"title": "Lost", "columns": ["kept_"]},
+]
+
+
+def page(
+    ledger: pd.DataFrame,
+    curves: Mapping[str, Any],
+    documents: Mapping[str, Any],
+    graphs: Mapping[str, str],
+) -> str:
+    """The page.
+
+    Args:
+        ledger: one row per fact, model and seed.
+        curves: by ``{model} seed {seed} {fact_id}``: pairs of statements read and share of templates answered.
+        documents: by the same: ``[id, text, what is said of it]`` of some that state the fact.
+        graphs: by the same: the address of the fact's attribution graph, relative to the page.
+    """
+    data = {
+        "columns": list(ledger.columns),
+        "rows": [[_plain(value) for value in row] for row in ledger.itertuples(index=False)],
+        "about": {name: _about(name) for name in ledger.columns},
+        "label": {},
+        "shown": _SHOWN,
+        "stages": _STAGES,
+        "curves": curves,
+        "documents": documents,
+        "graphs": graphs,
+    }
+    # `</` would end the script element.
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    return _TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
+
+
+def curves(scores: pd.DataFrame) -> dict[str, list[list[float]]]:
+    """How recall of each fact grew, from every probe at every checkpoint of a model."""
+    forward = scores[(scores["kind"] == "forward") & scores["representable"]]
+    grown = forward.groupby(["model", "seed", "fact_id", "step"], sort=True).agg(
+        seen=("exposures", "max"), right=("first_token_correct", "mean")
+    )
+    found: dict[str, list[list[float]]] = {}
+    for (model, seed, fact, _), (seen, right) in zip(grown.index, grown.to_numpy(float).tolist(), strict=True):
+        found.setdefault(f"{model} seed {seed} {fact}", []).append([int(seen), round(right, 3)])
+    return found
+
+
+def examples(documents: pd.DataFrame, model: str, seed: int, *, each: int = 3) -> dict[str, list[list[str]]]:
+    """The first training documents that state each fact."""
+    train = documents[documents["split"] == "train"].explode("fact_ids").dropna(subset="fact_ids")
+    first = train.groupby("fact_ids", sort=True).head(each)
+    found: dict[str, list[list[str]]] = {}
+    for row in first.itertuples():
+        found.setdefault(f"{model} seed {seed} {row.fact_ids}", []).append([row.doc_id, row.text, row.kind])
+    return found
+
+
+def _about(name: str) -> str:
+    column = describe(name)
+    return f"{column['meaning']} ({column['unit']})" if column["unit"] else column["meaning"]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: no NaN, no NumPy, and no digits that nobody reads."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else round(value, 4)
+    return value.item() if hasattr(value, "item") else value
