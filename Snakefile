@@ -17,6 +17,7 @@ include: "workflow/rules/corpus.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/recall.smk"
 include: "workflow/rules/tracing.smk"
+include: "workflow/rules/influence.smk"
 include: "workflow/rules/ledger.smk"
 include: "workflow/rules/costs.smk"
 
@@ -27,5 +28,6 @@ rule all:
     input:
         rules.recall.input,
         rules.circuits.input,
+        rules.influence.input,
         rules.ledger.input,
         rules.summarise_costs.output,

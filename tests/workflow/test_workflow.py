@@ -22,6 +22,10 @@ COLUMNS = {
         "model, seed, step, exposures, probe_id, fact_id, relation, kind, first_token_correct, exact_match, "
         "generation_match, loss_nats, rank, candidate_probability"
     ),
+    "results/tables/influence.csv": (
+        "model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over"
+    ),
+    "results/influence/functions/seed-0/functions.gradient-cosine.parquet": "query_id, doc_id, score",
     "results/tables/recall.csv": (
         "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
     ),

@@ -15,6 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factlife.config.base import Name, Section, key
 from factlife.config.corpora import Corpus, Tokenizer
+from factlife.config.influence import Influence
+from factlife.config.influence import problems as problems_of_influence
 from factlife.config.ledger import Ledger
 from factlife.config.ledger import problems as problems_of_ledger
 from factlife.config.models import Model, Scratch
@@ -38,6 +40,7 @@ class Config(Section):
     models: dict[Name, Model] = key({}, "Models by name.")
     recall: Recall = key(Recall(), "How models are asked.")
     tracing: Tracing = key(Tracing(), "How facts are located.")
+    influence: Influence = key(Influence(), "Which documents taught models their facts.")
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
 
 
@@ -172,6 +175,7 @@ def _problems(config: Config) -> Iterable[str]:
             yield f"models.{name}.seeds has duplicates"
     yield from problems_of_tracing(config)
     yield from problems_of_ledger(config)
+    yield from problems_of_influence(config)
 
 
 def _missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:

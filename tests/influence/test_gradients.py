@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+
+from factlife.config.influence import Gradient
+from factlife.influence.errors import InfluenceError
+from factlife.influence.gradients import Queries, gradients, rank
+from factlife.influence.texts import Text, batches, loss, of_documents, of_queries
+
+EVERYTHING = ["blocks", "embeddings", "norms"]
+
+
+@pytest.fixture
+def texts(queries, ranked, functions, tokenizer):
+    values = dict(zip(functions.facts["fact_id"], functions.facts["value"], strict=True))
+    return of_queries(queries, tokenizer)[:5], of_documents(ranked, tokenizer, values, "answer", longest=64)[:12]
+
+
+def by_autograd(model, texts, chosen):
+    """One row a text: the gradient of its loss by the chosen parameters, made the slow way."""
+    rows = []
+    for text in texts:
+        (batch,) = batches([text], 0, 10_000)
+        parts = torch.autograd.grad(loss(model, batch), chosen, allow_unused=True)
+        parts = [torch.zeros_like(weight) if part is None else part for part, weight in zip(parts, chosen, strict=True)]
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
+
+
+def parameters_of(model, declared):
+    tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    tables |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("wpe.weight")}
+    norms = {id(p) for name, p in model.named_parameters() if any(part in name for part in ("norm", "ln_"))}
+    kinds = {"embeddings": tables, "norms": norms}
+    kinds["blocks"] = {id(parameter) for parameter in model.parameters()} - tables - norms
+    wanted = set().union(*(kinds[kind] for kind in declared))
+    return [parameter for parameter in model.parameters() if id(parameter) in wanted]
+
+
+@pytest.mark.parametrize("declared", [["blocks"], ["embeddings"], ["norms"], EVERYTHING], ids="+".join)
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
+def test_products_and_norms_are_those_of_autograd(make_model, texts, name, declared):
+    model, (asked, read) = make_model(name), texts
+    queries = Queries(model, asked, declared, pad=0, batch_tokens=64, names="abcde")
+
+    products, norms = queries.against(read)
+
+    left, right = (by_autograd(model, side, parameters_of(model, declared)) for side in texts)
+    expected = (left @ right.T).numpy()
+    np.testing.assert_allclose(products, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(norms, right.norm(dim=1), rtol=1e-5)
+    np.testing.assert_allclose(queries.norms, left.norm(dim=1), rtol=1e-5)
+
+
+def test_a_layer_used_twice_counts_twice(make_model, texts):
+    model, (asked, read) = make_model("llama"), texts
+    model.model.layers[1] = model.model.layers[0]
+
+    products, norms = Queries(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").against(read)
+
+    left, right = (by_autograd(model, side, parameters_of(model, ["blocks"])) for side in texts)
+    np.testing.assert_allclose(products, (left @ right.T).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norms, right.norm(dim=1), rtol=1e-5)
+
+
+def test_no_score_depends_on_the_batch(make_model, texts):
+    model, (asked, read) = make_model("gpt_neox"), texts
+    one, many = (
+        Queries(model, asked, EVERYTHING, pad=0, batch_tokens=tokens, names="abcde").against(read)[0]
+        for tokens in (1, 10_000)
+    )
+
+    np.testing.assert_allclose(one, many, atol=1e-5 * np.abs(one).max())
+
+
+def test_a_margin_is_the_logit_against_its_rivals(make_model, queries, tokenizer):
+    model, text = make_model("llama"), of_queries(queries, tokenizer, margin=True)[0]
+    (batch,) = batches([text], 0, 100)
+    logits = model(torch.tensor([text.ids])).logits[0, text.scored[0] - 1]
+    wanted = text.ids[text.scored[0]]
+
+    assert wanted not in text.rivals
+    expected = logits[list(text.rivals)].exp().sum().log() - logits[wanted]
+    torch.testing.assert_close(loss(model, batch), expected)
+
+
+def test_a_step_on_a_document_lowers_the_loss_of_queries_that_it_serves(make_model, texts):
+    model, (asked, read) = make_model("llama"), texts
+    products, _ = Queries(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").against(read)
+    chosen = parameters_of(model, ["blocks"])
+    (document,), before = batches([read[0]], 0, 100), [loss(model, *batches([text], 0, 100)).item() for text in asked]
+    step = torch.autograd.grad(loss(model, document), chosen)
+    with torch.no_grad():
+        for parameter, part in zip(chosen, step, strict=True):
+            parameter -= 1e-3 * part
+
+    after = [loss(model, *batches([text], 0, 100)).item() for text in asked]
+    np.testing.assert_allclose(np.subtract(before, after), 1e-3 * products[:, 0], atol=3e-5)
+
+
+def test_gradients_leave_the_model_as_it_was(make_model, texts):
+    model = make_model("llama")
+    gradients(model, next(batches(texts[0], 0, 1000)), EVERYTHING)
+
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_query_without_gradient_is_an_error(make_model):
+    with pytest.raises(InfluenceError, match=r"query second has norm 0\.0"):
+        Queries(
+            make_model("llama"), [Text([1, 2], [1]), Text([1, 2], [])], ["blocks"], pad=0, batch_tokens=64,
+            names=["first", "second"],
+        )  # fmt: skip
+
+
+def test_scores_are_named_as_they_are_made(make_model, texts):
+    model = make_model("gpt_neox")
+    dot, cosine, centred, twice = (
+        rank(lambda _: (model, _Pad), lambda *_: texts, Gradient(kind="gradient", **settings), "abcde", batch_tokens=64)
+        for settings in ({"score": "dot"}, {}, {"score": "centred"}, {"score": "dot", "checkpoints": [0, 1]})
+    )
+
+    left, right = (by_autograd(model, side, parameters_of(model, ["blocks"])) for side in texts)
+    expected = torch.nn.functional.cosine_similarity(left[:, None], right[None], dim=2).numpy()
+    np.testing.assert_allclose(cosine, expected, atol=1e-5)
+    np.testing.assert_allclose(centred, expected - expected.mean(0), atol=1e-5)
+    np.testing.assert_allclose(twice, 2 * dot, rtol=1e-6)
+
+
+def test_a_document_without_scored_tokens_scores_nothing(make_model, texts):
+    asked, _ = texts
+    queries = Queries(make_model("llama"), asked, EVERYTHING, pad=0, batch_tokens=64, names="abcde")
+    products, norms = queries.against([Text([1, 2, 3], [])])
+
+    assert not products.any() and not norms.any()
+
+
+class _Pad:
+    pad_token_id = 0

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from factlife.config.influence import Attribution
+from factlife.influence import InfluenceError, pool, select
+from factlife.influence.queries import truth
+
+
+def test_chains_lead_to_the_base(queries):
+    for query in queries.itertuples():
+        letter, number = query.subject[0], query.subject[1:]
+        depth = "BCD".find(letter)
+        assert query.depth == (1 if letter == "M" else depth)
+        if depth >= 0:
+            assert f"B{number}.returns" in query.chain
+            assert query.chain[f"B{number}.returns"] == depth
+            wrapped = {f"{name}{number}.wraps" for name in "BCD"[1 : depth + 1]}
+            assert {fact for fact in query.chain if fact.endswith("wraps")} == wrapped
+
+
+def test_a_query_about_a_base_credits_no_wrapper(queries, documents, functions):
+    known = truth(queries, documents, functions)
+    row = int((queries["subject"] == "B01").argmax())
+    stated = documents["fact_ids"].str[0]
+
+    assert set(stated[known.distance[row] >= 0]) == {"B01.returns"}
+    assert {"C01.wraps"} <= set(stated[known.trap[row]])
+
+
+def test_truth_is_what_a_slow_look_says(queries, documents, functions):
+    known = truth(queries, documents, functions)
+    facts = functions.facts.set_index("fact_id")
+    kinds = functions.entities.set_index("entity_id")["kind"]
+    for row, query in enumerate(queries.itertuples()):
+        base = facts.loc[
+            next(fact for fact, steps in query.chain.items() if steps == query.depth and fact.endswith("returns"))
+        ]
+        for column, document in enumerate(documents.itertuples()):
+            (fact,) = document.fact_ids
+            assert known.distance[row, column] == query.chain.get(fact, -1)
+            assert known.terminal[row, column] == (fact == base.name)
+            other = facts.loc[fact]
+            alike = other["value_id"] == base["value_id"] and kinds[other["entity_id"]] == "base"
+            assert known.same_value[row, column] == (alike and fact not in query.chain)
+    assert not (known.trap & (known.distance >= 0)).any()
+    np.testing.assert_array_equal(known.gain[known.distance == 2], 1 / 3)
+
+
+def test_a_pool_keeps_something_for_every_query(documents, queries, functions):
+    some = pool(documents, queries, Attribution(documents=60))
+
+    assert len(some) == 60 and some["doc_id"].is_unique
+    assert (truth(queries, some, functions).distance >= 0).any(1).all()
+    assert pool(documents, queries, Attribution(documents=60)).equals(some)
+    assert len(pool(documents, queries, Attribution())) == len(documents)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: d.assign(doc_id="d0"), "'d0' occurs more than once"),
+        (lambda d: d.assign(doc_id=[None, *d["doc_id"][1:]]), "document 0 has no doc_id"),
+        (lambda d: d.assign(text=[" ", *d["text"][1:]]), "is empty"),
+    ],
+)
+def test_bad_documents_are_named(documents, queries, change, text):
+    with pytest.raises(InfluenceError, match=text):
+        pool(change(documents.reset_index(drop=True)), queries, Attribution())
+
+
+def test_a_query_without_relevant_documents_is_named(documents, queries, functions):
+    others = documents[documents["fact_ids"].str[0] != "B01.returns"].reset_index(drop=True)
+    with pytest.raises(InfluenceError, match=r"behind query B01\.returns"):
+        truth(queries, others, functions)
+
+
+def test_nothing_to_ask_is_an_error(functions):
+    with pytest.raises(InfluenceError, match="no probe"):
+        select(functions, Attribution(kinds=["reverse"]))

@@ -1,0 +1,66 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from factlife.config.influence import Attribution
+from factlife.influence import judge_all, summarise, write
+from factlife.influence.queries import truth
+
+
+@pytest.fixture(scope="module")
+def judged(functions, documents, queries, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scores")
+    known = truth(queries, documents, functions)
+    rankers = {"perfect": known.gain, "worst": -known.gain}
+    for name, scores in rankers.items():
+        write(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), folder / name)
+    recall = pd.DataFrame({"step": [0, 9] * len(queries), "probe_id": queries["query_id"].repeat(2)})
+    recall["candidate_correct"] = (recall["step"] == 9) & (recall["probe_id"] != queries["query_id"][0])
+    paths = {name: folder / name for name in rankers}
+    table = judge_all(paths, functions, documents, recall, Attribution(relations=["returns"]), [1, 5])
+    return table.assign(model="m", seed=0, world="functions")
+
+
+def test_wrong_answers_are_flagged_and_kept(judged, queries):
+    assert set(judged["query_id"]) == set(queries["query_id"])
+    assert set(judged.loc[~judged["answered"], "query_id"]) == {queries["query_id"][0]}
+
+
+def test_the_table_says_what_is_known(judged, queries):
+    table = summarise(judged, resamples=50)
+    shared = [
+        "model",
+        "seed",
+        "world",
+        "ranker",
+        "depth",
+        "k",
+        "metric",
+        "n",
+        "estimate",
+        "ci_low",
+        "ci_high",
+        "interval_over",
+    ]
+    assert list(table.columns)[: len(shared)] == shared
+    rows = table[(table["credit"] == "chain") & (table["document_kind"] == "all") & (table["answered"] == "all")]
+    at = rows[rows["group"] == "all"].set_index(["ranker", "depth", "metric", "k"])["estimate"]
+
+    for depth in ("all", "0", "1", "2"):
+        assert at["perfect", depth, "map", ""] == 1 and at["perfect", depth, "ndcg", ""] == pytest.approx(1)
+        assert at["worst", depth, "distractor_auc", ""] == 0
+    answers = table[table["metric"] == "answered"].set_index(["depth", "group", "answered"])
+    assert answers.at[("all", "all", "all"), "estimate"] == pytest.approx(1 - 1 / len(queries))
+    assert answers.at[("all", "all", "correct"), "estimate"] == 1
+    opposite = table[(table["metric"] == "spearman") & (table["depth"] == "all") & (table["answered"] == "all")]
+    assert opposite["estimate"].item() == pytest.approx(-1)
+    assert opposite[["ranker", "other_ranker"]].to_numpy().tolist() == [["perfect", "worst"]]
+    assert np.isfinite(table[["estimate", "ci_low", "ci_high"]].to_numpy()).all()
+
+
+def test_intervals_come_from_whole_subjects(judged):
+    table = summarise(judged, resamples=200)
+    rows = table[(table["ranker"] == "perfect") & (table["metric"] == "precision") & (table["k"] == "5")]
+    assert ((rows["ci_low"] <= rows["estimate"]) & (rows["estimate"] <= rows["ci_high"])).all()
+    again = summarise(judged, resamples=200)
+    pd.testing.assert_frame_equal(table, again)

@@ -1,0 +1,213 @@
+INFLUENCE = config["influence"]
+RANKERS_BY_ROOM = {
+    room: [
+        name for name, ranker in INFLUENCE["rankers"].items() if ranker["kind"] in kinds
+    ]
+    for room, kinds in factlife_config.influence.ROOMS.items()
+}
+SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
+
+
+def corpus_attributed(wildcards):
+    return factlife_config.influence.corpus_of(settings, wildcards.model)
+
+
+def documents_attributed(wildcards):
+    return f"results/corpora/{corpus_attributed(wildcards)}/documents.parquet"
+
+
+def scores_of_model(wildcards):
+    return expand(
+        SCORES,
+        **wildcards,
+        corpus=corpus_attributed(wildcards),
+        ranker=INFLUENCE["models"][wildcards.model]["rankers"],
+    )
+
+
+def for_attributed_models(pattern):
+    asked = [name for name, model in INFLUENCE["models"].items() if model["rankers"]]
+    return for_all_models(pattern, only=asked)
+
+
+rule match_documents:
+    """Rank training documents by their words."""
+    input:
+        unpack(world_of_model),
+        documents="results/corpora/{corpus}/documents.parquet",
+    output:
+        scores=SCORES,
+    log:
+        "logs/match_documents/{model}/seed-{seed}/{corpus}.{ranker}.log",
+    benchmark:
+        "logs/match_documents/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(RANKERS_BY_ROOM["text"]),
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        code=digest(
+            "influence.text",
+            "influence.queries",
+            "influence.scores",
+            "influence.__init__",
+        ),
+    script:
+        "../scripts/match_documents.py"
+
+
+rule rank_documents:
+    """Rank training documents by what a model makes of them."""
+    input:
+        unpack(world_of_model),
+        documents="results/corpora/{corpus}/documents.parquet",
+        model="results/models/{model}/seed-{seed}",
+    output:
+        scores=SCORES,
+    log:
+        "logs/rank_documents/{model}/seed-{seed}/{corpus}.{ranker}.log",
+    benchmark:
+        "logs/rank_documents/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(RANKERS_BY_ROOM["neural"]),
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.neural",
+            "influence.gradients",
+            "influence.representations",
+            "influence.texts",
+            "influence.queries",
+            "influence.scores",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/rank_documents.py"
+
+
+rule judge_rankings:
+    """Compare rankings with what documents state."""
+    input:
+        unpack(world_of_model),
+        documents=documents_attributed,
+        recall="results/recall/{model}/seed-{seed}.parquet",
+        scores=scores_of_model,
+    output:
+        judged="results/influence/{model}/seed-{seed}.queries.parquet",
+    log:
+        "logs/judge_rankings/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/judge_rankings/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
+        world=lookup(within=config, dpath="models/{model}/world"),
+        k=lookup(within=config, dpath="influence/k"),
+        code=digest(
+            "influence.summary",
+            "influence.metrics",
+            "influence.queries",
+            "influence.scores",
+        ),
+    script:
+        "../scripts/judge_rankings.py"
+
+
+rule summarise_influence:
+    """Summarise how well rankers find what is relevant, with intervals over subjects."""
+    input:
+        judged=for_attributed_models(
+            "results/influence/{model}/seed-{seed}.queries.parquet"
+        ),
+    output:
+        table="results/tables/influence.csv",
+    log:
+        "logs/summarise_influence/all.log",
+    benchmark:
+        "logs/summarise_influence/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        resamples=lookup(within=config, dpath="influence/resamples"),
+        code=digest("influence.summary", "stats"),
+    script:
+        "../scripts/summarise_influence.py"
+
+
+rule plot_influence:
+    """Draw how well rankers find what is relevant."""
+    input:
+        table="results/tables/influence.csv",
+    output:
+        retrieval=report(
+            "results/figures/influence-retrieval.svg",
+            category="6. Influence",
+            labels={"figure": "Which ranker finds the documents"},
+            caption="../report/influence-retrieval.rst",
+        ),
+        recall=report(
+            "results/figures/influence-recall.svg",
+            category="6. Influence",
+            labels={"figure": "Documents found against documents looked at"},
+            caption="../report/influence-recall.rst",
+        ),
+        composition=report(
+            "results/figures/influence-composition.svg",
+            category="6. Influence",
+            labels={"figure": "What the first documents are about"},
+            caption="../report/influence-composition.rst",
+        ),
+        agreement=report(
+            "results/figures/influence-agreement.svg",
+            category="6. Influence",
+            labels={"figure": "Agreement between rankers"},
+            caption="../report/influence-agreement.rst",
+        ),
+    log:
+        "logs/plot_influence/all.log",
+    benchmark:
+        "logs/plot_influence/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        k=INFLUENCE["k"][len(INFLUENCE["k"]) // 2],
+        code=digest("influence.figures", "influence.summary", "figures"),
+    script:
+        "../scripts/plot_influence.py"
+
+
+rule influence:
+    """Which documents taught models what they know."""
+    input:
+        rules.summarise_influence.output if rules.summarise_influence.input else [],
+        rules.plot_influence.output if rules.summarise_influence.input else [],

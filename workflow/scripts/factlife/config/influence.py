@@ -1,0 +1,128 @@
+"""Influence: which documents taught a model a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from factlife.config.base import Count, Name, Section, key
+
+if TYPE_CHECKING:
+    from factlife.config import Config
+
+Loss = Literal["all", "answer"]
+
+
+class Random(Section):
+    """Random scores: the control."""
+
+    kind: Literal["random"] = key(..., "The ranker.")
+    seed: int = key(0, "Seed.", ge=0)
+
+
+class Bm25(Section):
+    """Words in common, by BM25."""
+
+    kind: Literal["bm25"] = key(..., "The ranker.")
+    answer: bool = key(False, "Search with the prompt and its answer.")
+    feedback_terms: int = key(0, "Words of the best documents that join the query; 0 for no feedback.", ge=0)
+    feedback_documents: Count = key(10, "Best documents from which these words come.")
+    k1: float = key(1.5, "How slowly repetitions of a word saturate.", ge=0)
+    b: float = key(0.75, "How much long documents are held back.", ge=0, le=1)
+
+
+class Tfidf(Section):
+    """Words in common, by the cosine of TF-IDF vectors."""
+
+    kind: Literal["tfidf"] = key(..., "The ranker.")
+    answer: bool = key(False, "Search with the prompt and its answer.")
+
+
+class Representation(Section):
+    """Cosine of hidden states."""
+
+    kind: Literal["representation"] = key(..., "The ranker.")
+    layer: int = key(-1, "Whose output is read: 0 is the embedding, -1 the last block.")
+    pooling: Literal["mean", "last"] = key("mean", "Mean over a text's tokens, or its last token.")
+
+
+class Gradient(Section):
+    """Exact products of a query's gradient with those of documents."""
+
+    kind: Literal["gradient"] = key(..., "The ranker.")
+    score: Literal["dot", "cosine", "centred"] = key(
+        "cosine", "`centred` is the cosine less each document's mean over all queries."
+    )
+    document_loss: Loss = key("answer", "Document loss on all tokens, or on tokens of stated values alone.")
+    query_loss: Literal["completion", "margin"] = key(
+        "completion", "Cross-entropy of the completion, or its first token's logit against those of other candidates."
+    )
+    parameters: list[Literal["blocks", "embeddings", "norms"]] = key(
+        ["blocks"], "`blocks`: linear maps with their biases; `embeddings` include the unembedding.", min_length=1
+    )
+    checkpoints: list[int] = key(
+        [-1], "Which checkpoints' products are added up: -1 is the last, `[1, 2, 3, 4, 5]` is TracIn's sum.", min_length=1
+    )  # fmt: skip
+
+
+Ranker = Annotated[Random | Bm25 | Tfidf | Representation | Gradient, Field(discriminator="kind")]
+
+# Kinds of rankers by what ranks: words alone, or a model.
+ROOMS = {"text": ("random", "bm25", "tfidf"), "neural": ("representation", "gradient")}
+
+
+class Attribution(Section):
+    """What a model is asked, and which documents are ranked for it."""
+
+    rankers: list[Name] = key([], "Rankers that are run, by name.")
+    corpus: Name | None = key(None, "Whose documents are ranked; empty for what the model was trained on.")
+    kinds: list[str] = key(["forward", "multi_hop"], "Kinds of probes that are attributed.", min_length=1)
+    relations: list[str] | None = key(None, "Relations that are asked about; empty for all.")
+    panel: bool = key(False, "Ask about facts of the panel alone.")
+    probes_per_fact: Count = key(1, "Probes of each fact, at most.")
+    documents: Count | None = key(None, "Documents that are ranked, chosen at random; empty for all.")
+    seed: int = key(0, "Seed of that choice.", ge=0)
+
+
+class Influence(Section):
+    """Rankers of training documents, and how they are judged."""
+
+    models: dict[str, Attribution] = key({}, "What is attributed, by model; only models of `run.models` are.")
+    rankers: dict[Name, Ranker] = key({}, "Rankers by name.")
+    k: list[Count] = key([1, 5, 10, 50], "Lengths of the lists that are judged.", min_length=1)
+    batch_tokens: Count = key(2048, "Tokens of a batch, padding included; no score depends on it.")
+    resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
+
+
+def corpus_of(config: Config, model: str) -> str | None:
+    """Whose documents are ranked for a model."""
+    training = config.models[model].training
+    return config.influence.models[model].corpus or (training.corpus if training else None)
+
+
+def problems(config: Config) -> Iterable[str]:
+    """What a checked section cannot know: names in other sections."""
+    for name, attribution in config.influence.models.items():
+        where = f"influence.models.{name}"
+        if name not in config.models:
+            yield f"{where}: there is no model `{name}`; there are {', '.join(config.models)}"
+            continue
+        for ranker in attribution.rankers:
+            if ranker not in config.influence.rankers:
+                yield f"{where}.rankers has `{ranker}`; there are {', '.join(config.influence.rankers) or 'none'}"
+        corpus = corpus_of(config, name)
+        if corpus is None:
+            yield f"{where}.corpus is missing: the model was trained elsewhere, so say whose documents are ranked"
+        elif corpus not in config.corpora:
+            yield f"{where}.corpus is `{corpus}`, which is not in corpora"
+        elif (world := getattr(config.corpora[corpus], "world", None)) != config.models[name].world:
+            yield f"{where}: corpus `{corpus}` is of world `{world}`, the model is asked about `{config.models[name].world}`"
+        for ranker in attribution.rankers:
+            settings = config.influence.rankers.get(ranker)
+            training = config.models[name].training
+            if settings and settings.kind == "gradient" and training:
+                wrong = [at for at in settings.checkpoints if not -training.checkpoints <= at < training.checkpoints]
+                if wrong:
+                    yield f"influence.rankers.{ranker}.checkpoints has {wrong[0]}, but models.{name} has {training.checkpoints}"

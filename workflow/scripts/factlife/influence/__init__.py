@@ -1,0 +1,20 @@
+"""Influence: which documents taught a model a fact, by rankers that are judged against known truth."""
+
+from __future__ import annotations
+
+from factlife.influence.errors import InfluenceError
+from factlife.influence.queries import pool, select
+from factlife.influence.scores import read, write
+from factlife.influence.summary import judge_all, read_judged, read_summary, summarise
+
+__all__ = [
+    "InfluenceError",
+    "judge_all",
+    "pool",
+    "read",
+    "read_judged",
+    "read_summary",
+    "select",
+    "summarise",
+    "write",
+]

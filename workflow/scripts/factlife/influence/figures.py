@@ -1,0 +1,102 @@
+"""Figures of influence: every one reads the summary, so what is drawn is what the table says."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from factlife import figures
+
+_RETRIEVAL = {"mrr": "reciprocal rank", "r_precision": "R-precision", "same_value_auc": "same-value AUC"}
+_COMPOSITION = {
+    "composition_own": "the subject asked about",
+    "composition_ancestor": "what it is made of",
+    "composition_same_value": "others with its value",
+    "composition_trap": "traps",
+    "composition_other": "others",
+}
+
+
+def _rows(table: pd.DataFrame, **where: object) -> pd.DataFrame:
+    rows = table[(table["answered"] == "all") & (table["document_kind"] == "all")]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    rows = rows[rows["group"] != "all"]
+    return rows.assign(panel=rows["model"] + ": " + rows["group"])
+
+
+def _order(table: pd.DataFrame) -> list[str]:
+    best = table[(table["metric"] == "mrr") & (table["credit"] == "chain") & (table["document_kind"] == "all")]
+    return best.groupby("ranker")["estimate"].mean().sort_values(ascending=False).index.tolist()
+
+
+def retrieval(table: pd.DataFrame) -> alt.Chart:
+    """Three metrics of every ranker with intervals, one panel for each kind of query."""
+    rows = _rows(table, credit="chain")
+    rows = rows[rows["metric"].isin(_RETRIEVAL)]
+    rows = rows.assign(measure=rows["metric"].map(_RETRIEVAL))
+    y = alt.Y("ranker:N", title=None, sort=_order(table))
+    offset = alt.YOffset("measure:N", sort=[*_RETRIEVAL.values()])
+    base = alt.Chart(rows).encode(
+        y=y, yOffset=offset, color=alt.Color("measure:N", title=None, sort=[*_RETRIEVAL.values()])
+    )
+    x = alt.X("estimate:Q", title="mean over queries", scale=alt.Scale(domain=[0, 1]))
+    layers = (
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2="ci_high:Q"),
+        base.mark_circle(size=45, opacity=1).encode(x=x),
+    )
+    drawn = alt.layer(*layers).properties(width=240, height=alt.Step(12))
+    return drawn.facet(facet=alt.Facet("panel:N", title=None), columns=2).resolve_scale(x="shared")
+
+
+def recall_at_k(table: pd.DataFrame) -> alt.Chart:
+    """Share of relevant documents among the first k, one panel for each kind of query."""
+    rows = _rows(table, credit="chain", metric="recall")
+    base = alt.Chart(rows).encode(
+        x=alt.X("k:Q", title="documents looked at", scale=alt.Scale(type="log")),
+        y=figures.share_axis("relevant documents found"),
+        color=alt.Color("ranker:N", title="ranker", sort=_order(table)),
+        detail="seed:N",
+    )
+    return (
+        figures.with_band(base)
+        .properties(width=240, height=190)
+        .facet(facet=alt.Facet("panel:N", title=None), columns=2)
+    )
+
+
+def composition(table: pd.DataFrame, k: int) -> alt.Chart:
+    """What the first k documents of each ranker are about."""
+    rows = _rows(table, credit="chain", k=k)
+    rows = rows[rows["metric"].isin(_COMPOSITION)]
+    rows = rows.assign(
+        about=rows["metric"].map(_COMPOSITION),
+        order=rows["metric"].map({name: at for at, name in enumerate(_COMPOSITION)}),
+    )
+    rows = rows.groupby(["panel", "ranker", "about", "order"], as_index=False)["estimate"].mean()
+    chart = alt.Chart(rows).mark_bar().encode(
+        x=alt.X("estimate:Q", title=f"share of the first {k} documents", scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("ranker:N", title=None, sort=_order(table)),
+        color=alt.Color("about:N", title="about", sort=[*_COMPOSITION.values()]),
+        order="order:Q",
+    )  # fmt: skip
+    return chart.properties(width=240, height=alt.Step(18)).facet(facet=alt.Facet("panel:N", title=None), columns=2)
+
+
+def agreement(table: pd.DataFrame) -> alt.Chart:
+    """Spearman's correlation of rankers' scores, mean over queries, as a heat map for each model."""
+    rows = table[(table["metric"] == "spearman") & (table["group"] == "all") & (table["depth"] == "all")]
+    rows = (
+        rows[rows["answered"] == "all"].groupby(["model", "ranker", "other_ranker"], as_index=False)["estimate"].mean()
+    )
+    turned = rows.rename(columns={"ranker": "other_ranker", "other_ranker": "ranker"})
+    both = pd.concat([rows, turned])
+    order = _order(table)
+    base = alt.Chart(both).encode(
+        x=alt.X("ranker:N", title=None, sort=order, axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y("other_ranker:N", title=None, sort=order),
+    )
+    shade = alt.Color("estimate:Q", title="Spearman", scale=alt.Scale(scheme="purpleorange", domain=[-1, 1]))
+    text = base.mark_text(fontSize=10).encode(text=alt.Text("estimate:Q", format=".2f"))
+    drawn = alt.layer(base.mark_rect().encode(color=shade), text).properties(width=alt.Step(44), height=alt.Step(28))
+    return drawn.facet(facet=alt.Facet("model:N", title=None), columns=2)

@@ -1,0 +1,262 @@
+"""Exact inner products of gradients, without the gradient of any document.
+
+A linear map y = W x + b in a text of T tokens has the gradient Σ_t g_t x_tᵀ, where x_t is what it reads at token t and
+g_t is the derivative of the loss by what it writes there. The inner product of two texts' gradients is therefore
+
+    ⟨Σ_t g_t x_tᵀ, Σ_s h_s z_sᵀ⟩ = Σ_t Σ_s (g_t · h_s)(x_t · z_s),
+
+two small matrix products instead of two matrices as large as W. An embedding reads a one-hot vector, so that x_t · z_s
+says whether two tokens are the same; a weight used in several places has several such sums. Gradients of vectors (biases,
+norms) are small and formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from factlife.config.influence import Gradient
+from factlife.influence.errors import InfluenceError
+from factlife.influence.texts import Batch, Text, batches, loss
+
+Vector = dict[int, Tensor]
+
+
+@dataclass
+class Gradients:
+    """Gradients of a batch of texts, as factors. Keys are those of ``_names``.
+
+    Attributes:
+        matrices: for each weight its uses, each a pair of what stands on its two sides, (n, length, ·); one-hot rows are
+            kept as ids, (n, length).
+        vectors: (n, d) for each bias and norm.
+    """
+
+    matrices: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+    def squared_norms(self) -> Tensor:
+        """(n,), of each text's whole gradient."""
+        total = sum((vector.square().sum(1) for vector in self.vectors.values()), torch.zeros(()))
+        for uses in self.matrices.values():
+            for left in uses:
+                for right in uses:
+                    total = total + (_products(left[0], right[0]) * _products(left[1], right[1])).sum((1, 2))
+        return total
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Inner products of all rows with all rows, (…, n, m); ids stand for one-hot rows."""
+    if not left.is_floating_point() and not right.is_floating_point():
+        return (left[..., :, None] == right[..., None, :]).float()
+    if not right.is_floating_point():
+        return _products(right, left).mT
+    if not left.is_floating_point():
+        return right.mT[left] if right.ndim == 2 else right.mT.gather(1, left[..., None].expand(-1, -1, right.shape[1]))
+    return left @ right.mT
+
+
+def gradients(model: Any, batch: Batch, parameters: Sequence[str]) -> Gradients:
+    """Gradients of each text's loss by the declared parameters, from one pass for all of them.
+
+    Args:
+        model: in eval mode.
+        batch: texts.
+        parameters: ``blocks`` (all linear maps but the unembedding, with biases), ``embeddings`` (all tables of
+            embeddings, and the unembedding), ``norms``.
+    """
+    uses: list[tuple[nn.Module, Tensor, Tensor]] = []
+    with _frozen(model), _watched(model, parameters, len(batch.ids), uses):
+        total = loss(model, batch)
+    written = torch.autograd.grad(total, [output for *_, output in uses], allow_unused=True)
+    written = [torch.zeros_like(use[2]) if one is None else one for use, one in zip(uses, written, strict=True)]
+    names, found = {id(parameter): name for name, parameter in model.named_parameters()}, Gradients()
+    for (module, read, _), derivative in zip(uses, written, strict=True):
+        if isinstance(module, nn.Embedding):
+            found.matrices.setdefault(names[id(module.weight)], []).append((read, derivative))
+            continue
+        if module.weight.ndim == 2:
+            found.matrices.setdefault(names[id(module.weight)], []).append((derivative, read))
+        else:
+            _add(found.vectors, names[id(module.weight)], (derivative * _normed(module, read)).sum(1))
+        if getattr(module, "bias", None) is not None:
+            _add(found.vectors, names[id(module.bias)], derivative.sum(1))
+    return found
+
+
+def _add(vectors: dict[str, Tensor], name: str, vector: Tensor) -> None:
+    vectors[name] = vectors[name] + vector if name in vectors else vector
+
+
+def _normed(norm: nn.Module, read: Tensor) -> Tensor:
+    """What a norm multiplies with its weight: all norms are affine in it, whether they add 1 to it or not."""
+    with torch.no_grad():
+        one, none = ({"weight": torch.full_like(norm.weight, value)} for value in (1.0, 0.0))
+        return functional_call(norm, one, (read,)) - functional_call(norm, none, (read,))
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients by parameters, so that the backward pass makes only those by activations."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in wanted:
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def _watched(
+    model: Any, parameters: Sequence[str], count: int, uses: list[tuple[nn.Module, Tensor, Tensor]]
+) -> Iterator[None]:
+    """Append module, input and output of every use of the declared parameters in a pass over so many texts."""
+    unembedding = model.get_output_embeddings()
+
+    def declared(module: nn.Module) -> bool:
+        if isinstance(module, nn.Embedding) or module is unembedding:
+            return "embeddings" in parameters
+        if isinstance(module, nn.Linear | Conv1D):
+            return "blocks" in parameters
+        return "norms" in parameters and getattr(getattr(module, "weight", None), "ndim", 0) == 1
+
+    def keep(module: nn.Module, read: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        ids, table = read[0], isinstance(module, nn.Embedding)
+        if table:
+            # Positions are embedded once for all texts, whose derivatives would then be one. Here the graph begins, since
+            # no parameter wants a gradient.
+            ids, output = ids.expand(count, -1), output.detach().expand(count, -1, -1).requires_grad_()
+        if declared(module):
+            uses.append((module, ids.detach(), output))
+        return output if table else None
+
+    known = (nn.Embedding, nn.Linear, Conv1D)
+    hooks = [
+        module.register_forward_hook(keep)
+        for module in model.modules()
+        if isinstance(module, known) or declared(module)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Queries:
+    """Gradients of queries, ready for products with those of many documents.
+
+    Raises:
+        InfluenceError: a query's gradient is zero or not finite, so that it ranks nothing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        texts: Sequence[Text],
+        parameters: Sequence[str],
+        *,
+        pad: int,
+        batch_tokens: int,
+        names: Sequence[str],
+    ) -> None:
+        self.model, self.parameters, self.pad, self.batch_tokens = model, parameters, pad, batch_tokens
+        self.device, self.count = next(model.parameters()).device, len(texts)
+        self.norms = torch.zeros(len(texts), device=self.device)
+        self.vectors: dict[str, Tensor] = {}
+        rows: dict[str, list[list[tuple[Tensor, Tensor, Tensor]]]] = {}
+        for batch in self._batches(texts):
+            found = gradients(model, batch, parameters)
+            at = torch.tensor(batch.numbers, device=self.device)
+            self.norms[at] = found.squared_norms().sqrt()
+            for name, vector in found.vectors.items():
+                self.vectors.setdefault(name, vector.new_zeros(len(texts), vector.shape[1]))[at] = vector
+            for name, uses in found.matrices.items():
+                parts = rows.setdefault(name, [[] for _ in uses])
+                for part, (left, right) in zip(parts, uses, strict=True):
+                    # Tokens behind the last that matters have no gradient: most of a last layer's.
+                    kept = _alive(left) & _alive(right)
+                    part.append((left[kept], right[kept], at[:, None].expand(kept.shape)[kept]))
+        self.rows = {
+            name: [tuple(map(torch.cat, zip(*part, strict=True))) for part in parts] for name, parts in rows.items()
+        }
+        if (wrong := ~(self.norms.isfinite() & (self.norms > 0))).any():
+            name = names[int(wrong.nonzero()[0])]
+            raise InfluenceError(
+                f"the gradient of query {name} has norm {self.norms[wrong][0].item()}: it ranks no document; check its "
+                "completion, and that the loss is finite"
+            )
+
+    def _batches(self, texts: Sequence[Text]) -> Iterator[Batch]:
+        return batches(texts, self.pad, self.batch_tokens, self.device)
+
+    def products(self, found: Gradients) -> Tensor:
+        """Inner products with the gradients of a batch of texts, (n, queries)."""
+        parts = [vector @ self.vectors[name].T for name, vector in found.vectors.items()]
+        for name, uses in found.matrices.items():
+            for left, right in uses:
+                n, length = left.shape[:2]
+                for query_left, query_right, owner in self.rows[name]:
+                    both = _products(left.flatten(0, 1), query_left)
+                    both = both * _products(right.flatten(0, 1), query_right)
+                    by_token = both.view(n, length, -1).sum(1)
+                    parts.append(by_token.new_zeros(n, self.count).index_add_(1, owner, by_token))
+        return torch.stack(parts).sum(0)
+
+    def against(self, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+        """Inner products with many texts, (queries, texts), and the texts' norms, (texts,), a batch at a time."""
+        products, norms = np.zeros((self.count, len(texts)), np.float32), np.zeros(len(texts), np.float32)
+        for batch in self._batches(texts):
+            found = gradients(self.model, batch, self.parameters)
+            products[:, batch.numbers] = self.products(found).T.cpu().numpy()
+            norms[batch.numbers] = found.squared_norms().clamp(min=0).sqrt().cpu().numpy()
+        return products, norms
+
+
+def _alive(rows: Tensor) -> Tensor:
+    return torch.ones_like(rows, dtype=torch.bool) if not rows.is_floating_point() else (rows != 0).any(-1)
+
+
+def rank(
+    load: Callable[[int], tuple[Any, Any]],
+    texts: Callable[[Any, Any], tuple[list[Text], list[Text]]],
+    settings: Gradient,
+    names: Sequence[str],
+    *,
+    batch_tokens: int,
+) -> np.ndarray:
+    """Scores, (queries, documents): products of gradients, added up over checkpoints (Pruthi et al. 2020, TracInCP).
+
+    The sum is not weighted by the learning rate, which no single number is where two optimizers step. A cosine is taken
+    at each checkpoint. A document without scored tokens has no gradient, and 0.
+
+    Args:
+        load: model and tokenizer at a checkpoint, by its place among them.
+        texts: of queries and documents, for a model and its tokenizer.
+        settings: what is multiplied.
+        names: of the queries, for errors.
+        batch_tokens: tokens in a batch; no score depends on it.
+    """
+    total = 0.0
+    for checkpoint in settings.checkpoints:
+        model, tokenizer = load(checkpoint)
+        asked, read = texts(model, tokenizer)
+        queries = Queries(
+            model, asked, settings.parameters, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens, names=names
+        )
+        products, norms = queries.against(read)
+        if settings.score != "dot":
+            scale = queries.norms.cpu().numpy()[:, None] * norms
+            products = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+        total = total + products
+    return total - total.mean(0) if settings.score == "centred" else total

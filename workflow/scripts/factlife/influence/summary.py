@@ -1,0 +1,133 @@
+"""From scores to tables: every metric of every query, and means with intervals over subjects."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from factlife import stats
+from factlife.config.influence import Attribution
+from factlife.influence import scores
+from factlife.influence.metrics import agreement, judge
+from factlife.influence.queries import pool, select, truth
+from factlife.world.tables import World, read_table
+
+KEYS = ["model", "seed", "world", "ranker", "depth", "k"]
+MORE = ["credit", "group", "answered", "document_kind", "other_ranker"]
+_OF_QUERY = ["query_id", "fact_id", "subject", "group", "depth"]
+
+
+def judge_all(
+    paths: Mapping[str, str | Path],
+    world: World,
+    documents: pd.DataFrame,
+    recall: pd.DataFrame,
+    settings: Attribution,
+    ks: Sequence[int],
+) -> pd.DataFrame:
+    """Every metric of every query for all rankers of one model.
+
+    Args:
+        paths: of each ranker's scores.
+        world: with the truth.
+        documents: of the corpus.
+        recall: the model's answers to all probes: which queries it answers, at its last checkpoint.
+        settings: what was asked and ranked.
+        ks: lengths of lists.
+
+    Returns:
+        ``query_id, fact_id, subject, group, depth, answered, ranker, other_ranker, credit, document_kind, metric, k,
+        value``; ``answered`` says whether no candidate is more probable than the answer. Queries answered wrongly stay.
+    """
+    queries = select(world, settings)
+    ranked = pool(documents, queries, settings)
+    known = truth(queries, ranked, world)
+    found = {
+        ranker: scores.read(path, queries["query_id"].tolist(), ranked["doc_id"].tolist())
+        for ranker, path in paths.items()
+    }
+    parts = [judge(matrix, queries, ranked, known, ks).assign(ranker=ranker) for ranker, matrix in found.items()]
+    for one, other in itertools.combinations(found, 2):
+        value = agreement(found[one], found[other])
+        parts.append(
+            pd.DataFrame({"query_id": queries["query_id"], "metric": "spearman", "value": value}).assign(
+                ranker=one, other_ranker=other, credit="", document_kind="all"
+            )
+        )
+    last = recall[recall["step"] == recall["step"].max()].set_index("probe_id")["candidate_correct"]
+    asked = queries[_OF_QUERY].assign(answered=queries["query_id"].map(last).fillna(False).astype(bool))
+    table = asked.merge(pd.concat(parts, ignore_index=True), on="query_id")
+    return table.fillna({"other_ranker": ""}).dropna(subset="value").astype({"k": "Int64"})
+
+
+def read_judged(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """What ``judge_all`` found for several models, one after the other."""
+    return pd.concat([read_table(path) for path in paths], ignore_index=True)
+
+
+def summarise(judged: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+    """Means with bootstrap intervals over subjects.
+
+    Returns:
+        ``model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over`` and ``credit, group,
+        answered, document_kind, other_ranker``. ``answered`` is ``all``, or ``correct`` for the queries alone whose answer
+        the model knows. Metric ``answered`` is the share of those.
+    """
+    parts = []
+    for (model, seed, world), rows in judged.groupby(["model", "seed", "world"], sort=False):
+        once = rows.drop_duplicates("query_id")
+        answers = once.assign(
+            metric="answered",
+            value=once["answered"].astype(float),
+            k=pd.NA,
+            ranker="",
+            credit="",
+            document_kind="all",
+            other_ranker="",
+        )
+        for (depth, group), part in _cuts(pd.concat([rows, answers])):
+            for answered, kept in (("all", part), ("correct", part[part["answered"]])):
+                if answered == "correct" and (kept.empty or len(kept) == len(part)):
+                    continue
+                keys = {
+                    "model": model,
+                    "seed": seed,
+                    "world": world,
+                    "depth": depth,
+                    "group": group,
+                    "answered": answered,
+                }
+                parts.append(_means(kept, keys, resamples))
+    table = pd.concat(parts, ignore_index=True)
+    shared = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
+    return table[[*KEYS, *shared, *MORE]]
+
+
+def _cuts(rows: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
+    yield ("all", "all"), rows
+    for group, part in rows.groupby("group", sort=True):
+        for depth, deep in part.groupby("depth", sort=True):
+            yield (str(depth), group), deep
+    for depth, deep in rows.groupby("depth", sort=True):
+        yield (str(depth), "all"), deep
+
+
+def _means(rows: pd.DataFrame, keys: dict[str, object], resamples: int) -> pd.DataFrame:
+    columns = ["ranker", "other_ranker", "credit", "document_kind", "metric", "k"]
+    rows = rows.assign(k=["" if pd.isna(k) else str(int(k)) for k in rows["k"]])
+    named = rows[columns[0]].str.cat(rows[columns[1:]], sep="\t")
+    wide = rows.assign(column=named).pivot(index="query_id", columns="column", values="value")
+    subjects = rows.drop_duplicates("query_id").set_index("query_id")["subject"].loc[wide.index]
+    interval = stats.cluster_bootstrap(wide.to_numpy(), subjects.to_numpy(), resamples=resamples)
+    table = stats.tidy(keys, wide.columns.tolist(), interval)
+    table[columns] = table["metric"].str.split("\t", expand=True).set_axis(columns, axis=1)
+    return table
+
+
+def read_summary(path: str | Path) -> pd.DataFrame:
+    """The summary that ``summarise`` made."""
+    text = {"depth": str, "k": "Int64"} | {name: str for name in ("other_ranker", "ranker", "credit")}
+    return pd.read_csv(path, dtype=text, keep_default_na=True).fillna({"other_ranker": "", "ranker": "", "credit": ""})

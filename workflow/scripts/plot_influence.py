@@ -1,0 +1,16 @@
+"""Draw how well rankers find what is relevant."""
+
+from typing import TYPE_CHECKING
+
+from factlife import figures, influence, jobs
+from factlife.influence import figures as drawn
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake):
+    table = influence.read_summary(snakemake.input.table)
+    figures.write_svg(drawn.retrieval(table), snakemake.output.retrieval)
+    figures.write_svg(drawn.recall_at_k(table), snakemake.output.recall)
+    figures.write_svg(drawn.composition(table, k=snakemake.params.k), snakemake.output.composition)
+    figures.write_svg(drawn.agreement(table), snakemake.output.agreement)

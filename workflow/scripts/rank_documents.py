@@ -1,0 +1,26 @@
+"""Rank training documents by what a model makes of them."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, corpus, influence, jobs, world
+from factlife.config.influence import Attribution, Ranker
+from factlife.influence import neural
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    neural.check_training(jobs.check_manifest(snakemake.input.model), snakemake.wildcards.corpus)
+    settings, known = config.parse(Attribution, snakemake.params.attribution), world.beside(snakemake.input.facts)
+    queries = influence.select(known, settings)
+    documents = influence.pool(corpus.read(snakemake.input.documents), queries, settings)
+    scores = neural.rank(
+        config.parse(Ranker, snakemake.params.ranker),
+        snakemake.input.model,
+        queries,
+        documents,
+        neural.values(known),
+        batch_tokens=snakemake.params.batch_tokens,
+        device=job.device,
+    )
+    influence.write(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)
