@@ -1,35 +1,3 @@
-INFLUENCE = config["influence"]
-RANKERS_BY_ROOM = {
-    room: [
-        name for name, ranker in INFLUENCE["rankers"].items() if ranker["kind"] in kinds
-    ]
-    for room, kinds in factlife_config.influence.ROOMS.items()
-}
-SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
-
-
-def corpus_attributed(wildcards):
-    return factlife_config.influence.corpus_of(settings, wildcards.model)
-
-
-def documents_attributed(wildcards):
-    return f"results/corpora/{corpus_attributed(wildcards)}/documents.parquet"
-
-
-def scores_of_model(wildcards):
-    return expand(
-        SCORES,
-        **wildcards,
-        corpus=corpus_attributed(wildcards),
-        ranker=INFLUENCE["models"][wildcards.model]["rankers"],
-    )
-
-
-def for_attributed_models(pattern):
-    asked = [name for name, model in INFLUENCE["models"].items() if model["rankers"]]
-    return for_all_models(pattern, only=asked)
-
-
 rule match_documents:
     """Rank training documents by their words."""
     input:
