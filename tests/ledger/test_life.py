@@ -66,6 +66,35 @@ def test_support_counts_training_documents():
     assert life.support(documents)["supporting_documents"].to_dict() == {"a": 2, "b": 1}
 
 
+def test_tracing_peaks_where_most_of_the_answer_comes_back():
+    rows = [
+        ("a", "replacement", "mlp", 1, "last", 2, 4.0),
+        ("a", "replacement", "mlp", 1, "subject_last", 0, 6.0),
+        ("a", "replacement", "mlp", 3, "subject_last", 0, 9.0),
+        ("a", "replacement", "residual", 1, "last", 3, 10.0),
+        ("a", "noise", "mlp", 1, "last", 1, 9.0),
+        ("nothing-lost", "replacement", "mlp", 1, "last", 1, 1.0),
+    ]
+    columns = ["fact_id", "corruption", "component", "window", "token_role", "layer", "indirect_effect_logit"]
+    traces = pd.DataFrame(rows, columns=columns).assign(clean_logit=7.0, corrupted_logit=-5.0)
+    traces.loc[5, "corrupted_logit"] = 7.0
+    assert life.tracing(traces).reset_index().to_numpy().tolist() == [["a", "subject_last", 0.0, 0.5]]
+
+
+def test_influence_is_read_from_whole_rankings():
+    rows = [
+        ("a", "mrr", "bm25", 0.25, "chain", "all"),
+        ("a", "r_precision", "bm25", 0.5, "chain", "all"),
+        ("a", "mrr", "bm25", 1.0, "value", "all"),
+        ("a", "mrr", "bm25", 1.0, "chain", "window"),
+        ("b", "mrr", "bm25", 1.0, "chain", "all"),
+    ]
+    judged = pd.DataFrame(rows, columns=["fact_id", "metric", "ranker", "value", "credit", "document_kind"])
+    found = life.influence(judged)
+    assert found["influence_rank_bm25"].to_dict() == {"a": 4.0, "b": 1.0}
+    assert found["influence_precision_bm25"].to_dict() == pytest.approx({"a": 0.5, "b": np.nan}, nan_ok=True)
+
+
 def test_every_column_is_described_in_the_file(tmp_path):
     table = pd.DataFrame({column.name: [1.0] for column in COLUMNS if "{" not in column.name})
     ledger.write(table, tmp_path / "ledger.parquet")

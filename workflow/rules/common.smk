@@ -165,6 +165,8 @@ def life(model, seed):
         )
     if model in config["tracing"]["models"]:
         paths["tracing"] = f"results/tracing/{run}.parquet"
+    if model in config["influence"]["models"]:
+        paths["influence"] = f"results/influence/{run}.queries.parquet"
     return paths
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from factlife import corpus, world
 from factlife.ledger import life, page
-from factlife.ledger.columns import COLUMNS, describe
+from factlife.ledger.columns import COLUMNS, describe, place
 
 
 def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -25,7 +25,8 @@ def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Returns:
         One row per fact, model and seed, columns as in ``COLUMNS``; what a stage does not say is null.
     """
-    return pd.concat([_of_model(paths) for paths in models], ignore_index=True)
+    ledger = pd.concat([_of_model(paths) for paths in models], ignore_index=True)
+    return ledger[sorted(ledger.columns, key=place)]
 
 
 def write(ledger: pd.DataFrame, path: str | Path) -> None:
@@ -58,10 +59,12 @@ def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
         parts.append(life.support(corpus.read(paths["documents"])))
     if "tracing" in paths:
         parts.append(life.tracing(pd.read_parquet(paths["tracing"])))
+    if "influence" in paths:
+        parts.append(life.influence(pd.read_parquet(paths["influence"])))
     table = parts[0].join(parts[1:]).reset_index()
     table.insert(0, "model", paths["model"])
     table.insert(1, "seed", paths["seed"])
-    return table.reindex(columns=[*(column.name for column in COLUMNS if column.name in table)])
+    return table
 
 
 __all__ = ["COLUMNS", "build", "read", "write", "write_page"]

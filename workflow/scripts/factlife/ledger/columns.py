@@ -25,6 +25,7 @@ class Column:
 
 _WORLD, _RECALL = "worlds/{world}", "recall/{model}/seed-{seed}.parquet"
 _TRACING = "tracing/{model}/seed-{seed}.parquet"
+_INFLUENCE = "influence/{model}/seed-{seed}.queries.parquet"
 
 COLUMNS = [
     Column("model", "", "config", "The model."),
@@ -53,6 +54,12 @@ COLUMNS = [
     Column("tracing_token", "", _TRACING, "Token role whose MLP, restored alone, brings most of the answer back."),
     Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, from 0."),
     Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back."),
+    Column(
+        "influence_rank_{ranker}", "place", _INFLUENCE, "Place of the first document that states it; 1 is best, ties at their mean."
+    ),
+    Column(
+        "influence_precision_{ranker}", "share", _INFLUENCE, "Of the first R documents, those that state it; R do (R-precision)."
+    ),
 ]  # fmt: skip
 
 
@@ -62,10 +69,19 @@ def describe(name: str) -> dict[str, str]:
     Raises:
         KeyError: no column is called so.
     """
-    for column in COLUMNS:
-        pattern = re.sub(r"\\{\w+\\}", r"[\\w-]+", re.escape(column.name))
-        if re.fullmatch(pattern, name):
-            return {"unit": column.unit, "source": column.source, "meaning": column.meaning}
+    column = COLUMNS[place(name)[0]]
+    return {"unit": column.unit, "source": column.source, "meaning": column.meaning}
+
+
+def place(name: str) -> tuple[int, str]:
+    """Where a column stands in the ledger: by what it is described as, then by name.
+
+    Raises:
+        KeyError: no column is called so.
+    """
+    for number, column in enumerate(COLUMNS):
+        if re.fullmatch(re.sub(r"\\{\w+\\}", r"[\\w-]+", re.escape(column.name)), name):
+            return number, name
     raise KeyError(f"the ledger's column {name} is not described in ledger/columns.py")
 
 

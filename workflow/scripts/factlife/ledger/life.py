@@ -70,3 +70,17 @@ def tracing(traces: pd.DataFrame) -> pd.DataFrame:
     return peak.rename(columns={"token_role": "tracing_token", "layer": "tracing_layer"})[
         ["tracing_token", "tracing_layer", "tracing_effect"]
     ].astype({"tracing_layer": float})
+
+
+def influence(judged: pd.DataFrame) -> pd.DataFrame:
+    """How well each ranker finds the documents that state a fact.
+
+    Args:
+        judged: rankings compared with what documents state, query by query, as ``results/influence`` has them.
+    """
+    whole = judged[(judged["credit"] == "chain") & (judged["document_kind"] == "all")]
+    found = whole[whole["metric"].isin(["mrr", "r_precision"])].groupby(["fact_id", "metric", "ranker"])["value"].mean()
+    table = found.unstack(["metric", "ranker"]).sort_index(axis=1)
+    # One over the place of the first document that states it, so that the place itself can be read.
+    rank = (1 / table["mrr"]).add_prefix("influence_rank_")
+    return rank.join(table["r_precision"].add_prefix("influence_precision_"))
