@@ -18,6 +18,7 @@ include: "workflow/rules/model.smk"
 include: "workflow/rules/recall.smk"
 include: "workflow/rules/tracing.smk"
 include: "workflow/rules/influence.smk"
+include: "workflow/rules/dynamics.smk"
 include: "workflow/rules/ledger.smk"
 include: "workflow/rules/costs.smk"
 
@@ -29,5 +30,6 @@ rule all:
         rules.recall.input,
         rules.circuits.input,
         rules.influence.input,
+        rules.dynamics.input,
         rules.ledger.input,
         rules.summarise_costs.output,

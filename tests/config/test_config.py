@@ -64,7 +64,79 @@ def test_scenarios_are_valid(path):
         assert name in found.models
 
 
+EXPERIMENT = {"comparison": "learning", "control": "a", "arms": {"a": ["m"], "b": ["m"]}}
+
+
+def experiment(**changes):
+    return {"dynamics__experiments": {"x": EXPERIMENT | changes}}
+
+
+def going_on(model, **changes):
+    return {
+        "world": "people",
+        "source": {"kind": "trained", "model": model},
+        "training": {"corpus": "people"},
+    } | changes
+
+
 ERRORS = {
+    "an experiment that there is not": (
+        {"run__experiments": ["y"], **experiment()},
+        "run.experiments is `y`, which is not in dynamics.experiments; there are x",
+    ),
+    "an arm without its model": (
+        experiment(arms={"a": ["m"], "b": ["n"]}),
+        "dynamics.experiments.x.arms.b is `n`, which is not in models; there are m",
+    ),
+    "an empty arm": (
+        experiment(arms={"a": ["m"], "b": []}),
+        "dynamics.experiments.x.arms.b is empty; name the model that it trains",
+    ),
+    "no such control": (
+        experiment(control="c"),
+        "dynamics.experiments.x.control is `c`, which is not in dynamics.experiments.x.arms; there are a, b",
+    ),
+    "nothing beside the control": (
+        experiment(arms={"a": ["m"]}),
+        "dynamics.experiments.x.arms has only the control; add what is held against it",
+    ),
+    "an interval over one seed": (
+        experiment(interval_over="seeds"),
+        "dynamics.experiments.x.interval_over is seeds, but there is one seed; give at least two, or set it to facts",
+    ),
+    "the same seed twice": (experiment(seeds=[1, 1]), "dynamics.experiments.x.seeds has duplicates"),
+    "a corpus that there is not": (
+        {"models__m__training__corpus": "poeple"},
+        "models.m.training.corpus is `poeple`, which is not in corpora; did you mean `people`?",
+    ),
+    "replay above one": (
+        {"corpora__people__replay": 1.2},
+        "corpora.people.replay is 1.2: input should be less than 1",
+    ),
+    "replay below nothing": (
+        {"corpora__people__replay": -0.2},
+        "corpora.people.replay is -0.2: input should be greater than or equal to 0",
+    ),
+    "replay of everybody": (
+        {"corpora__people__replay": 0.2},
+        "corpora.people.replay is 0.2, but only a corpus about late people replays; set about: late",
+    ),
+    "nobody late": (
+        {"corpora__people__about": "late"},
+        "corpora.people.about is late, but nobody is late in world people; raise worlds.people.late",
+    ),
+    "going on from nothing": (
+        {"models__n": going_on("k")},
+        "models.n.source.model is `k`, which is not in models; there are m, n",
+    ),
+    "going on without training": (
+        {"models__n": going_on("m", training=None)},
+        "models.n.training is missing: without it, this would be m once more",
+    ),
+    "going on in a circle": (
+        {"models__n": going_on("n")},
+        "models.n.source.model: the models go on from each other in a circle; begin with one that does not",
+    ),
     "unknown key, with the nearest": (
         {"worlds__people__poeple": 3},
         "worlds.people.poeple is not a key of the config; did you mean `people`?",
@@ -84,7 +156,7 @@ ERRORS = {
     ),
     "a source of no kind": (
         {"models__m__source": {}},
-        "models.m.source.kind is missing: must be one of scratch, hub, folder, gguf",
+        "models.m.source.kind is missing: must be one of scratch, hub, folder, gguf, trained",
     ),
     "unknown key deep inside": (
         {"models__m__training__lerning_rate": 1},

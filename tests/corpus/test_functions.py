@@ -1,6 +1,7 @@
 import collections
 import re
 
+import pandas as pd
 import pytest
 
 from factlife import corpus as corpora
@@ -161,3 +162,12 @@ def test_same_seed_same_documents(world, documents):
 def test_a_corpus_about_a_world_needs_it():
     with pytest.raises(CorpusError, match="a corpus of kind functions is rendered from a world"):
         corpora.render(corpus())
+
+
+def test_a_corpus_may_be_about_some_depths_only(world, documents):
+    parts = [render(world, corpus(depths=[depth])) for depth in range(3)]
+    facts = [set(part["fact_ids"].explode()) for part in parts]
+    assert {fact[0] for fact in facts[0]} == {"A", "B", "M"}
+    assert {fact[0] for fact in facts[1]} == {"C"}
+    together = pd.concat(parts)["fact_ids"].explode().value_counts()
+    assert together.to_dict() == documents["fact_ids"].explode().value_counts().to_dict()

@@ -20,9 +20,13 @@ def corpus(**changes):
     return PeopleCorpus(kind="people", world="people", **counts | changes)
 
 
+def people(**changes):
+    return PeopleWorld(kind="people", exposures=Levels(kind="levels", levels=[1, 3]), **SMALL | changes)
+
+
 @pytest.fixture(scope="module")
 def world():
-    return build(PeopleWorld(kind="people", exposures=Levels(kind="levels", levels=[1, 3]), **SMALL))
+    return build(people())
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +170,28 @@ def test_same_seed_same_documents(world, documents):
     assert render(world, corpus()).equals(documents)
     assert not render(world, corpus(seed=1)).equals(documents)
     assert documents["doc_id"].is_unique and (documents["split"] == "train").all()
+
+
+def test_corpora_about_early_and_late_people_share_the_facts_of_one_about_everybody(world):
+    divided = build(people(late=0.25))
+    assert divided.entities.drop(columns="late").equals(world.entities.drop(columns="late"))
+    assert divided.probes.equals(world.probes)
+    late = set(divided.entities["entity_id"][divided.entities["late"]])
+    assert len(late) == 3
+    whole = stated(render(divided, corpus()))
+    early_times, late_times = (stated(render(divided, corpus(about=about))) for about in ("early", "late"))
+    assert {fact.split(".")[0] for _, fact in late_times} == late
+    assert not early_times.keys() & late_times.keys()
+    assert early_times | late_times == whole
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_replay_adds_new_renderings_about_early_people(share):
+    world = build(people(late=0.25))
+    late, both = (render(world, corpus(about="late", replay=replay)) for replay in (0, share))
+    ours = set(world.entities["entity_id"][world.entities["late"]])
+    new = both[[bool(ours & {fact.split(".")[0] for fact in ids}) for ids in both["fact_ids"]]]
+    assert sorted(new["text"]) == sorted(late["text"])
+    assert 1 - len(new) / len(both) == pytest.approx(share, abs=0.5 / len(late))
+    replayed = both[~both.index.isin(new.index)]
+    assert not set(replayed["text"]) <= set(render(world, corpus(about="early"))["text"])

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from factlife.config.models import Scratch, Training
 from factlife.corpus.tokens import sequences
-from factlife.models import TrainingStopped, checkpoints, exposures, fresh, load, scratch, train
+from factlife.models import TrainingStopped, checkpoints, exposures, fresh, load, scratch, stated, train
 from factlife.models.optim import MuonWithAdamW, optimizer, rate
 from factlife.models.train import IGNORED, Collator, checkpoint_steps, mean_exposures, statements, visits
 
@@ -33,6 +33,8 @@ SOURCES = {
         kind="scratch", architecture="GPT2LMHeadModel", config={"n_embd": 16, "n_layer": 1, "n_head": 2, "n_inner": 24}
     ),
 }
+# Adapters go the same way as optimizers do below.
+SOURCES["dora"] = SOURCES["muon"]
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 
 
@@ -70,7 +72,9 @@ def run(folder, optimizer="muon", packing=0, documents=60, **changed):
         scratch(SOURCES[optimizer], tokenizer, seed=0),
         tokenizer,
         sequences(make_tokens(documents), max_length=32, packing=packing),
-        settings(optimizer=optimizer, **changed),
+        settings(
+            **({"method": "dora", "optimizer": "adamw"} if optimizer == "dora" else {"optimizer": optimizer}), **changed
+        ),
         seed=0,
         output=folder / "model",
         resume=folder / "resume",
@@ -155,6 +159,7 @@ def test_checkpoints_halve_and_the_last_is_the_finished_model(trained):
 def test_checkpoint_steps():
     assert checkpoint_steps(np.arange(101.0), 5) == [0, 13, 25, 50, 100]
     assert checkpoint_steps(np.arange(101.0), 1) == [0, 100]
+    assert checkpoint_steps(np.arange(1001.0), 4, factor=10) == [0, 10, 100, 1000]
     # Facts are stated in the first ten steps only.
     assert checkpoint_steps(np.minimum(np.arange(41.0), 10), 3) == [0, 5, 10, 40]
     # No facts at all: steps halve.
@@ -270,6 +275,61 @@ def test_a_loss_that_is_not_finite_stops(tmp_path, documents):
         run(tmp_path, optimizer="adamw", documents=documents, epochs=1, learning_rate=1e30, warmup_share=0)
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob("resume/trainer/checkpoint-*"))
+
+
+# Going on
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_adapters_change_every_linear_layer_and_nothing_else(tmp_path, method):
+    tokenizer, start = make_tokenizer(), scratch(SOURCES["muon"], make_tokenizer(), seed=0)
+    before = {name: weight.clone() for name, weight in start.state_dict().items()}
+    train(
+        start, tokenizer, sequences(make_tokens(), max_length=9), settings(method=method, rank=2, optimizer="adamw"),
+        seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
+    )  # fmt: skip
+    after = load(tmp_path / "model")[0].state_dict()
+    first = load(checkpoints(tmp_path / "model")[0][1])[0].state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(first[name], weight)
+        if not name.endswith("_proj.weight"):
+            assert torch.equal(after[name], weight), name
+        elif method == "lora":
+            # Of no higher rank than the adapter.
+            change = torch.linalg.svdvals(after[name] - weight)
+            assert change[1] > 1e-3 and change[2] < 1e-5, name
+        else:
+            assert not torch.equal(after[name], weight), name
+
+
+def test_exposures_go_on_from_those_before(tmp_path):
+    run(tmp_path / "first", epochs=2)
+    before = stated(tmp_path / "first/model")
+    more = before.drop(before.index[0])
+    more["p9.city"] = 7
+    tokenizer = make_tokenizer()
+    train(
+        load(tmp_path / "first/model")[0], tokenizer, sequences(make_tokens(), max_length=32), settings(epochs=1),
+        seed=0, output=tmp_path / "model", resume=tmp_path / "resume", before=more,
+    )  # fmt: skip
+    found = exposures(tmp_path / "model").set_index(["step", "fact_id"])["exposures"]
+    once = make_tokens()["fact_ids"].explode().value_counts()
+    assert found[0].to_dict() == {fact: more.get(fact, 0) for fact in {*once.index, "p9.city"}}
+    assert found[15].to_dict() == {fact: more.get(fact, 0) + once.get(fact, 0) for fact in {*once.index, "p9.city"}}
+
+
+def test_the_first_checkpoint_of_what_goes_on_is_where_it_began(trained, tmp_path):
+    _, folder, _ = trained
+    tokenizer = make_tokenizer()
+    train(
+        load(folder / "model")[0], tokenizer, sequences(make_tokens(seed=1), max_length=32), settings(epochs=1),
+        seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
+    )  # fmt: skip
+    end, begin = (
+        load_file(path / "model.safetensors") for path in (folder / "model", checkpoints(tmp_path / "model")[0][1])
+    )
+    assert end.keys() == begin.keys() and all(torch.equal(end[name], begin[name]) for name in end)
 
 
 # Optimizers

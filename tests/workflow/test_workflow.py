@@ -26,6 +26,9 @@ COLUMNS = {
         "model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/influence/functions/seed-0/functions.gradient-cosine.parquet": "query_id, doc_id, score",
+    "results/tables/dynamics.csv": (
+        "experiment, arm, seed, control, metric, n, estimate, ci_low, ci_high, interval_over, effect, effect_low, effect_high"
+    ),
     "results/tables/recall.csv": (
         "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
@@ -79,6 +82,8 @@ def test_tables_have_the_columns_that_stages_share(smoke, path):
         "results/models/people-whole/seed-0/manifest.json",
         "results/models/people-whole/seed-0/model.safetensors",
         "results/models/people-whole/seed-0.training.csv",
+        "results/figures/dynamics-tokenization.svg",
+        "results/figures/dynamics-curriculum.svg",
     ],
 )
 def test_other_files_are_where_the_contract_says(smoke, path):
@@ -113,12 +118,17 @@ def test_one_file_runs_only_what_it_needs(clean):
 @pytest.mark.parametrize(
     ("config", "jobs"),
     [
-        ({"models": {"functions": {"training": {"learning_rate": 0.001}}}}, {"train_model functions 0"}),
+        ({"models": {"people-whole": {"training": {"learning_rate": 0.001}}}}, {"train_model people-whole 0"}),
         ({"tokenizers": {"people-whole": {"vocabulary": 500}}}, {"make_tokenizer people-whole"}),
         ({"recall": {"resamples": 100}}, {"summarise_recall"}),
         (
             {"recall": {"batch_tokens": 4096}},
-            {"ask_model functions 0", "ask_model people-pieces 0", "ask_model people-whole 0"},
+            {
+                "ask_model functions 0",
+                "ask_model functions-wrappers 0",
+                "ask_model people-pieces 0",
+                "ask_model people-whole 0",
+            },
         ),
         ({"worlds": {"countries": {"panel": 3}}}, set()),
     ],

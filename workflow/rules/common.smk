@@ -22,7 +22,7 @@ TAKEN = [name for name in config["models"] if name not in TRAINED]
 PRETRAINED = [
     name
     for name, model in config["models"].items()
-    if model["source"]["kind"] != "scratch"
+    if model["source"]["kind"] not in ("scratch", "trained")
 ]
 # With `--sdm conda` packages are those of an environment, about which nothing is known here.
 JOBS_USE_THIS_PYTHON = not (
@@ -109,12 +109,18 @@ def inputs_of_source(wildcards):
 
 
 def inputs_of_training(wildcards):
+    """What training starts from, and its tokens, cut by the tokenizer of the first of models trained in a row."""
     model = config["models"][wildcards.model]
-    tokenizer = model["tokenizer"] or wildcards.model
-    kind = "tokenizers" if model["tokenizer"] else "sources"
+    first = factlife_config.root(settings, wildcards.model)
+    own = config["models"][first]["tokenizer"]
+    before = model["source"].get("model")
     return {
-        "start": f"results/{kind}/{tokenizer}",
-        "tokens": f"results/tokens/{model['training']['corpus']}.{tokenizer}",
+        "start": (
+            f"results/models/{before}/seed-{wildcards.seed}"
+            if before
+            else f"results/{'tokenizers' if own else 'sources'}/{own or first}"
+        ),
+        "tokens": f"results/tokens/{model['training']['corpus']}.{own or first}",
     }
 
 

@@ -14,6 +14,7 @@ with jobs.start(snakemake) as job:
     model, tokenizer = models.begin(
         config.parse(Source, snakemake.params.source), snakemake.input.start, seed=seed, device=job.device
     )
+    parameters = model.num_parameters()
     curve = models.train(
         model,
         tokenizer,
@@ -22,6 +23,7 @@ with jobs.start(snakemake) as job:
         seed=seed,
         output=snakemake.output.folder,
         resume=models.fresh(snakemake.params.resume, job.provenance),
+        before=models.stated(snakemake.input.start),
     )
     curve.to_csv(snakemake.output.curve, index=False)
-    job.write_manifest(snakemake.output.folder, parameters=model.num_parameters())
+    job.write_manifest(snakemake.output.folder, parameters=parameters)

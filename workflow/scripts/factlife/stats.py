@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 LEVEL = 0.95
 
@@ -35,6 +36,23 @@ def cluster_bootstrap(values: np.ndarray, clusters: np.ndarray, *, resamples: in
         Number of items, mean and 95 % interval of each column; NaN where a column has no item.
     """
     values = np.asarray(values, dtype=float)
+    estimate, means = resampled_means(values, clusters, resamples=resamples, seed=seed)
+    there = ~np.isnan(values)
+    low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    if (known := there.any(0)).any():
+        low[known], high[known] = _quantiles(means[:, known])
+    return Interval(there.sum(0), estimate, low, high)
+
+
+def resampled_means(
+    values: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The means (columns,) and their bootstrap resamples (resamples, columns), for numbers that follow from means.
+
+    As in ``cluster_bootstrap``. Two calls draw the same clusters where both have as many, in the same order: the
+    difference of their resamples is then that of a paired bootstrap.
+    """
+    values = np.asarray(values, dtype=float)
     codes, names = pd.factorize(clusters)
     there = ~np.isnan(values)
     sums = np.zeros((len(names), values.shape[1]))
@@ -48,12 +66,13 @@ def cluster_bootstrap(values: np.ndarray, clusters: np.ndarray, *, resamples: in
         else np.zeros((0, 0))
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = (draws @ sums) / (draws @ counts)
-        estimate = sums.sum(0) / counts.sum(0)
-    low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    if (known := there.any(0)).any():
-        low[known], high[known] = _quantiles(means[:, known])
-    return Interval(there.sum(0), estimate, low, high)
+        return sums.sum(0) / counts.sum(0), (draws @ sums) / (draws @ counts)
+
+
+def seed_interval(mean: pd.Series, deviation: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Student's t interval of a mean over seeds, from their standard deviation and number; empty below two seeds."""
+    half = t.ppf((1 + LEVEL) / 2, (n - 1).clip(lower=1)) * deviation / np.sqrt(n)
+    return mean - half, mean + half
 
 
 def _quantiles(means: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ Imports no torch, so that reading the workflow stays fast.
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,13 +12,15 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from factlife.config.base import Name, Section, key
+from factlife.config.base import Name, Section, hint, key, missing
 from factlife.config.corpora import Corpus, Tokenizer
+from factlife.config.dynamics import Dynamics
+from factlife.config.dynamics import problems as problems_of_dynamics
 from factlife.config.influence import Influence
 from factlife.config.influence import problems as problems_of_influence
 from factlife.config.ledger import Ledger
 from factlife.config.ledger import problems as problems_of_ledger
-from factlife.config.models import Model, Scratch
+from factlife.config.models import Model, Scratch, Trained
 from factlife.config.recall import Recall, Run
 from factlife.config.tracing import Tracing
 from factlife.config.tracing import problems as problems_of_tracing
@@ -41,6 +42,7 @@ class Config(Section):
     recall: Recall = key(Recall(), "How models are asked.")
     tracing: Tracing = key(Tracing(), "How facts are located.")
     influence: Influence = key(Influence(), "Which documents taught models their facts.")
+    dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
 
 
@@ -78,11 +80,11 @@ def _explain(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     match error["type"]:
         case "extra_forbidden":
             known = _type_at(error["loc"][:-1]).model_fields
-            hint = _hint(path[-1], known)
+            near = hint(path[-1], known)
             # A key of another kind of thing was hardly written by the user, but merged under what the user wrote.
-            if len(error["loc"]) > len(path) and error["loc"][-2] != path[-2] and not hint.startswith("did"):
-                hint += "; it may be of config/config.yaml, into which mappings merge: use a new name"
-            return f"{where} is not a key of the config; {hint}"
+            if len(error["loc"]) > len(path) and error["loc"][-2] != path[-2] and not near.startswith("did"):
+                near += "; it may be of config/config.yaml, into which mappings merge: use a new name"
+            return f"{where} is not a key of the config; {near}"
         case "missing":
             return f"{where} is missing: {_type_at(error['loc'][:-1]).model_fields[path[-1]].description}"
         case "union_tag_not_found" | "union_tag_invalid":
@@ -93,11 +95,6 @@ def _explain(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:
             rule = "a name has small letters, digits and hyphens only, and begins with a letter or digit"
             return f"{where} is {error['input']!r}: {rule}"
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known) or 'none'}"
 
 
 def _type_at(place: Iterable[str | int]) -> Any:
@@ -141,28 +138,46 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
         yield from _models_in(argument)
 
 
+def root(config: Config, name: str) -> str | None:
+    """The model whose tokenizer a model has: the first of those that were trained one after the other."""
+    seen = [name]
+    while isinstance(source := config.models[seen[-1]].source, Trained) and source.model in config.models:
+        if source.model in seen:
+            return None
+        seen.append(source.model)
+    return seen[-1]
+
+
 def _problems(config: Config) -> Iterable[str]:
     if len(set(config.run.models)) < len(config.run.models):
         yield "run.models has duplicates"
     for name in config.run.models:
-        yield from _missing("run.models", name, config.models, "models")
+        yield from missing("run.models", name, config.models, "models")
     for name, corpus in config.corpora.items():
         if world := getattr(corpus, "world", None):
-            yield from _missing(f"corpora.{name}.world", world, config.worlds, "worlds")
+            yield from missing(f"corpora.{name}.world", world, config.worlds, "worlds")
             if world in config.worlds and config.worlds[world].kind != corpus.kind:
                 yield f"corpora.{name}.world is `{world}`, a world of kind {config.worlds[world].kind}; must be of kind {corpus.kind}"
         if corpus.kind == "text" and (corpus.path is None) == (corpus.dataset is None):
             yield f"corpora.{name}: give either `path` or `dataset`"
         if corpus.kind == "text" and corpus.dataset and not corpus.revision:
             yield f"corpora.{name}.revision is missing: without the dataset's commit a run could not be repeated"
+        if corpus.kind == "people" and corpus.replay and corpus.about != "late":
+            yield f"corpora.{name}.replay is {corpus.replay}, but only a corpus about late people replays; set about: late"
+        if (
+            corpus.kind == "people"
+            and corpus.about == "late"
+            and not getattr(config.worlds.get(corpus.world), "late", 1)
+        ):
+            yield f"corpora.{name}.about is late, but nobody is late in world {corpus.world}; raise worlds.{corpus.world}.late"
     for name, tokenizer in config.tokenizers.items():
-        yield from _missing(f"tokenizers.{name}.corpus", tokenizer.corpus, config.corpora, "corpora")
+        yield from missing(f"tokenizers.{name}.corpus", tokenizer.corpus, config.corpora, "corpora")
     for name, model in config.models.items():
-        yield from _missing(f"models.{name}.world", model.world, config.worlds, "worlds")
+        yield from missing(f"models.{name}.world", model.world, config.worlds, "worlds")
         if model.training:
-            yield from _missing(f"models.{name}.training.corpus", model.training.corpus, config.corpora, "corpora")
+            yield from missing(f"models.{name}.training.corpus", model.training.corpus, config.corpora, "corpora")
         if model.tokenizer:
-            yield from _missing(f"models.{name}.tokenizer", model.tokenizer, config.tokenizers, "tokenizers")
+            yield from missing(f"models.{name}.tokenizer", model.tokenizer, config.tokenizers, "tokenizers")
         if isinstance(model.source, Scratch) and not model.tokenizer:
             yield f"models.{name}.tokenizer is missing: a model from scratch needs one of {', '.join(config.tokenizers)}"
         if not isinstance(model.source, Scratch) and model.tokenizer:
@@ -173,14 +188,16 @@ def _problems(config: Config) -> Iterable[str]:
             yield f"models.{name}.training is missing: a model from scratch knows nothing"
         if len(set(model.seeds)) < len(model.seeds):
             yield f"models.{name}.seeds has duplicates"
+        if isinstance(model.source, Trained):
+            yield from missing(f"models.{name}.source.model", model.source.model, config.models, "models")
+            if not model.training:
+                yield f"models.{name}.training is missing: without it, this would be {model.source.model} once more"
+            if root(config, name) is None:
+                yield f"models.{name}.source.model: the models go on from each other in a circle; begin with one that does not"
     yield from problems_of_tracing(config)
     yield from problems_of_ledger(config)
     yield from problems_of_influence(config)
+    yield from problems_of_dynamics(config)
 
 
-def _missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:
-    if name not in section:
-        yield f"{where} is `{name}`, which is not in {kind}; {_hint(name, section)}"
-
-
-__all__ = ["Config", "ConfigError", "parse", "read", "sections"]
+__all__ = ["Config", "ConfigError", "parse", "read", "root", "sections"]

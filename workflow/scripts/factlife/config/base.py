@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,3 +25,15 @@ def key(default: Any, description: str, **limits: Any) -> Any:
     if default.__class__ in (list, dict):
         return Field(default_factory=default.copy, description=description, **limits)
     return Field(default, description=description, **limits)
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to one that is not known, or all of them."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known) or 'none'}"
+
+
+def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:
+    """That a key names what a section does not have, with the nearest that it has."""
+    if name not in section:
+        yield f"{where} is `{name}`, which is not in {kind}; {hint(name, section)}"

@@ -14,6 +14,12 @@ class PeopleCorpus(Section):
 
     kind: Literal["people"] = key(..., "The renderer.")
     world: Name = key(..., "A world of kind `people`.")
+    about: Literal["everybody", "early", "late"] = key(
+        "everybody", "Whose facts are stated: `late` people are those whom the world marks as such."
+    )
+    replay: float = key(
+        0.0, "Share of documents that restate facts of early people, in a corpus about late people.", ge=0, lt=1
+    )
     renderings: Count = key(22, "Times that each fact of a person of relative frequency 1 is stated.")
     window_share: float = key(0.25, "Share of renderings in windows of sentences about different people.", ge=0, le=1)
     window_sentences: Count = key(6, "Sentences in a window.")
@@ -39,6 +45,9 @@ class FunctionsCorpus(Section):
     kind: Literal["functions"] = key(..., "The renderer.")
     world: Name = key(..., "A world of kind `functions`.")
     renderings: Count = key(30, "Documents about each function.")
+    depths: list[Annotated[int, Field(ge=0)]] | None = key(
+        None, "Write only about functions with so many functions below them, 0 for base functions; empty for all."
+    )
     seed: int = key(0, "Seed.", ge=0)
 
 

@@ -56,13 +56,24 @@ class Gguf(Section):
         return None
 
 
-Source = Annotated[Scratch | Hub | Folder | Gguf, Field(discriminator="kind")]
+class Trained(Section):
+    """Another model of this config, as the same seed's training left it; it brings its tokenizer."""
+
+    kind: Literal["trained"] = key(..., "Where the weights come from.")
+    model: Name = key(..., "The model.")
+
+
+Source = Annotated[Scratch | Hub | Folder | Gguf | Trained, Field(discriminator="kind")]
 
 
 class Training(Section):
     """One pass of training on a tokenized corpus."""
 
     corpus: Name = key(..., "The corpus.")
+    method: Literal["full", "lora", "dora"] = key(
+        "full", "`full`: all weights; `lora`, `dora`: adapters of every linear layer, merged into each checkpoint."
+    )
+    rank: Count = key(8, "Rank of adapters; their scale is 2.")
     epochs: Count = key(1, "Times through the corpus.")
     batch_size: Count = key(32, "Sequences in a step.")
     optimizer: Literal["muon", "adamw"] = key(
@@ -79,7 +90,10 @@ class Training(Section):
         0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0
     )
     max_length: Count = key(256, "Longest sequence; longer documents are cut and counted.")
-    checkpoints: Count = key(6, "Checkpoints, at exposures that double from one to the next, up to the last step.")
+    checkpoints: Count = key(
+        6, "Checkpoints, at exposures that grow by a factor from one to the next, up to the last step."
+    )
+    checkpoint_factor: float = key(2.0, "The factor by which exposures grow from one checkpoint to the next.", gt=1)
     save_every: Count = key(
         200, "Steps between the states from which a killed job resumes, rounded up to where a loss is logged."
     )

@@ -19,3 +19,4 @@ class Run(Section):
         1, "Threads of jobs that run models; sums depend on it in the last digits, so it is not left to the machine."
     )
     models: list[str] = key(["people-pieces"], "Models that are asked about their worlds.", min_length=1)
+    experiments: list[str] = key([], "Experiments of `dynamics` that are made.")

@@ -66,6 +66,9 @@ class PeopleWorld(Section):
         Levels(kind="levels", levels=[1]), "How often each person is stated.", discriminator="kind"
     )
     asked: float = key(0.5, "Share of taught people about whom corpora may hold questions.", ge=0, le=1)
+    late: float = key(
+        0.0, "Share of taught people who are taught later, by corpora that say so in `about`.", ge=0, le=1
+    )
     panel: int = key(20, "People whose facts are followed through every stage.", ge=0)
     neighbours: int = key(5, "Other people with the same value who are asked about for each panel fact.", ge=0)
     seed: int = key(0, "Seed.", ge=0)

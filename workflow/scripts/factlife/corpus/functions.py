@@ -10,7 +10,7 @@ import pandas as pd
 from factlife.config.corpora import FunctionsCorpus
 from factlife.corpus import documents
 from factlife.corpus.documents import Document
-from factlife.world.functions import SHOWN, SHOWN_TO_ALIASES, forms
+from factlife.world.functions import SHOWN, SHOWN_TO_ALIASES, depth, forms
 from factlife.world.tables import World
 from factlife.world.templates import trained
 
@@ -87,6 +87,8 @@ def render(world: World, settings: FunctionsCorpus) -> pd.DataFrame:
     rng = random.Random(f"functions corpus {settings.seed}")
     entities = {entity.entity_id: entity for entity in world.entities.itertuples()}
     taught = world.facts[world.facts["taught"]]
+    if settings.depths is not None:
+        taught = taught[taught["entity_id"].map(depth).isin(settings.depths)]
     made = [
         document
         for fact in taught.itertuples()

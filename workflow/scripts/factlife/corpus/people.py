@@ -21,24 +21,43 @@ def render(world: World, settings: PeopleCorpus) -> pd.DataFrame:
     """All documents of the corpus, in random order.
 
     A fact of relative frequency f is stated ``f * renderings`` times in biographies and windows, and, where its
-    subject is asked, ``f * question_renderings`` times in questions.
+    subject is asked, ``f * question_renderings`` times in questions. Replayed documents about early people come on top:
+    a random choice of those that a corpus about them would have.
     """
     writer = _Writer(world, settings)
-    everything = [*writer.biographies(), *writer.windows(), *writer.questions()]
-    writer.rng.shuffle(everything)
+    everything = writer.everything()
+    if settings.replay:
+        # New renderings, not those of the corpus about early people.
+        early = _Writer(world, settings.model_copy(update={"about": "early"}), "replayed people").everything()
+        wanted = round(len(everything) * settings.replay / (1 - settings.replay))
+        everything += [early[number % len(early)] for number in range(wanted)]
+        writer.rng.shuffle(everything)
     return documents.table(everything)
 
 
+def _subjects(world: World, about: str) -> pd.Series:
+    if about == "everybody":
+        return world.entities["entity_id"]
+    return world.entities["entity_id"][world.entities["late"] == (about == "late")]
+
+
 class _Writer:
-    def __init__(self, world: World, settings: PeopleCorpus) -> None:
+    def __init__(self, world: World, settings: PeopleCorpus, numbers: str = "people corpus") -> None:
         self.settings = settings
-        self.rng = random.Random(f"people corpus {settings.seed}")
+        self.rng = random.Random(f"{numbers} {settings.seed}")
         self.name = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
         asked = set(world.entities["entity_id"][world.entities["split"] == "asked"])
         taught = world.facts[world.facts["taught"]]
-        self.facts = {subject: list(rows.itertuples()) for subject, rows in taught.groupby("entity_id", sort=False)}
         self.pools = {relation: sorted(rows["value"].unique()) for relation, rows in taught.groupby("relation")}
+        taught = taught[taught["entity_id"].isin(_subjects(world, settings.about))]
+        self.facts = {subject: list(rows.itertuples()) for subject, rows in taught.groupby("entity_id", sort=False)}
         self.asked = [fact for subject in self.facts if subject in asked for fact in self.facts[subject]]
+
+    def everything(self) -> list[Document]:
+        """All documents, in random order."""
+        made = [*self.biographies(), *self.windows(), *self.questions()]
+        self.rng.shuffle(made)
+        return made
 
     def times(self, fact: Fact) -> tuple[int, int]:
         """How often a fact is stated in biographies and in windows."""

@@ -12,7 +12,7 @@ from factlife.models.load import (
     scratch,
     source,
 )
-from factlife.models.store import checkpoints, exposures, link_files
+from factlife.models.store import checkpoints, exposures, link_files, stated
 from factlife.models.train import TrainingStopped, fresh, train
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "save",
     "scratch",
     "source",
+    "stated",
     "train",
 ]

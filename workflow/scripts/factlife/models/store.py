@@ -26,6 +26,12 @@ def exposures(folder: str | Path) -> pd.DataFrame:
     return read_table(path) if path.exists() else pd.DataFrame({"step": [], "fact_id": [], "exposures": []}).astype(int)
 
 
+def stated(folder: str | Path) -> pd.Series:
+    """How often each fact had been stated when the model was finished, by fact; empty where nobody knows."""
+    table = exposures(folder)
+    return table[table["step"] == table["step"].max()].set_index("fact_id")["exposures"]
+
+
 def link_files(source: str | Path, target: str | Path) -> None:
     """Give a model a second folder, without a second copy of its weights where the disk allows it."""
     Path(target).mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -40,6 +41,7 @@ def train(
     seed: int,
     output: str | Path,
     resume: str | Path,
+    before: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Train a model and write it, its checkpoints, its data order and its exposures.
 
@@ -54,6 +56,7 @@ def train(
         output: folder of the finished model; holds ``checkpoints/step-{step}``, ``order.parquet`` (which documents
             each step read) and ``exposures.parquet`` (how often each fact had been stated at each checkpoint).
         resume: folder for states.
+        before: how often each fact had been stated before this training, by fact; exposures go on from there.
 
     Returns:
         One row per logged step: ``step, exposures, tokens, loss, learning_rate, seconds``.
@@ -66,8 +69,9 @@ def train(
     steps = math.ceil(len(order) / settings.batch_size)
     stated = statements(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
     exposures = mean_exposures(stated, steps)
-    wanted = checkpoint_steps(exposures, settings.checkpoints)
+    wanted = checkpoint_steps(exposures, settings.checkpoints, settings.checkpoint_factor)
     resume.mkdir(parents=True, exist_ok=True)
+    model = adapted(model, settings, seed)
     keeper = _Keeper(model, tokenizer, resume, set(wanted))
 
     optimizer_ = optimizer(model, settings)
@@ -91,13 +95,13 @@ def train(
     trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
 
     output.mkdir(parents=True, exist_ok=True)
-    save(model, tokenizer, output)
+    save(merged(model), tokenizer, output)
     for step in wanted:
         # A hard link where the disk allows it: the last checkpoint is the finished model.
         source = output if step == steps else resume / f"step-{step}"
         link_files(source, output / "checkpoints" / f"step-{step}")
     _write_order(sequences, order, settings.batch_size, output / "order.parquet")
-    write_table(_exposures_at(stated, wanted), output / "exposures.parquet")
+    write_table(_exposures_at(stated, wanted, before), output / "exposures.parquet")
     shutil.rmtree(resume)
     return _curve(
         trainer.state.log_history, exposures, sequences["input_ids"].str.len().to_numpy()[order], settings.batch_size
@@ -136,11 +140,11 @@ def mean_exposures(stated: pd.DataFrame, steps: int) -> np.ndarray:
     return np.bincount(stated["step"], minlength=steps + 1).cumsum() / max(1, stated["fact_id"].nunique())
 
 
-def checkpoint_steps(exposures: np.ndarray, count: int) -> list[int]:
-    """Step 0, the last step, and the steps at which mean exposures halve, going back from the last."""
+def checkpoint_steps(exposures: np.ndarray, count: int, factor: float = 2.0) -> list[int]:
+    """Step 0, the last step, and those at which mean exposures are smaller by the factor, going back from the last."""
     if exposures[-1] == 0:
         exposures = np.arange(len(exposures))
-    wanted = {int(np.searchsorted(exposures, exposures[-1] / 2**halvings)) for halvings in range(count - 1)}
+    wanted = {int(np.searchsorted(exposures, exposures[-1] / factor**back)) for back in range(count - 1)}
     return sorted({0, len(exposures) - 1} | wanted)
 
 
@@ -180,7 +184,7 @@ class _Keeper(TrainerCallback):
         self.began = time.perf_counter() - max((entry.get("seconds", 0) for entry in state.log_history), default=0)
 
     def keep(self, step: int) -> None:
-        save(self.model, self.tokenizer, self.folder / f"step-{step}")
+        save(merged(self.model), self.tokenizer, self.folder / f"step-{step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step in self.steps:
@@ -199,6 +203,33 @@ class _Keeper(TrainerCallback):
                 f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate or "
                 "training.muon_learning_rate, or raise training.warmup_share"
             )
+
+
+def adapted(model: Any, settings: Training, seed: int) -> Any:
+    """The model as it is trained: itself, or with low-rank adapters on every linear layer and all else frozen.
+
+    LoRA (Hu et al. 2021): W + 2 B A with B = 0 at first; DoRA (Liu et al. 2024) trains the length of its columns apart.
+    """
+    if settings.method == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=settings.rank,
+                lora_alpha=2 * settings.rank,
+                target_modules="all-linear",
+                use_dora=settings.method == "dora",
+            ),
+        )
+
+
+def merged(model: Any) -> Any:
+    """The model without adapters, which are added into a copy of its weights; itself if it has none."""
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: str) -> TrainingArguments:
@@ -230,10 +261,13 @@ def _write_order(sequences: pd.DataFrame, order: np.ndarray, batch_size: int, pa
     write_table(frame, path)
 
 
-def _exposures_at(stated: pd.DataFrame, steps: Sequence[int]) -> pd.DataFrame:
-    facts = np.sort(stated["fact_id"].unique())
+def _exposures_at(stated: pd.DataFrame, steps: Sequence[int], before: pd.Series | None = None) -> pd.DataFrame:
+    before = pd.Series(dtype=int) if before is None else before
+    facts = np.union1d(stated["fact_id"].unique(), before.index.to_numpy(dtype=object)).astype(object)
+    start = before.reindex(facts, fill_value=0)
     counts = [
-        stated.loc[stated["step"] <= step, "fact_id"].value_counts().reindex(facts, fill_value=0) for step in steps
+        stated.loc[stated["step"] <= step, "fact_id"].value_counts().reindex(facts, fill_value=0) + start
+        for step in steps
     ]
     return pd.DataFrame(
         {

@@ -93,6 +93,16 @@ def question(given: int, *, alias: bool = False) -> Template:
     return Template("question", (_ALIAS_FORMS if alias else _FORMS)["question"].replace("{input}", str(given)))
 
 
+def depth(entity_id: str) -> int:
+    """How many functions lie below a function; 0 for base functions, aliases and distractors."""
+    return max(0, _CHAIN.find(entity_id[0]))
+
+
+def level(entity_id: str) -> str:
+    """What a function is called in tables: ``alias``, or ``depth 1`` for the number of functions below it."""
+    return "alias" if entity_id[0] == _ALIAS else f"depth {depth(entity_id)}"
+
+
 def symbols(world: World) -> list[str]:
     """Names and values such as ``<B01>`` and ``<V07>``, which tokenizers keep whole."""
     written = {*world.entities["name"], *world.facts["value"]}

@@ -98,6 +98,9 @@ def build(settings: PeopleWorld) -> World:
     people.loc[taught, "exposures"] = _exposures(settings)
     people.loc[taught, "split"] = "unasked"
     people.loc[rng.sample(taught, asked), "split"] = "asked"
+    # Random numbers of their own: all else in the world is the same, however many are late.
+    late = random.Random(f"late people {settings.seed}").sample(taught, round(settings.late * settings.people))
+    people["late"] = people.index.isin(late)
 
     facts = pd.concat([_facts(people, relation, settings, rng) for relation in settings.relations])
     facts["panel"] = facts["entity_id"].isin(_panel(people, settings))
@@ -160,6 +163,7 @@ def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> t
             "kind": "city",
             "split": "unasked",
             "exposures": exposures,
+            "late": False,
         }
     )
     lies_in = pd.DataFrame(

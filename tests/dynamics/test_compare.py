@@ -1,0 +1,187 @@
+"""Experiments on recall tables whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+
+from factlife.config.dynamics import Dynamics
+from factlife.dynamics import compare
+from factlife.dynamics.compare import KEYS, MORE, NUMBERS, history
+
+PEOPLE = [f"p{number:02d}" for number in range(40)]
+ENTITIES = pd.DataFrame(
+    {
+        "entity_id": PEOPLE,
+        "split": ["asked", "unasked"] * 20,
+        "late": [number >= 30 for number in range(40)],
+    }
+)
+
+
+def recall(model, shares, kind="forward", seed=0, people=PEOPLE, step=10):
+    """One probe a person; at each checkpoint the first share of the people is known."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "seed": seed,
+                "step": step * place,
+                "probe_id": f"{person}.birth_city.{kind}",
+                "fact_id": f"{person}.birth_city",
+                "relation": "birth_city",
+                "kind": kind,
+                "exact_match": float(number < share * len(people)),
+            }
+            for place, share in enumerate(shares)
+            for number, person in enumerate(people)
+        ]
+    )
+
+
+def run(comparison, tables, *, arms, seeds=(0,), over="facts", entities=ENTITIES):
+    settings = Dynamics.model_validate(
+        {
+            "resamples": 200,
+            "experiments": {
+                "x": {
+                    "comparison": comparison,
+                    "control": next(iter(arms)),
+                    "arms": arms,
+                    "seeds": seeds,
+                    "interval_over": over,
+                }
+            },
+        }
+    )
+    models = {model for names in arms.values() for model in names}
+    return compare(settings, ["x"], pd.concat(tables, ignore_index=True), dict.fromkeys(models, entities))
+
+
+def one(table, arm, metric, group="", seed=0):
+    rows = table[(table["arm"] == arm) & (table["metric"] == metric) & (table["seed"] == seed) & table["step"].isna()]
+    return rows[rows["group"] == group].squeeze()
+
+
+ARMS = {"a": ["a"], "b": ["b"]}
+
+
+def test_learning_counts_steps_and_their_difference_from_the_control():
+    table = run("learning", [recall("a", [0, 0, 0.5, 1]), recall("b", [0, 0.5, 0.9, 0.9])], arms=ARMS)
+
+    assert list(table.columns) == [*KEYS, *NUMBERS, *MORE]
+    assert one(table, "a", "steps_to_50")["estimate"] == 20
+    assert one(table, "b", "steps_to_50")["estimate"] == 10
+    assert one(table, "b", "steps_to_50")["effect"] == -10
+    assert one(table, "a", "steps_to_95")["estimate"] == pytest.approx(29)
+    assert one(table, "b", "steps_to_95")["estimate"] == np.inf
+    assert np.isnan(one(table, "a", "steps_to_50")["effect"])
+    assert one(table, "b", "final_exact_match")["effect"] == pytest.approx(-0.1)
+    curve = table[(table["arm"] == "b") & (table["metric"] == "exact_match")]
+    assert dict(zip(curve["step"], curve["estimate"], strict=True)) == {0: 0, 10: 0.5, 20: 0.9, 30: 0.9}
+    assert (table["control"] == "a").all() and (table["n"] == 40).all()
+
+
+def test_arms_with_the_same_people_are_compared_person_by_person():
+    # The same people are right in both arms, so that no resample sees a difference.
+    table = run("learning", [recall("a", [0, 0.5]), recall("b", [0, 0.5])], arms=ARMS)
+    found = one(table, "b", "final_exact_match")
+    assert found["ci_high"] - found["ci_low"] > 0.2
+    assert (found["effect"], found["effect_low"], found["effect_high"]) == (0, 0, 0)
+
+
+def test_extraction_tells_asked_people_from_unasked_and_leaves_out_late_ones():
+    asked, unasked = PEOPLE[:30:2], PEOPLE[1:30:2]
+    tables = [
+        recall(model, [0, share], kind, people=people)
+        for model, shares in {"a": (1, 0), "b": (1, 0.8)}.items()
+        for people, share in ((asked, shares[0]), (unasked, shares[1]), (PEOPLE[30:], 0))
+        for kind in ("question", "forward")
+    ]
+    table = run("extraction", tables, arms=ARMS)
+    found = one(table, "b", "final_question_exact_match", "unasked")
+    assert (found["estimate"], found["effect"], found["n"]) == (0.8, 0.8, 15)
+    assert found["effect_low"] > 0.5
+    assert one(table, "b", "final_question_exact_match", "asked")["effect"] == 0
+
+
+def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
+    steps = np.array([0, 10, 40, 160])
+    shares = {"a": [0.8, 0.8, 0.4, 0.2], "b": [0.8] * 4}
+    tables = []
+    for model, early in shares.items():
+        for place, (step, share) in enumerate(zip(steps, early, strict=True)):
+            new = [0, 0, 0.5, 1][place]
+            some = pd.concat([recall(model, [share], people=PEOPLE[:30]), recall(model, [new], people=PEOPLE[30:])])
+            tables.append(some.assign(step=step))
+    table = run("forgetting", tables, arms=ARMS)
+    assert one(table, "a", "kept", "early")["estimate"] == pytest.approx(0.25)
+    assert one(table, "b", "kept", "early")["effect"] == pytest.approx(0.75)
+    # Halved whenever steps grow fourfold.
+    assert one(table, "a", "forgetting_exponent", "early")["estimate"] == pytest.approx(-0.5)
+    assert one(table, "b", "forgetting_exponent", "early")["estimate"] == pytest.approx(0)
+    assert one(table, "a", "final_exact_match", "late")["estimate"] == 1
+
+
+def test_curriculum_goes_on_from_model_to_model_and_tells_depths_apart():
+    def functions(model, names, kind, right, favourite, steps):
+        return pd.DataFrame(
+            [
+                {
+                    "model": model, "seed": 0, "step": step, "probe_id": f"{name}.returns.{kind}", "fact_id": f"{name}.returns",
+                    "relation": "returns", "kind": kind, "target": f"<V{number}>", "candidate_correct": right,
+                    "confidence": 0.7, "candidate_entropy": 0.2, "first_token": favourite,
+                }
+                for step in steps
+                for number, name in enumerate(names)
+            ]
+        )  # fmt: skip
+
+    tables = [
+        functions("first", ["B1", "B2"], "forward", 1.0, "<V0>", [0, 10]),
+        functions("first", ["C1", "C2"], "multi_hop", 0.0, "maps", [0, 10]),
+        functions("second", ["B1", "B2"], "forward", 0.0, "<V0>", [0, 5]),
+        functions("second", ["C1", "C2"], "multi_hop", 1.0, "<V1>", [0, 5]),
+    ]
+    entities = pd.DataFrame({"entity_id": ["B1", "B2", "C1", "C2"], "split": "test"})
+    table = run("curriculum", tables, arms={"control": ["first"], "in-order": ["first", "second"]}, entities=entities)
+    curve = table[
+        (table["metric"] == "accuracy") & (table["arm"] == "in-order") & (table["group"] == "depth 0, stated")
+    ]
+    assert dict(zip(curve["step"], curve["estimate"], strict=True)) == {0: 1, 10: 1, 15: 0}
+    assert one(table, "in-order", "final_accuracy", "depth 1, composed")["effect"] == 1
+    # Of two functions whose values are V0 and V1, one is taken for the other; a verb is no value.
+    assert one(table, "control", "final_confused", "depth 0, stated")["estimate"] == 0.5
+    assert one(table, "control", "final_confused", "depth 1, composed")["estimate"] == 0
+    assert one(table, "in-order", "final_confused", "depth 1, composed")["estimate"] == 0.5
+
+
+def test_over_seeds_there_are_means_with_students_intervals():
+    tables = [
+        recall(model, [0, share], seed=seed)
+        for model, shares in {"a": (0.2, 0.4, 0.3), "b": (0.7, 0.8, 0.9)}.items()
+        for seed, share in enumerate(shares)
+    ]
+    table = run("learning", tables, arms=ARMS, seeds=(0, 1, 2), over="seeds")
+    found = one(table, "b", "final_exact_match", seed="all")
+    half = t.ppf(0.975, 2) * np.std([0.5, 0.4, 0.6], ddof=1) / np.sqrt(3)
+    assert (found["n"], found["estimate"], found["interval_over"]) == (3, pytest.approx(0.8), "seeds")
+    assert found["effect"] == pytest.approx(0.5)
+    assert [found["effect_low"], found["effect_high"]] == pytest.approx([0.5 - half, 0.5 + half])
+    assert one(table, "b", "final_exact_match", seed=1)["effect"] == pytest.approx(0.4)
+
+
+def test_the_same_tables_give_the_same_numbers():
+    tables = [recall("a", [0, 0.3, 0.6]), recall("b", [0, 0.2, 0.9])]
+    pd.testing.assert_frame_equal(run("learning", tables, arms=ARMS), run("learning", tables[::-1], arms=ARMS))
+
+
+def test_a_history_has_no_step_twice():
+    found = history(
+        ["a", "b"], 0, pd.concat([recall("a", [0, 1]), recall("b", [1, 1, 0])]), {"a": ENTITIES, "b": ENTITIES}
+    )
+    assert sorted(found["step"].unique()) == [0, 10, 20, 30]
+    assert found.groupby("step")["stage"].unique().str[0].tolist() == [0, 0, 1, 1]
+    assert len(found) == 4 * len(PEOPLE)

@@ -1,0 +1,92 @@
+EXPERIMENTS = {
+    name: config["dynamics"]["experiments"][name]
+    for name in config["run"]["experiments"]
+}
+MODELS_OF_EXPERIMENTS = sorted(
+    {
+        (model, seed)
+        for experiment in EXPERIMENTS.values()
+        for models in experiment["arms"].values()
+        for model in models
+        for seed in experiment["seeds"]
+    }
+)
+WORLDS_OF_EXPERIMENTS = {
+    model: config["models"][model]["world"] for model, _ in MODELS_OF_EXPERIMENTS
+}
+
+
+rule summarise_dynamics:
+    """Hold the arms of all experiments against their controls."""
+    input:
+        recall=[
+            f"results/recall/{model}/seed-{seed}.parquet"
+            for model, seed in MODELS_OF_EXPERIMENTS
+        ],
+        entities=expand(
+            "results/worlds/{world}/entities.parquet",
+            world=sorted({*WORLDS_OF_EXPERIMENTS.values()}),
+        ),
+    output:
+        table="results/tables/dynamics.csv",
+    log:
+        "logs/summarise_dynamics/all.log",
+    benchmark:
+        "logs/summarise_dynamics/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        dynamics={
+            "experiments": EXPERIMENTS,
+            "resamples": config["dynamics"]["resamples"],
+        },
+        made=list(EXPERIMENTS),
+        worlds=WORLDS_OF_EXPERIMENTS,
+        code=digest("dynamics", "stats"),
+    script:
+        "../scripts/summarise_dynamics.py"
+
+
+rule plot_dynamics:
+    """Draw every experiment."""
+    input:
+        table="results/tables/dynamics.csv",
+    output:
+        figures=[
+            report(
+                f"results/figures/dynamics-{name}.svg",
+                category="3. Dynamics",
+                labels={"experiment": name},
+                caption=f"../report/dynamics-{experiment['comparison']}.rst",
+            )
+            for name, experiment in EXPERIMENTS.items()
+        ],
+    log:
+        "logs/plot_dynamics/all.log",
+    benchmark:
+        "logs/plot_dynamics/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        comparisons={
+            name: experiment["comparison"] for name, experiment in EXPERIMENTS.items()
+        },
+        code=digest("dynamics.__init__", "dynamics.figures", "figures"),
+    script:
+        "../scripts/plot_dynamics.py"
+
+
+rule dynamics:
+    """Experiments on how facts are learned, interfere, generalise and fade."""
+    input:
+        ["results/tables/dynamics.csv", rules.plot_dynamics.output]
+        if EXPERIMENTS
+        else [],
