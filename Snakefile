@@ -17,6 +17,7 @@ include: "workflow/rules/corpus.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/recall.smk"
 include: "workflow/rules/tracing.smk"
+include: "workflow/rules/editing.smk"
 include: "workflow/rules/influence.smk"
 include: "workflow/rules/dynamics.smk"
 include: "workflow/rules/ledger.smk"
@@ -29,6 +30,7 @@ rule all:
     input:
         rules.recall.input,
         rules.circuits.input,
+        rules.edits.input,
         rules.influence.input,
         rules.dynamics.input,
         rules.ledger.input,

@@ -22,6 +22,9 @@ COLUMNS = {
         "model, seed, step, exposures, probe_id, fact_id, relation, kind, first_token_correct, exact_match, "
         "generation_match, loss_nats, rank, candidate_probability"
     ),
+    "results/tables/edits.csv": (
+        "model, seed, editor, schedule, n_edits, phase, judge, metric, n, estimate, ci_low, ci_high, interval_over"
+    ),
     "results/tables/influence.csv": (
         "model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
@@ -82,6 +85,9 @@ def test_tables_have_the_columns_that_stages_share(smoke, path):
         "results/models/people-whole/seed-0/manifest.json",
         "results/models/people-whole/seed-0/model.safetensors",
         "results/models/people-whole/seed-0.training.csv",
+        "results/moments/people-pieces/seed-0/people.safetensors",
+        "results/edits/people-pieces/seed-0/memit/deltas.safetensors",
+        "results/edits/people-pieces/seed-0/memit/edits.parquet",
         "results/figures/dynamics-tokenization.svg",
         "results/figures/dynamics-curriculum.svg",
     ],
@@ -120,10 +126,12 @@ def test_one_file_runs_only_what_it_needs(clean):
     [
         ({"models": {"people-whole": {"training": {"learning_rate": 0.001}}}}, {"train_model people-whole 0"}),
         ({"tokenizers": {"people-whole": {"vocabulary": 500}}}, {"make_tokenizer people-whole"}),
-        ({"recall": {"resamples": 100}}, {"summarise_recall"}),
+        ({"recall": {"resamples": 100}}, {"summarise_recall", "summarise_edits"}),
         (
             {"recall": {"batch_tokens": 4096}},
             {
+                *(f"ask_model {model} 0" for model in ("functions", "people-pieces", "people-whole")),
+                "edit_model people-pieces 0 memit",
                 "ask_model functions 0",
                 "ask_model functions-wrappers 0",
                 "ask_model people-pieces 0",

@@ -35,6 +35,13 @@ WORLD_TABLES = {
     table: f"results/worlds/{{world}}/{table}.parquet"
     for table in ("entities", "facts", "probes")
 }
+EDITED = {
+    model: edited
+    for model, edited in config["editing"]["models"].items()
+    if model in config["run"]["models"]
+}
+
+
 INFLUENCE = config["influence"]
 RANKERS_BY_ROOM = {
     room: [
@@ -144,6 +151,30 @@ def for_all_models(pattern, only=None):
         for model in config["run"]["models"]
         if only is None or model in only
         for seed in config["models"][model]["seeds"]
+    ]
+
+
+def tokens_of_moments(wildcards):
+    corpus = config["editing"]["moments"][wildcards.moments]["corpus"]
+    return f"results/tokens/{corpus}.{config['models'][wildcards.model]['tokenizer'] or wildcards.model}"
+
+
+def inputs_of_edits(wildcards):
+    """The second moments of the model's keys, and the corpus from which contexts come."""
+    moments = config["editing"]["models"][wildcards.model]["moments"]
+    corpus = config["editing"]["moments"][moments]["corpus"]
+    return {
+        "moments": f"results/moments/{wildcards.model}/seed-{wildcards.seed}/{moments}.safetensors",
+        "documents": f"results/corpora/{corpus}/documents.parquet",
+    }
+
+
+def for_all_editors(pattern):
+    return [
+        pattern.format(model=model, seed=seed, editor=editor)
+        for model, edited in EDITED.items()
+        for seed in config["models"][model]["seeds"]
+        for editor in edited["editors"]
     ]
 
 

@@ -3,6 +3,7 @@ rule summarise_costs:
     input:
         rules.recall.input,
         rules.circuits.input,
+        rules.edits.input,
         rules.dynamics.input,
     output:
         table="results/tables/costs.csv",

@@ -16,6 +16,8 @@ from factlife.config.base import Name, Section, hint, key, missing
 from factlife.config.corpora import Corpus, Tokenizer
 from factlife.config.dynamics import Dynamics
 from factlife.config.dynamics import problems as problems_of_dynamics
+from factlife.config.editing import Editing
+from factlife.config.editing import problems as problems_of_editing
 from factlife.config.influence import Influence
 from factlife.config.influence import problems as problems_of_influence
 from factlife.config.ledger import Ledger
@@ -41,6 +43,7 @@ class Config(Section):
     models: dict[Name, Model] = key({}, "Models by name.")
     recall: Recall = key(Recall(), "How models are asked.")
     tracing: Tracing = key(Tracing(), "How facts are located.")
+    editing: Editing = key(Editing(), "Which facts are changed, and by what.")
     influence: Influence = key(Influence(), "Which documents taught models their facts.")
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
@@ -195,6 +198,7 @@ def _problems(config: Config) -> Iterable[str]:
             if root(config, name) is None:
                 yield f"models.{name}.source.model: the models go on from each other in a circle; begin with one that does not"
     yield from problems_of_tracing(config)
+    yield from problems_of_editing(config, _missing)
     yield from problems_of_ledger(config)
     yield from problems_of_influence(config)
     yield from problems_of_dynamics(config)

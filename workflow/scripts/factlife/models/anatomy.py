@@ -247,7 +247,12 @@ def residual_parts(
 
 def logits(parts: Anatomy, residual: Tensor) -> Tensor:
     """The model's logits, (…, vocabulary), from the residual stream after the last block, (…, d_model)."""
-    scores = parts.logit_scale * parts.unembedding(parts.final_norm(residual))
+    return unembed(parts, parts.final_norm(residual))
+
+
+def unembed(parts: Anatomy, normed: Tensor) -> Tensor:
+    """The model's logits, (…, vocabulary), from what the final norm returns, (…, d_model)."""
+    scores = parts.logit_scale * parts.unembedding(normed)
     return scores if parts.logit_cap is None else parts.logit_cap * torch.tanh(scores / parts.logit_cap)
 
 

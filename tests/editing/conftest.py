@@ -1,0 +1,35 @@
+"""A tiny world and a tiny model with random weights."""
+
+import pytest
+import torch
+
+from factlife.config.corpora import Tokenizer
+from factlife.config.models import Scratch
+from factlife.config.worlds import PeopleWorld
+from factlife.corpus import tokenizers
+from factlife.editing.editable import Editable
+from factlife.models import scratch
+from factlife.world import people
+
+
+@pytest.fixture(scope="session")
+def world():
+    return people.build(PeopleWorld(kind="people", people=16, untaught=2, values=5, regions=0, panel=4, neighbours=2))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(world):
+    return tokenizers.train(Tokenizer(kind="name_parts", corpus="people"), ["The end . A day begins ."], world)
+
+
+@pytest.fixture
+def target(tokenizer):
+    config = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    model = scratch(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=config), tokenizer, 0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    spared = torch.randn(3, 48, 96, generator=generator, dtype=torch.float64)
+    moments = {layer: spared[layer] @ spared[layer].T / 96 for layer in range(3)}
+    return Editable(model, tokenizer, ("The end .", "A day begins ."), moments)

@@ -1,0 +1,63 @@
+"""Second moments: of all blocks in one pass, what a slow loop finds."""
+
+import pytest
+import torch
+
+from factlife.config.editing import Moments
+from factlife.editing.moments import documents, load, measure, save
+from factlife.editing.requests import EditError
+from factlife.models.anatomy import patch
+
+
+@pytest.fixture
+def sequences(generator):
+    return [torch.randint(3, 20, (length,), generator=generator).tolist() for length in [5, 9, 2, 7, 30, 4] * 4]
+
+
+def test_one_pass_finds_what_a_pass_per_block_and_document_finds(target, sequences):
+    found, _ = measure(target.model, sequences, multiple=1000, fill=0, max_length=12)
+
+    for layer, block in enumerate(target.parts.blocks):
+        total, count = torch.zeros(48, 48, dtype=torch.float64), 0
+        for ids in sequences:
+            seen = []
+            with patch(block.mlp_out, seen.append, inputs=True), torch.no_grad():
+                target.model(torch.tensor([ids[:12]]))
+            keys = seen[0][0].double()
+            total, count = total + keys.T @ keys, count + len(keys)
+        assert (found[layer] - total / count).norm() <= 1e-6 * found[layer].norm()
+        assert (torch.linalg.eigvalsh(found[layer]) > -1e-9).all()
+
+
+def test_only_as_many_tokens_as_asked_are_read_and_convergence_is_logged(target, sequences):
+    calls = []
+    with patch(target.parts.blocks[0].module, lambda hidden: calls.append(hidden.shape[0] * hidden.shape[1])):
+        _, log = measure(target.model, sequences, multiple=2, fill=0)
+
+    assert 96 <= log[-1]["tokens"] <= 96 + 30
+    assert len(calls) < len(sequences), "documents of similar length share a pass"
+    assert all(entry["change"] >= 0 for entry in log) and len(log) >= 2
+
+
+def test_too_few_tokens_are_an_error(target):
+    with pytest.raises(EditError, match="3 tokens cannot span keys of 48 entries"):
+        measure(target.model, [[4, 5, 6]], multiple=10, fill=0)
+
+
+def test_documents_without_the_panel_mention_nobody_of_it(world):
+    import pandas as pd
+
+    panel = world.facts["entity_id"][world.facts["panel"]].iloc[0]
+    tokens = pd.DataFrame({"entity_ids": [[panel], ["other"], []], "input_ids": [[1], [2], [3]]})
+
+    assert documents(tokens, Moments(corpus="people"), world) == [[1], [2], [3]]
+    assert documents(tokens, Moments(corpus="people", panel=False), world) == [[2], [3]]
+
+
+def test_moments_of_other_weights_are_refused(target, tmp_path):
+    save(target.moments, tmp_path / "a.safetensors", model="abcdef0123")
+
+    read = load(tmp_path / "a.safetensors", model="abcdef0123")
+    assert all(torch.equal(read[layer], moment) for layer, moment in target.moments.items())
+    with pytest.raises(EditError, match="measured on other weights"):
+        load(tmp_path / "a.safetensors", model="0123abcdef")

@@ -1,0 +1,95 @@
+"""What is asked for, what is dropped, and what is asked about it."""
+
+import logging
+
+import pytest
+
+from factlife.config.editing import Requests
+from factlife.editing.requests import EditError, from_world, probes_of_world, usable, validate
+
+
+@pytest.fixture
+def requests(world):
+    return from_world(world, Requests(count=30))
+
+
+def test_requests_give_panel_facts_another_value_of_their_relation(world, requests):
+    facts = world.facts.set_index("fact_id")
+    pools = world.facts.groupby("relation")["value"].agg(set)
+
+    assert len(requests) == requests["fact_id"].nunique() == 30
+    panel = facts.loc[requests["fact_id"], "panel"].tolist()
+    assert panel == [True] * 24 + [False] * 6
+    for row in requests.itertuples():
+        assert facts.loc[row.fact_id, "value"] == row.target_true != row.target
+        assert row.target in pools[row.relation]
+        assert row.subject in row.prompt
+        assert {fact.split(".")[0] for fact in row.related_ids} == {row.entity_id}
+        assert row.fact_id not in row.related_ids and len(row.related_ids) == len(row.related_prompts) == 5
+
+
+def test_requests_are_the_same_again_and_a_smaller_number_is_their_beginning(world, requests):
+    assert from_world(world, Requests(count=30)).equals(requests)
+    assert from_world(world, Requests(count=7)).equals(requests.head(7))
+    assert not from_world(world, Requests(count=30, seed=1)).equals(requests)
+
+
+def test_unusable_requests_are_flagged_and_counted(requests, tokenizer, caplog):
+    bad = requests.head(8).copy()
+    bad.loc[0, "target"] = " "
+    bad.loc[1, "subject"] = "Nobody Else"
+    bad.loc[2, "target"] = bad.loc[2, "target_true"]
+    bad.loc[3, "target"] = "unheard-of"
+    bad.loc[5, ["subject", "relation", "prompt", "target"]] = bad.loc[4, ["subject", "relation", "prompt", "target"]]
+
+    with caplog.at_level(logging.WARNING):
+        checked = validate(bad, tokenizer)
+
+    assert checked["dropped"].tolist() == [
+        "the target is empty",
+        "the subject is not in the prompt",
+        "the target is the old value",
+        "the tokenizer cannot write the target after the prompt",
+        "",
+        "another request has this subject and relation",
+        "",
+        "",
+    ]
+    assert "1 of 8 requests are dropped: the subject is not in the prompt" in caplog.text
+
+
+def test_nothing_to_edit_is_an_error(requests, tokenizer):
+    with pytest.raises(EditError, match="no request can be used; the first: the target is empty"):
+        validate(requests.assign(target=""), tokenizer)
+
+
+def test_probes_ask_for_the_new_value_and_neighbours_for_their_own(world, requests):
+    probes = probes_of_world(requests, world)
+    new = requests.set_index("edit_id")["target"]
+    values = world.facts.set_index("fact_id")["value"]
+
+    assert probes["probe_id"].is_unique
+    for probe in probes[
+        probes["metric"].isin(["efficacy", "paraphrase", "question", "prefixed", "negated"])
+    ].itertuples():
+        assert (probe.wanted, probe.other) == (new[probe.edit_id], values[probe.about])
+    neighbours = probes[probes["metric"].isin(["neighbourhood", "distractor"])]
+    assert len(neighbours)
+    for probe in neighbours.itertuples():
+        assert (probe.wanted, probe.other) == (values[probe.edit_id], new[probe.edit_id])
+        assert probe.about != probe.edit_id and values[probe.about] == probe.wanted
+    distractor = probes[probes["metric"] == "distractor"].iloc[0]
+    request = requests.set_index("edit_id").loc[distractor["edit_id"]]
+    assert distractor["prompt"].startswith(f"{request['prompt']} {request['target']} . ")
+    assert set(probes[probes["metric"] == "recall"]["about"]) == set(world.facts["fact_id"][world.facts["taught"]])
+
+
+def test_probes_about_other_edited_facts_are_left_out(world, requests):
+    probes = probes_of_world(requests, world)
+    edited = set(requests["edit_id"])
+
+    left = usable(probes, edited, {requests["edit_id"].iloc[0]})
+
+    assert set(left["edit_id"]) == {requests["edit_id"].iloc[0], ""}
+    assert not set(left[left["edit_id"] == ""]["about"]) & edited
+    assert not set(left[left["metric"] == "neighbourhood"]["about"]) & edited

@@ -1,0 +1,237 @@
+"""Target values: many at once against one at a time, against the slow obvious search, and what they do to the model."""
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+
+from factlife.config.editing import Place, Requests, Values
+from factlife.editing import values
+from factlife.editing.editable import Editable, row
+from factlife.editing.requests import EditError, from_world
+from factlife.editing.suffix import Suffixes
+from factlife.models.anatomy import patch
+
+SETTINGS = Values(steps=6, contexts=2, stop=0.0, clamp=0.5)
+_COMMON = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "pad_token_id": 0,
+}
+# What differs in how blocks are called: learnt positions, parallel blocks, norms after, windows, kinds of layers.
+FAMILIES = {
+    "Cohere2": {"num_key_value_heads": 2, "sliding_window": 3},
+    "GPT2": {},
+    "GPTNeoX": {"use_parallel_residual": True},
+    "Gemma2": {"num_key_value_heads": 2, "head_dim": 16, "final_logit_softcapping": 2.0},
+    "Llama": {"num_key_value_heads": 2},
+    "Mistral": {"num_key_value_heads": 2, "sliding_window": 3},
+    "Qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+}
+PLACES = [Place(token="subject_last", layers=[1]), Place(token="last", layers=[1]), Place(token="last", layers=[-1])]
+
+
+@pytest.fixture
+def requests(world):
+    return from_world(world, Requests(count=6))
+
+
+def tiny(family):
+    config = getattr(transformers, f"{family}Config")(**_COMMON, **FAMILIES[family])
+    name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    model = getattr(transformers, name)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    return model
+
+
+def obvious(target, requests, place, settings):
+    """One vector at a time, whole sequences, whole model, torch's own Adam."""
+    needed = values.slots(target, requests, place, joint=settings.joint)
+    block = target.parts.blocks[target.layer(place.layers[-1])].module
+    found = []
+    for vector in range(needed[-1].vector + 1):
+        slots = [slot for slot in needed if slot.vector == vector]
+        spoken, kept, initial = [], [], []
+        for slot in slots:
+            one = requests.iloc[slot.request]
+            for prefix in ("", *target.contexts[: settings.contexts]):
+                text = f"{prefix} {one['prompt']}".strip()
+                spoken.append(row(target, place, text, one["subject"], one["target"], slot.token))
+        last = requests.iloc[slots[-1].request]
+        related = zip(last["related_ids"], last["related_prompts"], strict=True)
+        others = [prompt for fact, prompt in related if fact not in set(requests["edit_id"])]
+        kept = [row(target, place, prompt, last["subject"]) for prompt in others or [f"{last['subject']} is a"]]
+
+        def run(one, delta=None, initial=initial):
+            def add(hidden):
+                initial.append(hidden[0, one.place].detach())
+                return None if delta is None else hidden.index_add(1, torch.tensor([one.place]), delta[None, None])
+
+            with patch(block, add):
+                return target.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
+
+        contexts = 1 + min(settings.contexts, len(target.contexts))
+        for one in spoken[::contexts]:
+            run(one)
+        home = torch.stack(initial).mean(0)
+        with torch.no_grad():
+            before = [run(one)[one.asked] for one in kept]
+        unit = torch.zeros_like(home, requires_grad=True)
+        scale, longest = home.norm() / len(home) ** 0.5, settings.clamp * len(home) ** 0.5
+        adam = torch.optim.Adam([unit], lr=settings.rate)
+        for step in range(settings.steps):
+            loss = settings.decay * (unit**2).mean()
+            for one in spoken:
+                said = run(one, unit * scale)
+                picked = [-said[one.asked + n, token] for n, token in enumerate(one.target)]
+                loss = loss + torch.stack(picked).mean() / contexts
+            for one, was in zip(kept, before, strict=True):
+                now = run(one, unit * scale)[one.asked]
+                loss = loss + settings.kl / len(kept) * (now.exp() * (now - was)).sum()
+            if step == settings.steps - 1:
+                break
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            with torch.no_grad():
+                unit *= longest / unit.norm().clamp(min=longest)
+        found.append((unit * scale).detach())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_all_at_once_is_what_the_slow_obvious_search_finds(target, requests, place):
+    found = values.target_values(target, requests, place, SETTINGS)
+
+    expected = obvious(target, requests, place, SETTINGS)
+    assert (found.delta - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("place", PLACES[:2], ids=str)
+def test_no_vector_depends_on_how_many_are_found_at_once(target, requests, place):
+    together = values.target_values(target, requests, place, SETTINGS)
+    alone = values.target_values(target, requests, place, SETTINGS.model_copy(update={"batch": 1}))
+
+    torch.testing.assert_close(together.delta, alone.delta, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together.losses, alone.losses, rtol=1e-5, atol=1e-6)
+
+
+def test_done_vectors_stop_and_the_others_go_on_as_if_alone(target, requests):
+    settings = SETTINGS.model_copy(update={"clamp": 3.0})
+    free = values.target_values(target, requests, PLACES[1], settings)
+    limit = float(free.losses.median()) + 1e-3
+
+    stopped = values.target_values(target, requests, PLACES[1], settings.model_copy(update={"stop": limit}))
+
+    done = stopped.losses < limit
+    assert done.any() and not done.all()
+    assert (stopped.steps[done] <= settings.steps - 1).all() and (stopped.steps[~done] == settings.steps - 1).all()
+    assert (stopped.steps[done] < settings.steps - 1).any()
+    torch.testing.assert_close(stopped.delta[~done], free.delta[~done], rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_are_no_longer_than_the_clamp(target, requests):
+    settings = SETTINGS.model_copy(update={"clamp": 0.1, "rate": 1.0})
+    found = values.target_values(target, requests, PLACES[0], settings)
+
+    initial = found.wanted - found.delta
+    torch.testing.assert_close(found.delta.norm(dim=1), 0.1 * initial.norm(dim=1))
+
+
+def test_the_model_says_the_new_value_once_its_vector_is_added(target, requests):
+    place, one = PLACES[1], requests.iloc[0]
+    found = values.target_values(
+        target, requests.head(1), place, Values(steps=60, contexts=0, clamp=20.0, kl=0.0, decay=0.0)
+    )
+    asked = row(target, place, one["prompt"], one["subject"], one["target"])
+
+    def add(hidden):
+        hidden = hidden.clone()
+        for slot, delta in zip(found.slots, found.delta, strict=True):
+            hidden[0, asked.place + slot.token] += delta
+        return hidden
+
+    with patch(target.parts.blocks[1].module, add):
+        said = target.model(torch.tensor([asked.ids])).logits[0, asked.asked :].argmax(-1)
+    assert said.tolist() == asked.target
+
+
+def test_requests_about_one_subject_share_a_vector_at_its_last_token_only(target, requests):
+    twice = pd.concat([requests.head(2)] * 2).reset_index(drop=True)
+    subject, last = Place(token="subject_last"), Place(token="last")
+    two = twice["subject"].nunique()
+
+    assert {slot.vector for slot in values.slots(target, twice, subject, joint=True)} == set(range(two))
+    assert len({slot.vector for slot in values.slots(target, twice, subject, joint=False)}) == 4
+    tokens = [len(row(target, last, r.prompt, r.subject, r.target).target) for r in twice.itertuples()]
+    assert [slot.token for slot in values.slots(target, twice, last, joint=True)] == [
+        token for count in tokens for token in range(count)
+    ]
+
+
+def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, requests):
+    place, layer = PLACES[0], 1
+    needed = values.slots(target, requests, place, joint=False)
+
+    found = values.keys(target, requests, needed, place, layer, 2)
+
+    request, expected = requests.iloc[3], []
+    for prefix in ("", *target.contexts):
+        one = row(target, place, f"{prefix} {request['prompt']}".strip(), request["subject"])
+        seen = []
+        with patch(target.parts.blocks[layer].mlp_out, seen.append, inputs=True), torch.no_grad():
+            target.model(torch.tensor([one.ids]))
+        expected.append(seen[0][0, one.place])
+    torch.testing.assert_close(found[:, 3], expected[0] / 2 + (expected[1] + expected[2]) / 4)
+
+
+def test_the_subjects_last_token_is_found_behind_a_context(target, requests):
+    one = requests.iloc[0]
+    made = row(target, PLACES[0], f"The end . {one['prompt']}", one["subject"], one["target"])
+
+    names = target.tokenizer(one["subject"])["input_ids"][1:]
+    assert made.ids[made.place] == names[-1]
+    assert made.ids[made.place - len(names) + 1 : made.place + 1] == names
+    assert (
+        row(target, PLACES[1], one["prompt"], one["subject"]).place
+        == len(target.tokenizer(one["prompt"])["input_ids"]) - 1
+    )
+    with pytest.raises(EditError, match="is not in the prompt"):
+        row(target, PLACES[0], one["prompt"], "Nobody")
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_suffixes_say_what_the_whole_model_says(family, layer, generator):
+    model = tiny(family)
+    sequences = [torch.randint(1, 40, (length,), generator=generator).tolist() for length in (5, 9, 6, 7)]
+    places = [0, 4, 5, 2]
+    suffixes = Suffixes(model, sequences, places, layer, 0)
+    change = torch.randn(4, suffixes.hidden.shape[2], generator=generator)
+
+    with torch.no_grad():
+        changed = torch.cat([suffixes.hidden[:, :1] + change[:, None], suffixes.hidden[:, 1:]], 1)
+        found, some = suffixes.rerun(changed), suffixes.take(torch.tensor([2, 0])).rerun(changed[[2, 0]])
+
+    torch.testing.assert_close(some, found[[2, 0]], rtol=1e-4, atol=1e-4)
+    for number, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
+
+        def add(hidden, number=number, place=place):
+            return hidden.index_add(1, torch.tensor([place]), change[None, number : number + 1])
+
+        with patch(suffixes.parts.blocks[layer].module, add), torch.no_grad():
+            whole = model.base_model(torch.tensor([sequence])).last_hidden_state[0]
+        torch.testing.assert_close(found[number, : len(sequence) - place], whole[place:], rtol=1e-4, atol=1e-4)
+    assert not hasattr(model, "forward_before") and isinstance(suffixes, Suffixes)
+
+
+def test_an_editable_without_moments_says_so(target):
+    with pytest.raises(EditError, match="block 1 was not measured"):
+        Editable(target.model, target.tokenizer).moment(1)
+    with pytest.raises(EditError, match="layer 7 does not exist: the model has blocks 0 to 2"):
+        target.layer(7)

@@ -1,0 +1,144 @@
+wildcard_constraints:
+    editor=one_of(config["editing"]["editors"]),
+    moments=one_of(config["editing"]["moments"]),
+
+
+rule make_requests:
+    """Choose which facts are to become what, and what is asked about each."""
+    input:
+        unpack(world_of_model),
+        model="results/models/{model}/seed-{seed}",
+    output:
+        requests="results/requests/{model}/seed-{seed}/requests.parquet",
+        probes="results/requests/{model}/seed-{seed}/probes.parquet",
+    log:
+        "logs/make_requests/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/make_requests/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        requests=lookup(within=config, dpath="editing/models/{model}/requests"),
+        code=digest("editing.requests", "recall.score"),
+    script:
+        "../scripts/make_requests.py"
+
+
+rule measure_moments:
+    """Measure the second moments of what down-projections read, of all blocks in one pass."""
+    input:
+        unpack(world_of_model),
+        model="results/models/{model}/seed-{seed}",
+        tokens=tokens_of_moments,
+    output:
+        moments="results/moments/{model}/seed-{seed}/{moments}.safetensors",
+    log:
+        "logs/measure_moments/{model}/seed-{seed}/{moments}.log",
+    benchmark:
+        "logs/measure_moments/{model}/seed-{seed}/{moments}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        moments=lookup(within=config, dpath="editing/moments/{moments}"),
+        code=digest("editing.moments", "models.anatomy", "models.load", "corpus.tokens"),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/measure_moments.py"
+
+
+rule edit_model:
+    """Write requests into a model with one editor, and judge them before and after."""
+    input:
+        unpack(inputs_of_edits),
+        model="results/models/{model}/seed-{seed}",
+        requests="results/requests/{model}/seed-{seed}/requests.parquet",
+        probes="results/requests/{model}/seed-{seed}/probes.parquet",
+    output:
+        folder=directory("results/edits/{model}/seed-{seed}/{editor}"),
+    log:
+        "logs/edit_model/{model}/seed-{seed}/{editor}.log",
+    benchmark:
+        "logs/edit_model/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        editor=lookup(within=config, dpath="editing/editors/{editor}"),
+        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        code=digest(
+            "editing.run",
+            "editing.editors",
+            "editing.editable",
+            "editing.values",
+            "editing.suffix",
+            "editing.solver",
+            "editing.evaluate",
+            "editing.moments",
+            "editing.requests",
+            "models.anatomy",
+            "models.load",
+            "recall.score",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/edit_model.py"
+
+
+rule summarise_edits:
+    """Summarise what became of edits, with intervals over subjects, and draw it."""
+    input:
+        edits=for_all_editors("results/edits/{model}/seed-{seed}/{editor}"),
+    output:
+        table="results/tables/edits.csv",
+        editors=report(
+            "results/figures/edits-editors.svg",
+            category="4. Editing",
+            labels={"figure": "What editors reach, and what it costs"},
+            caption="../report/edits-editors.rst",
+        ),
+        judges=report(
+            "results/figures/edits-judges.svg",
+            category="4. Editing",
+            labels={"figure": "The same edits by three judges"},
+            caption="../report/edits-judges.rst",
+        ),
+    log:
+        "logs/summarise_edits/all.log",
+    benchmark:
+        "logs/summarise_edits/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        resamples=lookup(within=config, dpath="recall/resamples"),
+        code=digest(
+            "editing.__init__",
+            "editing.summary",
+            "editing.figures",
+            "stats",
+            "figures",
+        ),
+    script:
+        "../scripts/summarise_edits.py"
+
+
+rule edits:
+    """What becomes of facts that are edited."""
+    input:
+        rules.summarise_edits.output if EDITED else [],

@@ -1,0 +1,32 @@
+"""Write requests into a model with one editor, and judge them before and after."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, jobs, models
+from factlife.config.editing import Editor
+from factlife.corpus import documents
+from factlife.editing import editable, moments, run
+from factlife.world.tables import read_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    jobs.check_manifest(snakemake.input.model)
+    requests = read_table(snakemake.input.requests)
+    model, tokenizer = models.load(snakemake.input.model, job.device)
+    target = editable.Editable(
+        model,
+        tokenizer,
+        editable.contexts(documents.read(snakemake.input.documents), requests["subject"].tolist()),
+        moments.load(snakemake.input.moments, model=models.digest(snakemake.input.model)),
+    )
+    done = run.run(
+        target,
+        requests,
+        read_table(snakemake.input.probes),
+        config.parse(Editor, snakemake.params.editor),
+        batch_tokens=snakemake.params.batch_tokens,
+    )
+    run.save(done, snakemake.output.folder, **snakemake.wildcards)
+    job.write_manifest(snakemake.output.folder, weights=models.digest(snakemake.input.model))

@@ -1,0 +1,174 @@
+"""Editing: which facts of which models are changed, by what, and how that is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from factlife.config.base import Count, Name, Section, Share, key
+
+
+class Place(Section):
+    """Where a model is edited."""
+
+    token: Literal["subject_last", "last"] = key(
+        "subject_last", "Token at which the new value is written: the subject's last, or the prompt's last."
+    )
+    layers: list[int] = key(
+        [1], "Blocks whose MLP is changed, in their order; negative ones count from the end.", min_length=1
+    )
+
+
+class Values(Section):
+    """How the vector is found that, written at the place, makes the model say the new value."""
+
+    steps: Count = key(25, "Gradient steps; the last only looks.")
+    rate: float = key(0.2, "Step of Adam, in units of the residual stream's norm over the root of its width.", gt=0)
+    clamp: float = key(1.0, "Longest vector, in units of the residual stream's norm at the place.", gt=0)
+    decay: float = key(0.05, "Weight of the vector's squared length, in the same units.", ge=0)
+    kl: float = key(0.0625, "Weight of the divergence that keeps what else is said about the subject.", ge=0)
+    kl_over: Literal["relations", "essence"] = key(
+        "relations",
+        "`relations`: the prompts of the subject's other facts, where they are known; `essence`: ROME's `… is a`.",
+    )
+    stop: float = key(0.05, "Loss in nats at which a request is done.", ge=0)
+    contexts: int = key(5, "Sentences of the corpus that are put before the prompt, beside the bare prompt.", ge=0)
+    joint: bool = key(True, "Find one vector for all requests about one subject, which share its last token's key.")
+    batch: Count = key(64, "Vectors that are found at once; none depends on it.")
+
+
+class Schedule(Section):
+    """How many requests are written at once, and what is kept between batches."""
+
+    kind: Literal["single", "batch", "sequential"] = key(
+        "batch",
+        "`single`: each by itself and rolled back; `batch`: all at once; `sequential`: batches upon one another.",
+    )
+    edits: Count = key(100, "Requests, from the first on.")
+    batch: Count = key(10, "Requests in a batch, where sequential.")
+    points: Count = key(5, "Times at which all edits so far are judged, where sequential.")
+
+
+class Rome(Section):
+    """ROME (Meng et al. 2022) with the averaged key everywhere (r-ROME, Gupta et al. 2024): one request, exactly."""
+
+    kind: Literal["rome"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(kind="single", edits=50), "When requests are written.")
+    place: Place = key(Place(), "Where; one layer.")
+    values: Values = key(Values(), "How new values are found.")
+
+
+class Emmet(Section):
+    """EMMET (Gupta et al. 2024): a batch of requests, exactly but for a ridge."""
+
+    kind: Literal["emmet"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    place: Place = key(Place(), "Where.")
+    values: Values = key(Values(), "How new values are found.")
+    weight: float = key(0.1, "Ridge.", ge=0)
+
+
+class Memit(Section):
+    """MEMIT (Meng et al. 2023): a batch of requests, balanced against the keys of a corpus."""
+
+    kind: Literal["memit"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    place: Place = key(Place(), "Where; residuals are spread over the layers.")
+    values: Values = key(Values(), "How new values are found.")
+    share: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.95, "Share of its vector that the average request gets; sets λ where `weight` is empty."
+    )
+    weight: float | None = key(
+        None, "λ: how many keys of the corpus one edited key is worth, as the originals give it.", gt=0
+    )
+    remember: bool = key(False, "Spare the keys of earlier batches too (MEMIT sequential).")
+
+
+class AlphaEdit(Section):
+    """AlphaEdit (Fang et al. 2025): a batch of requests, in the space that the corpus's keys leave free."""
+
+    kind: Literal["alphaedit"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    place: Place = key(Place(), "Where; residuals are spread over the layers.")
+    values: Values = key(Values(), "How new values are found.")
+    share: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.9, "Share of its vector that the average request gets; sets the ridge where `weight` is empty."
+    )
+    weight: float | None = key(None, "The ridge L2, as the original gives it.", gt=0)
+    energy: Share = key(
+        0.02, "Share of the corpus keys' energy that the free space may hold, where `threshold` is empty."
+    )
+    threshold: float | None = key(None, "Largest eigenvalue of the free space, as the original gives it.", gt=0)
+
+
+class LocFt(Section):
+    """LocFT-BF (2025): plain fine-tuning of one down-projection, breadth first."""
+
+    kind: Literal["locft"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    layer: int = key(-1, "Block whose down-projection is trained; negative ones count from the end.")
+    epochs: Count = key(25, "Times through the requests.")
+    batch: Count = key(10, "Requests in a step.")
+    rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
+
+
+Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt, Field(discriminator="kind")]
+Located = Rome | Emmet | Memit | AlphaEdit
+
+
+class Moments(Section):
+    """Second moments of what down-projections read."""
+
+    corpus: Name = key(..., "The corpus that is read.")
+    multiple: Count = key(
+        100, "Tokens, as a multiple of the keys' width; 100 for specificity, 10 is a floor for efficacy."
+    )
+    panel: bool = key(True, "Read documents that mention subjects of the panel too.")
+
+
+class Requests(Section):
+    """Which facts are to be changed: those of the panel first, then others that were taught."""
+
+    count: Count = key(100, "Requests.")
+    seed: int = key(0, "Seed of the order and of the new values.", ge=0)
+
+
+class Edited(Section):
+    """What is done to one model."""
+
+    moments: Name = key(..., "Second moments, of `editing.moments`; their corpus gives the contexts too.")
+    requests: Requests = key(Requests(), "The requests.")
+    editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
+
+
+class Editing(Section):
+    """Models, editors and second moments."""
+
+    models: dict[Name, Edited] = key({}, "What is edited, by model; those that are run.")
+    moments: dict[Name, Moments] = key({}, "Second moments by name.")
+    editors: dict[Name, Editor] = key({}, "Editors by name.")
+
+
+def problems(config: Any, missing: Any) -> Iterable[str]:
+    """What the types cannot see: names that point nowhere, and settings that contradict each other."""
+    editing, models = config.editing, config.models
+    for name, moments in editing.moments.items():
+        yield from missing(f"editing.moments.{name}.corpus", moments.corpus, config.corpora, "corpora")
+    for name, edited in editing.models.items():
+        where = f"editing.models.{name}"
+        yield from missing(where, name, models, "models")
+        yield from missing(f"{where}.moments", edited.moments, editing.moments, "editing.moments")
+        for editor in edited.editors:
+            yield from missing(f"{where}.editors", editor, editing.editors, "editing.editors")
+        wanted = max((_edits(editing.editors, editor) for editor in edited.editors), default=0)
+        if wanted > edited.requests.count:
+            yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {wanted}; raise it"
+    for name, editor in editing.editors.items():
+        if editor.kind == "rome" and len(editor.place.layers) > 1:
+            yield f"editing.editors.{name}.place.layers has {len(editor.place.layers)} layers; ROME edits one"
+
+
+def _edits(editors: Mapping[str, Any], name: str) -> int:
+    return editors[name].schedule.edits if name in editors else 0

@@ -1,0 +1,18 @@
+"""Editing: new values for facts, written into weights; what comes of them, and whether they last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from factlife.editing.summary import summarise
+
+
+def read(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """Verdicts on edits of several models and editors, one after the other."""
+    return pd.concat([pd.read_parquet(Path(folder) / "edits.parquet") for folder in folders], ignore_index=True)
+
+
+__all__ = ["read", "summarise"]

@@ -1,0 +1,18 @@
+"""MEMIT (Meng et al. 2023), and MEMIT sequential, which spares the keys of earlier batches too."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from factlife.config.editing import Memit
+from factlife.editing.editable import Deltas, Editable
+from factlife.editing.editors import closed_form
+from factlife.editing.solver import Cost
+
+
+def edit(target: Editable, requests: pd.DataFrame, settings: Memit, memory: closed_form.Memory) -> Deltas:
+    """Δ = R Kᵀ (λ C + K Kᵀ)⁻¹, in the solver's form; λ such that the average request gets its share."""
+    return closed_form.edit(
+        target, requests, settings, memory,
+        cost=Cost, weight=settings.weight, share=settings.share, remember=settings.remember,
+    )  # fmt: skip

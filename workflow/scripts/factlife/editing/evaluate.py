@@ -1,0 +1,42 @@
+"""What an edited model says to the probes of its edits, by probability, by argmax and by generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from factlife.recall.score import score
+
+
+def judge(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
+    """Three verdicts on every probe.
+
+    Args:
+        model: edited or not.
+        tokenizer: its tokenizer.
+        probes: of ``requests``.
+        batch_tokens: tokens in a batch; no verdict depends on it.
+
+    Returns:
+        One row per probe, in their order: ``probability``, the wanted answer is more probable than the other, per token
+        (CounterFact's success), null where there is no other; ``argmax``, each of its tokens is the most probable one;
+        ``generation``, greedy decoding writes it and ends the word; ``first_token``, the most probable next token;
+        ``nats`` and ``nats_other``, minus log probability per token.
+    """
+    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["wanted"], "candidates": [[]] * len(probes)})
+    wanted = score(model, tokenizer, asked, batch_tokens=batch_tokens)
+    has_other = (probes["other"] != "").to_numpy()
+    other = score(model, tokenizer, asked.assign(target=probes["other"])[has_other], batch_tokens=batch_tokens)
+    found = pd.DataFrame(
+        {
+            "argmax": wanted["exact_match"],
+            "generation": wanted["generation_match"],
+            "first_token": wanted["first_token"],
+            "nats": wanted["loss_nats"] / wanted["target_tokens"],
+        }
+    )
+    found["nats_other"] = pd.Series(pd.NA, index=found.index, dtype="Float64")
+    found.loc[has_other, "nats_other"] = (other["loss_nats"] / other["target_tokens"]).to_numpy()
+    found.insert(0, "probability", found["nats"] < found["nats_other"])
+    return found

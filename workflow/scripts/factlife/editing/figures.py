@@ -1,0 +1,64 @@
+"""Figures of editing: every one reads the summary, so what is drawn is what the table says."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+_METRICS = {
+    "efficacy": "edited prompt",
+    "paraphrase": "held-out template",
+    "neighbourhood": "who has the old value",
+    "same_subject": "subject's other facts",
+    "recall": "other people's facts",
+}
+_JUDGES = {
+    "probability": "more probable than the other",
+    "argmax": "every token the most probable",
+    "generation": "written greedily",
+}
+_EDITOR = alt.Color("editor:N", title="editor")
+
+
+def editors(table: pd.DataFrame) -> alt.Chart:
+    """What each editor reaches and what it costs, one panel a model, before (tick) and after (point)."""
+    rows = table[(table["judge"] == "argmax") & table["metric"].isin(_METRICS)]
+    last = rows.groupby(["model", "seed", "editor"])["n_edits"].transform("max")
+    after = rows[(rows["n_edits"] == last) & (rows["phase"] == rows["schedule"].map({"single": "post"}).fillna("end"))]
+    before = rows[rows["phase"] == "pre"]
+    y = alt.Y("asked:N", title=None, sort=[*_METRICS.values()], axis=alt.Axis(labelLimit=220))
+    base = alt.Chart().encode(y=y, yOffset=alt.YOffset("editor:N"), color=_EDITOR)
+    x = alt.X("estimate:Q", title="every token right (tick: before the edit)", scale=alt.Scale(domain=[0, 1]))
+    drawn = alt.layer(
+        base.transform_filter("datum.phase != 'pre'")
+        .mark_rule(strokeWidth=2)
+        .encode(x=alt.X("ci_low:Q"), x2="ci_high:Q"),
+        base.transform_filter("datum.phase != 'pre'").mark_circle(size=50, opacity=1).encode(x=x),
+        base.transform_filter("datum.phase == 'pre'")
+        .mark_tick(thickness=1.5, size=9, color="#000")
+        .encode(x=x, color=alt.value("#000")),
+        data=pd.concat([after, before]).assign(asked=lambda frame: frame["metric"].map(_METRICS)),
+    )
+    return drawn.properties(width=330, height=alt.Step(11)).facet(facet=alt.Facet("model:N", title=None), columns=2)
+
+
+def judges(table: pd.DataFrame) -> alt.Chart:
+    """The same edits by three judges, one panel a metric."""
+    rows = table[table["metric"].isin(["efficacy", "paraphrase", "neighbourhood"]) & table["judge"].isin(_JUDGES)]
+    last = rows.groupby(["model", "seed", "editor"])["n_edits"].transform("max")
+    rows = rows[(rows["n_edits"] == last) & (rows["phase"] != "pre")]
+    rows = rows[rows["phase"] == rows["schedule"].map({"single": "post"}).fillna("end")]
+    rows = rows.assign(asked=rows["metric"].map(_METRICS), judged=rows["judge"].map(_JUDGES))
+    base = alt.Chart(rows).encode(
+        y=alt.Y("editor:N", title=None),
+        yOffset=alt.YOffset("judged:N", sort=[*_JUDGES.values()]),
+        color=alt.Color("judged:N", title="right when", sort=[*_JUDGES.values()]),
+    )
+    x = alt.X("estimate:Q", title="share right", scale=alt.Scale(domain=[0, 1]))
+    drawn = alt.layer(
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2="ci_high:Q"),
+        base.mark_circle(size=45, opacity=1).encode(x=x),
+    )
+    return drawn.properties(width=210, height=alt.Step(12)).facet(
+        row=alt.Row("model:N", title=None), column=alt.Column("asked:N", title=None, sort=[*_METRICS.values()])
+    )

@@ -1,0 +1,133 @@
+"""Second moments of what down-projections read, of all blocks in one pass over a corpus."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from factlife.config.editing import Moments
+from factlife.editing.requests import EditError
+from factlife.models.anatomy import anatomy, capture
+from factlife.world import World
+
+_BATCH_TOKENS = 8192
+
+
+def measure(
+    model: Any, sequences: Sequence[Sequence[int]], *, multiple: int, fill: int, max_length: int = 512, seed: int = 0
+) -> tuple[dict[int, Tensor], list[dict[str, float]]]:
+    """C = mean of k kᵀ over the tokens of a corpus, uncentred (ROME, Meng et al. 2022, eq. 2).
+
+    Args:
+        model: a causal language model of a known anatomy.
+        sequences: token ids of documents, read in random order until there are enough; longer ones are cut.
+        multiple: tokens to read, as a multiple of the keys' width; all where there are fewer.
+        fill: a token id for padding.
+        max_length: longest sequence.
+        seed: of the order.
+
+    Returns:
+        C of each block, float64, (d_mlp, d_mlp), and its convergence: at each doubling of tokens since a sixteenth,
+        the largest relative change of any block's C in the Frobenius norm.
+
+    Raises:
+        EditError: there are fewer tokens than a key has entries, or keys are not finite.
+    """
+    blocks = anatomy(model).blocks
+    width, device = anatomy(model).d_mlp, next(model.parameters()).device
+    tokens = multiple * width
+    sums = {layer: torch.zeros(width, width, dtype=torch.float64, device=device) for layer in range(len(blocks))}
+    marks, count, before, log = [tokens // 2**halving for halving in (4, 3, 2, 1)], 0, None, []
+    for ids, mask in _batches(sequences, tokens, fill, max_length, seed):
+        with torch.inference_mode(), capture({n: block.mlp_out for n, block in enumerate(blocks)}, inputs=True) as keys:
+            model.base_model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        for layer, found in keys.items():
+            # In single precision over one batch, in double over the batches.
+            flat = found[mask.to(device).bool()]
+            sums[layer] += (flat.T @ flat).double()
+        count += int(mask.sum())
+        if (marks and count >= marks[0]) or count >= tokens:
+            marks = [mark for mark in marks if mark > count]
+            now = {layer: moment / count for layer, moment in sums.items()}
+            if before is not None:
+                change = max(float((now[k] - before[k]).norm() / now[k].norm()) for k in now)
+                log.append({"tokens": count, "change": change})
+                logging.info("after %d tokens: second moments changed by %.2g", count, change)
+            before = now
+    if count < width:
+        raise EditError(f"{count} tokens cannot span keys of {width} entries; read a larger corpus")
+    moments = {layer: moment / count for layer, moment in sums.items()}
+    if not all(torch.isfinite(moment).all() for moment in moments.values()):
+        raise EditError("keys are not finite on this corpus; check the model")
+    return moments, log
+
+
+def documents(tokens: pd.DataFrame, settings: Moments, world: World | None) -> list[list[int]]:
+    """Token ids of the documents that are read: all, or those that mention nobody of the world's panel."""
+    if not settings.panel and world is not None:
+        panel = set(world.facts["entity_id"][world.facts["panel"]])
+        tokens = tokens[[panel.isdisjoint(mentioned) for mentioned in tokens["entity_ids"]]]
+    return tokens["input_ids"].tolist()
+
+
+def _batches(
+    sequences: Sequence[Sequence[int]], tokens: int, fill: int, max_length: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    order = list(range(len(sequences)))
+    random.Random(f"moments {seed}").shuffle(order)
+    taken, total = [], 0
+    for number in order:
+        taken.append(torch.tensor(list(sequences[number][:max_length])))
+        total += len(taken[-1])
+        if total >= tokens:
+            break
+    # Stretches whose sums can be compared: each is sorted by length, and all together are in random order.
+    stretch = max(1, len(taken) // 32)
+    for start in range(0, len(taken), stretch):
+        batch: list[Tensor] = []
+        for ids in sorted(taken[start : start + stretch], key=len):
+            if batch and (len(batch) + 1) * len(ids) > _BATCH_TOKENS:
+                yield _padded(batch, fill)
+                batch = []
+            batch.append(ids)
+        yield _padded(batch, fill)
+
+
+def _padded(batch: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=fill)
+    return ids, (torch.arange(ids.shape[1]) < torch.tensor([len(one) for one in batch])[:, None]).long()
+
+
+def save(moments: Mapping[int, Tensor], path: str | Path, **about: Any) -> None:
+    """Write second moments, with what they were measured on."""
+    tensors = {f"layer-{layer}": moment.cpu().contiguous() for layer, moment in moments.items()}
+    save_file(tensors, path, {"about": json.dumps(about, sort_keys=True)})
+
+
+def load(path: str | Path, *, model: str | None = None) -> dict[int, Tensor]:
+    """Read second moments.
+
+    Args:
+        path: what ``save`` wrote.
+        model: digest of the weights to which they must belong.
+
+    Raises:
+        EditError: they belong to another model.
+    """
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        if model is not None and about["model"] != model:
+            raise EditError(
+                f"{path} was measured on other weights ({about['model'][:8]}… there, {model[:8]}… here); delete it and run again"
+            )
+        return {int(name.removeprefix("layer-")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,142 @@
+"""Requests: which fact is to become what, what is asked about each, and what is dropped and why."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from factlife.config.editing import Requests
+from factlife.recall.score import Answers
+from factlife.world import World
+
+COLUMNS = [
+    "edit_id", "fact_id", "entity_id", "relation", "subject", "prompt", "target", "target_true", "related_ids",
+    "related_prompts", "dropped",
+]  # fmt: skip
+PROBE_COLUMNS = ["probe_id", "edit_id", "metric", "about", "prompt", "wanted", "other"]
+
+# What a metric is called, by the kind of the world's probe; all but the neighbours' are asked for the new value.
+METRICS = {
+    "paraphrase": "paraphrase",
+    "prefixed": "prefixed",
+    "question": "question",
+    "negated": "negated",
+    "neighbourhood": "neighbourhood",
+}
+
+
+class EditError(ValueError):
+    """An edit cannot be made; the text says what to change."""
+
+
+def from_world(world: World, settings: Requests) -> pd.DataFrame:
+    """Requests to give facts a counterfactual value, drawn from the values of the same relation.
+
+    Args:
+        world: its panel facts come first, in random order, then other facts that were taught.
+        settings: how many, and the seed.
+
+    Returns:
+        One row per request, columns ``COLUMNS``. ``prompt`` is the fact's first trained prompt that names the subject;
+        ``related_ids`` and ``related_prompts`` are the subject's other facts. ``dropped`` is empty.
+    """
+    rng = random.Random(f"requests {settings.seed}")
+    facts = world.facts[world.facts["taught"]].merge(world.entities[["entity_id", "name"]], on="entity_id")
+    facts = facts.assign(order=[(not panel, rng.random()) for panel in facts["panel"]]).sort_values("order")
+    asked = world.probes[world.probes["kind"] == "forward"].drop_duplicates("fact_id").set_index("fact_id")["prompt"]
+    pools = {relation: sorted(set(group)) for relation, group in facts.groupby("relation")["value"]}
+    facts = facts[facts["fact_id"].isin(asked.index) & (facts["relation"].map(pools).str.len() > 1)]
+    by_subject = {entity: group["fact_id"].tolist() for entity, group in facts.groupby("entity_id")}
+    rows = []
+    for fact in facts.head(settings.count).itertuples():
+        related = [other for other in by_subject[fact.entity_id] if other != fact.fact_id]
+        target = rng.choice([value for value in pools[fact.relation] if value != fact.value])
+        rows.append((
+            fact.fact_id, fact.fact_id, fact.entity_id, fact.relation, fact.name, asked[fact.fact_id], target, fact.value,
+            related, [asked[other] for other in related], "",
+        ))  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def validate(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
+    """The requests with the reason why one cannot be used in ``dropped``; the log counts them.
+
+    A request needs a target, its subject in its prompt, a subject and relation that no earlier request has, and a target
+    that differs from the old value and that the tokenizer can write after the prompt.
+    """
+    requests = requests.assign(dropped=[_reason(row, Answers(tokenizer)) for row in requests.itertuples()])
+    again = requests[requests["dropped"] == ""].duplicated(["subject", "relation"])
+    requests.loc[again[again].index, "dropped"] = "another request has this subject and relation"
+    for reason, number in requests["dropped"][requests["dropped"] != ""].value_counts().items():
+        logging.warning("%d of %d requests are dropped: %s", number, len(requests), reason)
+    if not (requests["dropped"] == "").any():
+        raise EditError(
+            f"no request can be used; the first: {requests['dropped'].iloc[0] if len(requests) else 'none'}"
+        )
+    return requests
+
+
+def _reason(row: Any, answers: Answers) -> str:
+    if not row.target.strip():
+        return "the target is empty"
+    if not row.subject.strip() or row.subject not in row.prompt:
+        return "the subject is not in the prompt"
+    if row.target == row.target_true:
+        return "the target is the old value"
+    if not answers.after(row.prompt, row.target):
+        return "the tokenizer cannot write the target after the prompt"
+    return ""
+
+
+def probes_of_world(requests: pd.DataFrame, world: World) -> pd.DataFrame:
+    """What is asked about every request, and about all else.
+
+    Args:
+        requests: of this world.
+        world: whose probes are used.
+
+    Returns:
+        One row per question, columns ``PROBE_COLUMNS``: the answer that is ``wanted`` after editing, the ``other`` that
+        it is compared with (empty for none), and the fact that it is ``about``: a probe about an edited fact of another
+        request is to be left out. ``efficacy`` is the request's own prompt; ``distractor`` puts the request's own new
+        statement before a neighbour's prompt; ``recall`` asks every taught fact and belongs to no request.
+    """
+    return pd.DataFrame(_probes(requests, world), columns=PROBE_COLUMNS)
+
+
+def _probes(requests: pd.DataFrame, world: World) -> Iterator[tuple]:
+    by_fact = dict(list(world.probes.groupby("fact_id")))
+    for row in requests[requests["dropped"] == ""].itertuples():
+        new, old = row.target, row.target_true
+        yield f"{row.edit_id}.efficacy", row.edit_id, "efficacy", row.fact_id, row.prompt, new, old
+        for probe in by_fact[row.fact_id].itertuples():
+            metric = METRICS.get(probe.kind)
+            if metric == "neighbourhood":
+                about, said = probe.supporting_fact_ids[-1], f"{row.prompt} {new} . "
+                yield probe.probe_id, row.edit_id, metric, about, probe.prompt, probe.target, new
+                yield (
+                    f"{probe.probe_id}.distractor",
+                    row.edit_id,
+                    "distractor",
+                    about,
+                    said + probe.prompt,
+                    probe.target,
+                    new,
+                )
+            elif metric:
+                yield probe.probe_id, row.edit_id, metric, row.fact_id, probe.prompt, new, old
+    taught = set(world.facts["fact_id"][world.facts["taught"]])
+    asked = world.probes[world.probes["kind"] == "forward"].drop_duplicates("fact_id")
+    for probe in asked[asked["fact_id"].isin(taught)].itertuples():
+        yield f"{probe.probe_id}.recall", "", "recall", probe.fact_id, probe.prompt, probe.target, ""
+
+
+def usable(probes: pd.DataFrame, edited: set[str], asked: set[str]) -> pd.DataFrame:
+    """Probes of the edits that are ``asked`` about, and of recall, without those about another fact that is ``edited``."""
+    own = probes["edit_id"].isin(asked) | (probes["edit_id"] == "")
+    about_other = probes["about"].isin(edited) & (probes["about"] != probes["edit_id"])
+    return probes[own & ~about_other].reset_index(drop=True)

@@ -1,0 +1,126 @@
+"""Schedules: single edits with rollback, one batch, batches upon one another; and what is judged when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from factlife.config.editing import Editor
+from factlife.editing.editable import Deltas, Editable, applied, merged
+from factlife.editing.editors import EDITORS
+from factlife.editing.evaluate import judge
+from factlife.editing.requests import usable
+from factlife.world.tables import write_table
+
+
+@dataclass
+class Run:
+    """What an editor did.
+
+    Attributes:
+        deltas: changes of weights by parameter; of single edits ``{parameter}@{edit_id}``.
+        verdicts: one row per phase, batch and probe.
+    """
+
+    deltas: Deltas = field(default_factory=dict)
+    verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def run(
+    target: Editable, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor, *, batch_tokens: int = 8192
+) -> Run:
+    """Write requests as the editor's schedule says and judge before, after each batch and at the end.
+
+    Args:
+        target: the model; its weights have the same bits when this returns.
+        requests: validated; those that were dropped are left out.
+        probes: of ``requests``.
+        editor: its settings.
+        batch_tokens: tokens in a batch of probes; no verdict depends on it.
+
+    Returns:
+        The changes, and verdicts with the columns ``schedule, phase, n_edits, edit_id, probe_id, metric, about`` and those
+        of ``judge``, and ``unchanged``: the most probable next token is that of the original model. ``phase`` is ``pre``,
+        ``post`` (after a batch, about its own edits) or ``end`` (about all edits so far).
+    """
+    schedule = editor.schedule
+    requests = requests[requests["dropped"] == ""].head(schedule.edits).reset_index(drop=True)
+    if len(requests) < schedule.edits:
+        logging.warning("only %d of %d requests can be used", len(requests), schedule.edits)
+    probes = usable(probes, set() if schedule.kind == "single" else set(requests["edit_id"]), set(requests["edit_id"]))
+    if schedule.kind != "single":
+        probes = _told_apart(probes, set(requests["entity_id"]))
+    before = judge(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
+    original = before["first_token"].set_axis(probes["probe_id"])
+    result, parts = Run(), []
+
+    def look(rows: pd.DataFrame, verdicts: pd.DataFrame, phase: str, n_edits: int) -> None:
+        table = pd.concat([rows[["edit_id", "probe_id", "metric", "about"]], verdicts], axis=1)
+        table["unchanged"] = (table["first_token"] == rows["probe_id"].map(original)).astype("boolean")
+        parts.append(table.assign(schedule=schedule.kind, phase=phase, n_edits=n_edits))
+
+    look(probes, before, "pre", 0)
+    write = EDITORS[editor.kind]
+    if schedule.kind == "single":
+        for row, about in _singles(requests, probes):
+            deltas = write(target, row, editor, {})
+            with applied(target.model, deltas):
+                look(about, judge(target.model, target.tokenizer, about, batch_tokens=batch_tokens), "post", 1)
+            result.deltas |= {f"{name}@{row['edit_id'].iloc[0]}": change for name, change in deltas.items()}
+    else:
+        size = schedule.edits if schedule.kind == "batch" else schedule.batch
+        starts = range(0, len(requests), size)
+        looks = {starts[(len(starts) * point - 1) // schedule.points] for point in range(1, schedule.points + 1)}
+        memory: dict = {}
+        for start in starts:
+            batch = requests.iloc[start : start + size].reset_index(drop=True)
+            done = requests.head(start + size)
+            with applied(target.model, result.deltas):
+                result.deltas = merged(result.deltas, write(target, batch, editor, memory))
+            at_end = (probes["edit_id"] == "") | probes["edit_id"].isin(done["edit_id"])
+            asked = probes[(at_end if start in looks else False) | probes["edit_id"].isin(batch["edit_id"])]
+            rows = asked.reset_index(drop=True)
+            with applied(target.model, result.deltas):
+                verdicts = judge(target.model, target.tokenizer, rows, batch_tokens=batch_tokens)
+            own = rows["edit_id"].isin(batch["edit_id"])
+            look(rows[own].reset_index(drop=True), verdicts[own].reset_index(drop=True), "post", len(done))
+            if start in looks:
+                look(rows, verdicts, "end", len(done))
+    result.verdicts = pd.concat(parts, ignore_index=True)
+    return result
+
+
+def _told_apart(probes: pd.DataFrame, subjects: set[str]) -> pd.DataFrame:
+    """Recall of facts whose subject is edited is a metric of its own."""
+    of_edited = (probes["metric"] == "recall") & probes["about"].str.split(".").str[0].isin(subjects)
+    return probes.assign(metric=probes["metric"].mask(of_edited, "same_subject"))
+
+
+def _singles(requests: pd.DataFrame, probes: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Each request with its probes, the subject's other facts, and its share of all facts, each asked once in all."""
+    recall = probes[probes["metric"] == "recall"]
+    for number in range(len(requests)):
+        row = requests.iloc[[number]].reset_index(drop=True)
+        related = recall["about"].isin(row["related_ids"].iloc[0])
+        shared = pd.Series(range(len(recall)), index=recall.index) % len(requests) == number
+        others = recall[(related | shared) & (recall["about"] != row["fact_id"].iloc[0])]
+        own = probes[probes["edit_id"] == row["edit_id"].iloc[0]]
+        yield row, _told_apart(pd.concat([own, others], ignore_index=True), {row["entity_id"].iloc[0]})
+
+
+def save(run: Run, folder: str | Path, *, model: str, seed: str, editor: str) -> None:
+    """Write ``deltas.safetensors`` and ``edits.parquet``, one row per phase, batch and probe."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: change.cpu().contiguous() for name, change in run.deltas.items()}, Path(folder) / "deltas.safetensors"
+    )
+    named = run.verdicts.assign(model=model, seed=int(seed), editor=editor)
+    first = ["model", "seed", "editor"]
+    write_table(
+        named[[*first, *(column for column in named.columns if column not in first)]], Path(folder) / "edits.parquet"
+    )

@@ -1,0 +1,110 @@
+"""Passes over what one changed place can change: later blocks, from that place on; all before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from factlife.models.anatomy import Anatomy, anatomy, capture, patch
+
+
+class _Kept(DynamicLayer):
+    """Keys and values of earlier tokens; those of a pass are joined to them and then forgotten."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self.dtype, self.device = keys.dtype, keys.device
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+class Suffixes:
+    """Sequences cut at one place each: before it, keys and values are kept; from it on, blocks after one can be rerun.
+
+    Attributes:
+        hidden: the residual stream after the block from the place on, (sequence, column, d_model); column 0 is the place.
+        lengths: columns of each sequence that are no padding, (sequence,).
+    """
+
+    def __init__(
+        self, model: Any, sequences: Sequence[Sequence[int]], places: Sequence[int], layer: int, fill: int
+    ) -> None:
+        """Run the whole model once.
+
+        Args:
+            model: a causal language model of a known anatomy.
+            sequences: token ids.
+            places: the index at which each is cut.
+            layer: the block after which the residual stream may be changed.
+            fill: a token id for padding.
+        """
+        self.model, self.layer = model, layer
+        self.parts: Anatomy = anatomy(model)
+        device = next(model.parameters()).device
+        before, after = max(1, *places), max(len(ids) - place for ids, place in zip(sequences, places, strict=True))
+        ids = torch.full((len(sequences), before + after), fill)
+        self.mask = torch.zeros_like(ids)
+        for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
+            columns = slice(before - place, before - place + len(sequence))
+            ids[row, columns], self.mask[row, columns] = torch.tensor(list(sequence)), 1
+        ids, self.mask = ids.to(device), self.mask.to(device)
+        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        self.before, self.ids = before, ids[:, before:]
+        self.lengths = self.mask[:, before:].sum(1)
+        with torch.no_grad():
+            cache = DynamicCache()
+            model.base_model(
+                ids[:, :before],
+                attention_mask=self.mask[:, :before],
+                position_ids=self.positions[:, :before],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            self.kept = [(layer.keys, layer.values) for layer in cache.layers]
+            with capture({"block": self.parts.blocks[layer].module}) as found:
+                self.final = self._run()
+        self.hidden = found["block"]
+
+    def rerun(self, hidden: Tensor) -> Tensor:
+        """What the final norm returns, (sequence, column, d_model), if the block had returned ``hidden``."""
+        later = self.parts.blocks[self.layer + 1 :]
+        entry = later[0].module if later else self.parts.final_norm
+        with _skipped(self.parts, self.layer), patch(entry, lambda _: hidden, inputs=True):
+            return self._run()
+
+    def take(self, rows: Tensor) -> Suffixes:
+        """Only some of the sequences."""
+        taken = object.__new__(Suffixes)
+        taken.model, taken.layer, taken.parts, taken.before = self.model, self.layer, self.parts, self.before
+        taken.mask, taken.positions, taken.ids = self.mask[rows], self.positions[rows], self.ids[rows]
+        taken.lengths, taken.hidden, taken.final = self.lengths[rows], self.hidden[rows], self.final[rows]
+        taken.kept = [(keys[rows], values[rows]) for keys, values in self.kept]
+        return taken
+
+    def _run(self) -> Tensor:
+        cache = DynamicCache()
+        cache.layers = [_Kept(*layer) for layer in self.kept]
+        return self.model.base_model(
+            self.ids,
+            attention_mask=self.mask,
+            position_ids=self.positions[:, self.before :],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+
+@contextmanager
+def _skipped(parts: Anatomy, layer: int) -> Any:
+    """Blocks up to one return what they take in."""
+    with ExitStack() as stack:
+        for block in parts.blocks[: layer + 1]:
+            block.module.forward = lambda hidden_states, *_, **__: hidden_states
+            stack.callback(delattr, block.module, "forward")
+        yield

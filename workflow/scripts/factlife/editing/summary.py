@@ -1,0 +1,97 @@
+"""From every verdict on every probe to one tidy table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from factlife import stats
+
+KEYS = ["model", "seed", "editor", "schedule", "n_edits", "phase", "judge"]
+JUDGES = ["probability", "argmax", "generation"]
+# What makes up the score: CounterFact's harmonic mean.
+_SCORED = ["efficacy", "paraphrase", "neighbourhood"]
+
+
+def summarise(verdicts: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+    """Means with intervals over subjects, for each model, editor, phase and judge.
+
+    Args:
+        verdicts: of editors, with columns ``model, seed, editor``.
+        resamples: bootstrap resamples.
+
+    Returns:
+        Rows keyed by ``KEYS``. Metrics are those of the probes; ``recall`` (facts of people who have no edit),
+        ``same_subject`` (unedited facts of those who have), ``kept_recall`` and ``kept_same_subject`` (the same over facts
+        that the original model told), ``unchanged`` (neighbours' and unedited facts' most probable token is the original
+        model's; judge ``argmax``), and ``score``, the harmonic mean of efficacy, paraphrase and neighbourhood. ``n`` counts
+        probes; intervals are over edited subjects, or over subjects that were asked about for recall.
+    """
+    keys = [key for key in KEYS if key != "judge"]
+    groups = [
+        _group(dict(zip(keys, found, strict=True)), rows, resamples)
+        for found, rows in _with_known(verdicts).groupby(keys, sort=False)
+    ]
+    return pd.concat(groups, ignore_index=True)
+
+
+def _with_known(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Recall told apart by whether the subject has an edit, with what the original model knew, and the clusters."""
+    runs = ["model", "seed", "editor"]
+    first = verdicts[verdicts["phase"] == "pre"].set_index([*runs, "probe_id"])["argmax"].rename("known")
+    table = verdicts.join(first, on=[*runs, "probe_id"])
+    about, edit = (table[column].str.split(".").str[0] for column in ("about", "edit_id"))
+    return table.assign(subject=edit.where(table["edit_id"] != "", about))
+
+
+def _group(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    parts = []
+    kept = rows[rows["metric"].isin(["recall", "same_subject"]) & rows["known"].fillna(False).astype(bool)]
+    rows = pd.concat([rows, kept.assign(metric="kept_" + kept["metric"])])
+    for metric, group in rows.groupby("metric", sort=False):
+        interval = stats.cluster_bootstrap(
+            group[JUDGES].astype("Float64").to_numpy(float, na_value=np.nan),
+            group["subject"].to_numpy(),
+            resamples=resamples,
+        )
+        table = stats.tidy(keys, [metric] * len(JUDGES), interval)
+        table.insert(len(keys), "judge", [judge for judge, n in zip(JUDGES, interval.n, strict=True) if n])
+        parts.append(table)
+    still = rows[rows["metric"].isin(["neighbourhood", "recall", "same_subject"])]
+    for metric, group in still.groupby("metric", sort=False):
+        values = group[["unchanged"]].astype("Float64").to_numpy(float, na_value=np.nan)
+        interval = stats.cluster_bootstrap(values, group["subject"].to_numpy(), resamples=resamples)
+        table = stats.tidy(keys, [f"unchanged_{metric}"], interval)
+        table.insert(len(keys), "judge", "argmax")
+        parts.append(table)
+    if set(_SCORED) <= set(rows["metric"]):
+        parts.append(_score(keys, rows, resamples))
+    return pd.concat(parts)
+
+
+def _score(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """The harmonic mean of means; its interval resamples subjects once for all three."""
+    rng, subjects = np.random.default_rng(0), rows[rows["edit_id"] != ""]["subject"].unique()
+    found = []
+    for judge in JUDGES:
+        sums = [
+            rows[rows["metric"] == metric]
+            .groupby("subject")[judge]
+            .agg(["sum", "count"])
+            .reindex(subjects, fill_value=0)
+            for metric in _SCORED
+        ]
+        draws = rng.multinomial(len(subjects), np.full(len(subjects), 1 / len(subjects)), size=resamples)
+        whole = np.ones((1, len(subjects)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means, every = (
+                np.stack([(d @ each["sum"].to_numpy(float)) / (d @ each["count"].to_numpy(float)) for each in sums])
+                for d in (whole, draws)
+            )
+            estimate, resampled = (3 / (1 / one).sum(0) for one in (means, every))
+        low, high = np.nanquantile(resampled, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2])
+        found.append(keys | {
+            "judge": judge, "metric": "score", "n": int(sums[0]["count"].sum()), "estimate": estimate[0],
+            "ci_low": low, "ci_high": high, "interval_over": "facts",
+        })  # fmt: skip
+    return pd.DataFrame(found)

@@ -1,0 +1,293 @@
+"""Target values: the vectors that, added to the residual stream at the edited token, make a model say the new values.
+
+All requests at once: each has a row of one matrix, and rows do not know of each other (ROME, Meng et al. 2022, eq. 4;
+MEMIT, Meng et al. 2023, eq. 16).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from factlife.config.editing import Place, Values
+from factlife.editing.editable import Editable, Row, row
+from factlife.editing.suffix import Suffixes
+from factlife.models.anatomy import capture, unembed
+from factlife.recall.score import Answers
+
+_ESSENCE = "{} is a"
+
+
+class Slot(NamedTuple):
+    """What is written about a request with one vector.
+
+    Attributes:
+        vector: number of the vector, which slots may share.
+        request: row of the request.
+        token: which of the answer's tokens; None for all of them.
+    """
+
+    vector: int
+    request: int
+    token: int | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        slots: what each vector is for.
+        wanted: residual stream after the last edited block that makes the model say the new values, (vector, d_model).
+        delta: what was added to get there, (vector, d_model).
+        losses: the last loss of each vector, in nats, (vector,).
+        steps: gradient steps that each took, (vector,).
+    """
+
+    slots: list[Slot]
+    wanted: Tensor
+    delta: Tensor
+    losses: Tensor
+    steps: Tensor
+
+
+def slots(target: Editable, requests: pd.DataFrame, place: Place, *, joint: bool) -> list[Slot]:
+    """Which vectors are needed.
+
+    A subject's last token does not know what is asked after it: its key is the same for all requests about the subject,
+    and one key can hold only one value, so ``joint`` requests about a subject share a vector. The last token before an
+    answer tells one token of it: there, an answer of several tokens takes as many vectors, each at its own key.
+    """
+    if place.token == "subject_last":
+        owners = pd.factorize(requests["subject"])[0] if joint else range(len(requests))
+        return [Slot(int(owner), request, None) for request, owner in enumerate(owners)]
+    answers = Answers(target.tokenizer)
+    tokens = [
+        (request, token)
+        for request, one in enumerate(requests.itertuples())
+        for token in range(len(answers.after(one.prompt, one.target)))
+    ]
+    return [Slot(vector, request, token) for vector, (request, token) in enumerate(tokens)]
+
+
+def target_values(target: Editable, requests: pd.DataFrame, place: Place, settings: Values) -> Found:
+    """Find the vectors of all requests, some hundred sequences at a time.
+
+    The loss of a vector is the sum over its requests of the mean over contexts of -log p(new value) per token, plus
+    ``kl`` times the mean over the subject's other prompts of KL(edited ‖ original), plus ``decay`` · (‖δ‖ / ‖h‖)². Adam
+    steps δ in units of ‖h‖ / √d, after each step ‖δ‖ ≤ ``clamp`` · ‖h‖. h is the residual stream at the edited token of
+    the bare prompt.
+
+    Args:
+        target: the model; its weights stay as they are.
+        requests: usable ones.
+        place: the edited token; the vector is added after the last of the layers.
+        settings: of the search.
+    """
+    needed = slots(target, requests, place, joint=settings.joint)
+    parts = [
+        _search(target, requests, chunk, place, settings)
+        for start in range(0, needed[-1].vector + 1, settings.batch)
+        if (chunk := [slot for slot in needed if start <= slot.vector < start + settings.batch])
+    ]
+    initial, delta, losses, steps = (torch.cat(column) for column in zip(*parts, strict=True))
+    logging.info(
+        "target values of %d requests, %d vectors: loss %.3f after %.1f steps on average, %.0f %% at the clamp",
+        len(requests), len(delta), losses.mean(), steps.double().mean(),
+        100 * (delta.norm(dim=1) > 0.999 * settings.clamp * initial.norm(dim=1)).double().mean(),
+    )  # fmt: skip
+    return Found(needed, initial + delta, delta, losses, steps)
+
+
+@dataclass
+class _Rows:
+    """The sequences of some vectors: which vector is in each, what it counts in the loss, whether it is a bare prompt."""
+
+    rows: list[Row] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    bare: list[bool] = field(default_factory=list)
+
+    def add(self, row: Row, owner: int, weight: float, *, bare: bool = False) -> None:
+        for column, value in zip(
+            (self.rows, self.owner, self.weight, self.bare), (row, owner, weight, bare), strict=True
+        ):
+            column.append(value)
+
+
+def _rows(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, settings: Values) -> _Rows:
+    found, edited = _Rows(), set(requests["edit_id"])
+    prefixes, first = ["", *target.contexts[: settings.contexts]], needed[0].vector
+    for slot in needed:
+        one = requests.iloc[slot.request]
+        for prefix in prefixes:
+            text = f"{prefix} {one['prompt']}".strip()
+            made = row(target, place, text, one["subject"], one["target"], slot.token)
+            found.add(made, slot.vector - first, 1 / len(prefixes), bare=not prefix)
+    if settings.kl:
+        for vector, request in {slot.vector - first: slot.request for slot in needed}.items():
+            one = requests.iloc[request]
+            kept = _kept(one, edited, settings)
+            for prompt in kept:
+                found.add(row(target, place, prompt, one["subject"]), vector, settings.kl / len(kept))
+    return found
+
+
+def _kept(request: pd.Series, edited: set[str], settings: Values) -> list[str]:
+    """Prompts whose answers are to stay."""
+    others = zip(request["related_ids"], request["related_prompts"], strict=True)
+    kept = [prompt for other, prompt in others if other not in edited] if settings.kl_over == "relations" else []
+    return kept or [_ESSENCE.format(request["subject"])]
+
+
+def _search(
+    target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, settings: Values
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    layer = target.layer(place.layers[-1])
+    made = _rows(target, requests, needed, place, settings)
+    vectors = needed[-1].vector - needed[0].vector + 1
+    fill = target.tokenizer.pad_token_id or 0
+    suffixes = Suffixes(target.model, [one.ids for one in made.rows], [one.place for one in made.rows], layer, fill)
+    device = suffixes.hidden.device
+    owner, bare = torch.tensor(made.owner, device=device), torch.tensor(made.bare, device=device)
+    # Where the answers are: sequence, column, token, and what each counts in its group's loss.
+    asked = [
+        (number, one.asked - one.place + step, token, made.weight[number] / len(one.target))
+        for number, one in enumerate(made.rows)
+        for step, token in enumerate(one.target)
+    ]
+    kept = [
+        # ROME's essence prompt is compared at the subject itself, others where their answer begins.
+        (number, 0 if settings.kl_over == "essence" else one.asked - one.place, 0, made.weight[number])
+        for number, one in enumerate(made.rows)
+        if not one.target
+    ]
+    initial = _mean_by(suffixes.hidden[bare, 0], owner[bare], vectors)
+    scale = initial.norm(dim=1, keepdim=True) / initial.shape[1] ** 0.5
+    longest = settings.clamp * initial.shape[1] ** 0.5
+    # δ in units of ‖h‖ / √d.
+    delta, first, second = (torch.zeros_like(initial) for _ in range(3))
+    losses, steps = torch.zeros(vectors, device=device), torch.zeros(vectors, dtype=torch.long, device=device)
+    limit = settings.stop * torch.bincount(owner[bare], minlength=vectors)
+    work = _Work(suffixes, owner, asked, kept, torch.arange(vectors, device=device))
+    for step in range(settings.steps):
+        active = work.vectors
+        free = delta[active].requires_grad_()
+        loss = work.loss(free * scale[active]) + settings.decay * (free**2).mean(1)
+        losses[active], steps[active] = loss.detach(), step
+        going = loss.detach() >= limit[active]
+        if step == settings.steps - 1 or not going.any():
+            break
+        (gradient,) = torch.autograd.grad(loss.sum(), free)
+        if not going.all():
+            work, gradient = work.take(going), gradient[going]
+        delta[work.vectors] = _adam(gradient, delta, first, second, work.vectors, step + 1, settings.rate)
+        norm = delta.norm(dim=1, keepdim=True)
+        delta = delta * (longest / norm.clamp(min=longest))
+    return initial, delta * scale, losses, steps
+
+
+def _adam(
+    gradient: Tensor, value: Tensor, first: Tensor, second: Tensor, rows: Tensor, step: int, rate: float
+) -> Tensor:
+    """One step of Adam (Kingma and Ba 2015) for some rows; both moments change in place."""
+    first[rows] = 0.9 * first[rows] + 0.1 * gradient
+    second[rows] = 0.999 * second[rows] + 0.001 * gradient**2
+    mean, variance = first[rows] / (1 - 0.9**step), second[rows] / (1 - 0.999**step)
+    return value[rows] - rate * mean / (variance.sqrt() + 1e-8)
+
+
+class _Work:
+    """The sequences of vectors that are not done, and their losses."""
+
+    def __init__(self, suffixes: Suffixes, owner: Tensor, asked: list, kept: list, vectors: Tensor) -> None:
+        device = owner.device
+        self.suffixes, self.owner, self.vectors = suffixes, owner, vectors
+        self.row, self.column, self.token = (
+            torch.tensor([place[k] for place in asked + kept], device=device, dtype=torch.long) for k in range(3)
+        )
+        self.weight = torch.tensor([place[3] for place in asked + kept], device=device)
+        self.answers = torch.tensor([True] * len(asked) + [False] * len(kept), device=device)
+        with torch.no_grad():
+            still = suffixes.final[self.row[~self.answers], self.column[~self.answers]]
+            self.before = unembed(suffixes.parts, still).float().log_softmax(-1)
+
+    def loss(self, delta: Tensor) -> Tensor:
+        """Of each vector, (vector,), with δ, (vector, d_model), added at the place."""
+        hidden = self.suffixes.hidden
+        changed = torch.cat([hidden[:, :1] + delta[self.owner][:, None], hidden[:, 1:]], 1)
+        normed = self.suffixes.rerun(changed)[self.row, self.column]
+        log_p = unembed(self.suffixes.parts, normed).float().log_softmax(-1)
+        said = -log_p[self.answers].gather(1, self.token[self.answers, None])[:, 0]
+        now = log_p[~self.answers]
+        drift = (now.exp() * (now - self.before)).sum(1)
+        parts = torch.cat([said, drift]) * self.weight
+        return torch.zeros(len(delta), device=parts.device).index_add(0, self.owner[self.row], parts)
+
+    def take(self, going: Tensor) -> _Work:
+        """Only the vectors that are not done."""
+        number = going.cumsum(0) - 1
+        rows = going[self.owner]
+        places, new_row = rows[self.row], rows.cumsum(0) - 1
+        taken = object.__new__(_Work)
+        taken.suffixes, taken.owner = self.suffixes.take(rows), number[self.owner[rows]]
+        taken.vectors = self.vectors[going]
+        taken.row, taken.column, taken.token = new_row[self.row[places]], self.column[places], self.token[places]
+        taken.weight, taken.answers = self.weight[places], self.answers[places]
+        taken.before = self.before[places[~self.answers]]
+        return taken
+
+
+def _mean_by(values: Tensor, owner: Tensor, vectors: int) -> Tensor:
+    """Mean of the rows of each vector."""
+    sums = torch.zeros(vectors, values.shape[1], device=values.device, dtype=values.dtype).index_add(0, owner, values)
+    return sums / torch.bincount(owner, minlength=vectors)[:, None]
+
+
+def keys(
+    target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, layer: int, number: int
+) -> Tensor:
+    """What a down-projection reads where each vector is written, (d_mlp, vector).
+
+    Half is the bare prompt's key, half the mean over contexts (MEMIT), ``number`` of them at most; the mean over the
+    requests that share a vector.
+    """
+    module = target.parts.blocks[layer].mlp_out
+    read = [_read(target, requests, needed, place, module, prefix) for prefix in ("", *target.contexts[:number])]
+    return (read[0] if len(read) == 1 else (read[0] + torch.stack(read[1:]).mean(0)) / 2).T
+
+
+def residual(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, layer: int) -> Tensor:
+    """The residual stream after a block where each vector is written, in bare prompts, (vector, d_model)."""
+    return _read(target, requests, needed, place, target.parts.blocks[layer].module, "", inputs=False)
+
+
+@torch.no_grad()
+def _read(
+    target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, module: nn.Module, prefix: str,
+    *, inputs: bool = True,
+) -> Tensor:  # fmt: skip
+    """What a module takes in or returns at the edited token of every slot, as means over those of a vector."""
+    made = []
+    for slot in needed:
+        one = requests.iloc[slot.request]
+        text = f"{prefix} {one['prompt']}".strip()
+        made.append(row(target, place, text, one["subject"], one["target"], slot.token))
+    fill, device = target.tokenizer.pad_token_id or 0, next(target.model.parameters()).device
+    width = max(one.place for one in made) + 1
+    # What comes after the edited token cannot change what is read there.
+    ids = torch.full((len(made), width), fill)
+    for number, one in enumerate(made):
+        ids[number, : one.place + 1] = torch.tensor(one.ids[: one.place + 1])
+    places = torch.tensor([one.place for one in made])
+    mask = torch.arange(width) <= places[:, None]
+    with capture({"here": module}, inputs=inputs) as found:
+        target.model.base_model(ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+    owner = torch.tensor([slot.vector for slot in needed], device=device)
+    return _mean_by(found["here"][torch.arange(len(made)), places], owner, needed[-1].vector + 1)

@@ -1,0 +1,23 @@
+"""Measure the second moments of what down-projections read, of all blocks in one pass."""
+
+from typing import TYPE_CHECKING
+
+from factlife import config, jobs, models, world
+from factlife.config.editing import Moments
+from factlife.corpus import tokens
+from factlife.editing import moments
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    jobs.check_manifest(snakemake.input.model)
+    settings = config.parse(Moments, snakemake.params.moments)
+    model, tokenizer = models.load(snakemake.input.model, job.device)
+    found, convergence = moments.measure(
+        model,
+        moments.documents(tokens.read(snakemake.input.tokens), settings, world.beside(snakemake.input.get("facts"))),
+        multiple=settings.multiple,
+        fill=tokenizer.pad_token_id,
+    )
+    moments.save(found, snakemake.output.moments, model=models.digest(snakemake.input.model), convergence=convergence)

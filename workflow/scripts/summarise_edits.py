@@ -1,0 +1,15 @@
+"""Summarise what became of edits, with intervals over subjects, and draw it."""
+
+from typing import TYPE_CHECKING
+
+from factlife import editing, figures, jobs
+from factlife.editing import figures as drawn
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake):
+    table = editing.summarise(editing.read(snakemake.input.edits), resamples=snakemake.params.resamples)
+    table.to_csv(snakemake.output.table, index=False)
+    figures.write_svg(drawn.editors(table), snakemake.output.editors)
+    figures.write_svg(drawn.judges(table), snakemake.output.judges)
