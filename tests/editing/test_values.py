@@ -161,6 +161,16 @@ def test_the_model_says_the_new_value_once_its_vector_is_added(target, requests)
     assert said.tolist() == asked.target
 
 
+def test_the_order_of_requests_about_several_subjects_does_not_matter(target, requests):
+    mixed = pd.concat([requests.head(1), requests.tail(1), requests.head(1)]).assign(edit_id=["a", "b", "c"])
+    sorted_ = mixed.iloc[[0, 2, 1]].reset_index(drop=True)
+
+    found, expected = (values.target_values(target, table, PLACES[0], SETTINGS) for table in (mixed, sorted_))
+
+    assert requests["subject"].iloc[0] != requests["subject"].iloc[-1] and len(found.delta) == 2
+    torch.testing.assert_close(found.delta, expected.delta, rtol=1e-5, atol=1e-6)
+
+
 def test_requests_about_one_subject_share_a_vector_at_its_last_token_only(target, requests):
     twice = pd.concat([requests.head(2)] * 2).reset_index(drop=True)
     subject, last = Place(token="subject_last"), Place(token="last")

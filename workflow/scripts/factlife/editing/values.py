@@ -58,7 +58,7 @@ class Found:
 
 
 def slots(target: Editable, requests: pd.DataFrame, place: Place, *, joint: bool) -> list[Slot]:
-    """Which vectors are needed.
+    """Which vectors are needed, in their order.
 
     A subject's last token does not know what is asked after it: its key is the same for all requests about the subject,
     and one key can hold only one value, so ``joint`` requests about a subject share a vector. The last token before an
@@ -66,7 +66,7 @@ def slots(target: Editable, requests: pd.DataFrame, place: Place, *, joint: bool
     """
     if place.token == "subject_last":
         owners = pd.factorize(requests["subject"])[0] if joint else range(len(requests))
-        return [Slot(int(owner), request, None) for request, owner in enumerate(owners)]
+        return sorted(Slot(int(owner), request, None) for request, owner in enumerate(owners))
     answers = Answers(target.tokenizer)
     tokens = [
         (request, token)
