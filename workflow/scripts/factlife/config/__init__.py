@@ -198,7 +198,7 @@ def _problems(config: Config) -> Iterable[str]:
             if root(config, name) is None:
                 yield f"models.{name}.source.model: the models go on from each other in a circle; begin with one that does not"
     yield from problems_of_tracing(config)
-    yield from problems_of_editing(config, _missing)
+    yield from problems_of_editing(config)
     yield from problems_of_ledger(config)
     yield from problems_of_influence(config)
     yield from problems_of_dynamics(config)

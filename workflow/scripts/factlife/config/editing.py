@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from factlife.config.base import Count, Name, Section, Share, key
+from factlife.config.base import Count, Name, Section, Share, key, missing
 
 
 class Place(Section):
@@ -151,7 +151,7 @@ class Editing(Section):
     editors: dict[Name, Editor] = key({}, "Editors by name.")
 
 
-def problems(config: Any, missing: Any) -> Iterable[str]:
+def problems(config: Any) -> Iterable[str]:
     """What the types cannot see: names that point nowhere, and settings that contradict each other."""
     editing, models = config.editing, config.models
     for name, moments in editing.moments.items():
