@@ -41,6 +41,7 @@ docs: .venv/installed ## Generate the config's schema and reference from its typ
 benchmark: .venv/installed ## Measure speed, side by side with what one would use instead.
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/probes.py
+	$(BIN)/python benchmarks/sample.py
 
 lock: .venv/installed ## Resolve requirements.in into requirements.lock.
 	bash tests/lock.sh

@@ -21,6 +21,7 @@ include: "workflow/rules/editing.smk"
 include: "workflow/rules/influence.smk"
 include: "workflow/rules/dynamics.smk"
 include: "workflow/rules/ledger.smk"
+include: "workflow/rules/collapse.smk"
 include: "workflow/rules/costs.smk"
 
 
@@ -34,4 +35,5 @@ rule all:
         rules.influence.input,
         rules.dynamics.input,
         rules.ledger.input,
+        rules.collapse.input,
         rules.summarise_costs.output,

@@ -35,6 +35,9 @@ COLUMNS = {
     "results/tables/recall.csv": (
         "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
+    "results/tables/collapse.csv": (
+        "arm, seed, generation, group, metric, n, estimate, ci_low, ci_high, interval_over"
+    ),
     "results/tables/costs.csv": "rule, model, seed, name, metric, estimate",
     "results/tables/tracing.csv": (
         "model, seed, corruption, component, window, token_role, layer, metric, n, estimate, ci_low, ci_high, "
@@ -137,6 +140,8 @@ def test_one_file_runs_only_what_it_needs(clean):
                 "ask_model people-pieces 0",
                 "ask_model people-whole 0",
             },
+            {"ask_model functions 0", "ask_model people-pieces 0", "ask_model people-whole 0"}
+            | {"run_generation replace 0 0", "run_generation replace 0 1", "run_generation real-only 0 1"},
         ),
         ({"worlds": {"countries": {"panel": 3}}}, set()),
     ],
@@ -154,7 +159,7 @@ def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
     ("module", "rules"),
     [
         ("recall/summary", {"summarise_recall"}),
-        ("models/optim", {"train_model"}),
+        ("models/optim", {"train_model", "run_generation"}),
         ("world/templates", {"make_world"}),
     ],
 )
@@ -264,6 +269,25 @@ def test_a_killed_training_resumes_to_the_same_result(done):
     for path, data in before.items():
         assert (done.folder / path).read_bytes() == data
     assert not (done.folder / "resume/results/models/people-pieces/seed-0").exists()
+
+
+def test_a_killed_generation_resumes_to_the_same_tables(done):
+    folder, table = done.folder / "results/collapse/replace/seed-0/generation-1", "results/tables/collapse.csv"
+    before = {path: path.read_bytes() for path in (done.folder / table, folder / "samples.parquet")}
+    shutil.rmtree(folder)
+    trained = done.folder / f"resume/{folder.relative_to(done.folder)}/trained"
+
+    with subprocess.Popen(done.command(table, "--cores", "1"), cwd=done.folder, start_new_session=True) as running:
+        while not trained.exists():
+            assert running.poll() is None, "the generation ended before it could be killed"
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert not (folder / "manifest.json").exists()
+
+    done.snakemake(table, "--unlock").passed()
+    assert "run_generation replace 0 1" in done.snakemake(table, "--cores", "1", "--rerun-incomplete").passed().jobs()
+    for path, data in before.items():
+        assert path.read_bytes() == data
 
 
 def test_the_report_needs_no_network(smoke):

@@ -5,6 +5,7 @@ import sys
 sys.path.insert(0, os.path.join(workflow.current_basedir, "../scripts"))
 
 from factlife import config as factlife_config
+from factlife.config import collapse as factlife_collapse
 from factlife.digest import digest
 
 try:
@@ -50,6 +51,18 @@ RANKERS_BY_ROOM = {
     for room, kinds in factlife_config.influence.ROOMS.items()
 }
 SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
+# Arms of collapse, and all their generations as arm, seed and number.
+ARMS = [
+    arm
+    for arm in config["collapse"]["run"]
+    if config["collapse"]["arms"][arm]["model"] in config["run"]["models"]
+]
+CHAIN = [
+    (arm, seed, generation)
+    for arm in ARMS
+    for seed in config["models"][config["collapse"]["arms"][arm]["model"]]["seeds"]
+    for generation in range(config["collapse"]["arms"][arm]["generations"] + 1)
+]
 
 
 def one_of(names):
@@ -142,6 +155,44 @@ def world_of_model(wildcards):
 
 def gpus_of_model(wildcards):
     return config["models"][wildcards.model]["gpu"]
+
+
+def world_of_arm(arm):
+    return config["models"][config["collapse"]["arms"][arm]["model"]]["world"]
+
+
+def corpus_of_arm(wildcards):
+    arm = config["collapse"]["arms"][wildcards.arm]
+    return config["corpora"][arm["training"]["corpus"]]
+
+
+def gpus_of_arm(wildcards):
+    return config["models"][config["collapse"]["arms"][wildcards.arm]["model"]]["gpu"]
+
+
+def settings_of_generation(wildcards):
+    arm = settings.collapse.arms[wildcards.arm]
+    return factlife_collapse.of_generation(arm, int(wildcards.generation))
+
+
+def generation_folder(arm, seed, generation):
+    """Where a generation lies; arms that begin alike share generation 0."""
+    if generation == 0:
+        arm = factlife_collapse.beginning(settings.collapse, arm)
+    return f"results/collapse/{arm}/seed-{seed}/generation-{generation}"
+
+
+def inputs_of_generation(wildcards):
+    arm, generation = settings.collapse.arms[wildcards.arm], int(wildcards.generation)
+    first = max(0, generation - 1) if arm.mode == "replace" else 0
+    return world_tables(world_of_arm(wildcards.arm)) | {
+        "base": f"results/models/{arm.model}/seed-{wildcards.seed}",
+        "documents": f"results/corpora/{arm.training.corpus}/documents.parquet",
+        "earlier": [
+            generation_folder(wildcards.arm, wildcards.seed, number)
+            for number in range(first, generation)
+        ],
+    }
 
 
 def for_all_models(pattern, only=None):
@@ -239,3 +290,5 @@ wildcard_constraints:
     tokenizer=one_of([*config["tokenizers"], *config["models"]]),
     model=one_of(config["models"]),
     seed=r"0|[1-9]\d*",
+    arm=one_of(config["collapse"]["arms"]),
+    generation=r"0|[1-9]\d*",

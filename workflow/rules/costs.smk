@@ -5,6 +5,7 @@ rule summarise_costs:
         rules.circuits.input,
         rules.edits.input,
         rules.dynamics.input,
+        rules.collapse.input,
     output:
         table="results/tables/costs.csv",
         figure=report(

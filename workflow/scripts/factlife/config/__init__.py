@@ -13,6 +13,9 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factlife.config.base import Name, Section, hint, key, missing
+from factlife.config import collapse
+from factlife.config.base import Name, Section, key
+from factlife.config.collapse import Collapse
 from factlife.config.corpora import Corpus, Tokenizer
 from factlife.config.dynamics import Dynamics
 from factlife.config.dynamics import problems as problems_of_dynamics
@@ -47,6 +50,7 @@ class Config(Section):
     influence: Influence = key(Influence(), "Which documents taught models their facts.")
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
+    collapse: Collapse = key(Collapse(), "Models that learn from their own text.")
 
 
 def read(config: Mapping[str, Any]) -> Config:
@@ -202,6 +206,7 @@ def _problems(config: Config) -> Iterable[str]:
     yield from problems_of_ledger(config)
     yield from problems_of_influence(config)
     yield from problems_of_dynamics(config)
+    yield from collapse.problems(config)
 
 
 __all__ = ["Config", "ConfigError", "parse", "read", "root", "sections"]

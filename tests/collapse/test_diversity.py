@@ -1,0 +1,39 @@
+"""Figures of diversity against counting by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from factlife.collapse.diversity import MATCHED_WORDS, distinct, entropy, of_texts
+
+
+def test_entropy_of_equally_frequent_words_is_the_log_of_their_number():
+    assert entropy("a b c d " * 4) == pytest.approx(math.log(4))
+    assert entropy("a " * 16) == 0
+
+
+def test_entropy_does_not_depend_on_what_comes_later():
+    text = " ".join(f"w{number}" for number in range(MATCHED_WORDS))
+
+    assert entropy(text) == entropy(f"{text} and so on and so on") == pytest.approx(math.log(MATCHED_WORDS))
+    assert math.isnan(entropy(text.rsplit(" ", 1)[0]))
+
+
+def test_distinct_counts_n_grams_within_texts():
+    # Pairs: ab, bc | ab, ba.
+    assert distinct(["a b c", "a b a"], 2, words=6) == 3 / 4
+    # The last word is beyond the first five: ab, bc | ab.
+    assert distinct(["a b c", "a b a"], 2, words=5) == 2 / 3
+    assert distinct(["a b c", "a b a"], 1, words=6) == 3 / 6
+    assert math.isnan(distinct(["a b c"], 2, words=4))
+
+
+def test_repeated_texts_are_less_varied():
+    varied, same = [f"this is text number {n} of ten" for n in range(10)], ["this is the text that all are"] * 10
+
+    assert of_texts(varied)["unique"] == 1
+    assert of_texts(same)["unique"] == 0.1
+    for metric in ("distinct_1", "distinct_2", "distinct_4"):
+        assert of_texts(same)[metric] < of_texts(varied)[metric]

@@ -1,0 +1,135 @@
+"""Two generations of a tiny model: what their folders hold, and that a killed one goes on to the same result."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from factlife import models, world
+from factlife.collapse import generation, summarise
+from factlife.config.collapse import Arm
+from factlife.config.corpora import PeopleCorpus, ProseCorpus
+from factlife.config.corpora import Tokenizer as Settings
+from factlife.config.models import Scratch
+from factlife.config.worlds import PeopleWorld
+from factlife.corpus import people
+from factlife.corpus.documents import Document, table
+from factlife.corpus.tokenizers import train
+
+CORPUS = PeopleCorpus(kind="people", world="w", renderings=2)
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+ARM = Arm(
+    documents=24, samples=24, held_out=8, training={"corpus": "people", "batch_size": 8}, sampler={"new_tokens": 40}
+)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return world.build(PeopleWorld(kind="people", people=12, untaught=2, values=6, regions=0, panel=2))
+
+
+@pytest.fixture(scope="module")
+def documents(made):
+    return people.render(made, CORPUS)
+
+
+@pytest.fixture(scope="module")
+def base(made, documents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = train(Settings(kind="name_parts", corpus="x"), documents["text"], made)
+    settings = Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES)
+    models.save(models.scratch(settings, tokenizer, 0), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def run(made, documents, base, tmp_path):
+    def run(number, arm=ARM, name="chain", **changes):
+        folder = tmp_path / name / f"{number}"
+        inputs = {
+            "base": base, "earlier": [tmp_path / name / f"{one}" for one in range(number)], "documents": documents,
+            "corpus": CORPUS, "world": made, "output": folder, "resume": tmp_path / name / f"resume-{number}",
+            "batch_tokens": 4096,
+        }  # fmt: skip
+        generation.run(arm, number, 0, **inputs | changes)
+        return folder
+
+    return run
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_generation_0_is_the_model_as_it_came(run, base):
+    folder = run(0)
+
+    assert models.digest(folder / "model") == models.digest(base)
+    assert not (folder / "corpus.parquet").exists()
+    assert len(pd.read_parquet(folder / "samples.parquet")) == len(pd.read_parquet(folder / "real.parquet")) == 24
+    assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed"]].diff(axis=1)["parsed"].eq(0).all()
+
+
+def test_each_generation_learns_what_the_one_before_wrote(run, base):
+    first, second = run(0), run(1)
+
+    learnt, written = pd.read_parquet(second / "corpus.parquet"), pd.read_parquet(first / "samples.parquet")
+    assert learnt["text"].tolist() == written["text"][written["text"].str.strip() != ""].tolist()
+    assert models.digest(second / "model") != models.digest(base)
+
+
+def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
+    chain = [("replace", 0, 0, run(0)), ("replace", 0, 1, run(1))]
+
+    table = summarise(chain, {"replace": made}, resamples=20)
+
+    assert not table.duplicated(["arm", "seed", "generation", "group", "metric"]).any()
+    assert {"recall", "perplexity", "coverage", "judge_perplexity"} <= set(table["metric"])
+    inside = table.dropna(subset=["ci_low"])
+    assert (inside["ci_low"] <= inside["estimate"] + 1e-9).all()
+    assert (inside["estimate"] <= inside["ci_high"] + 1e-9).all()
+
+
+@pytest.mark.parametrize("step", ["sample", "score"])
+def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
+    run(0), run(0, name="killed")
+    whole = run(1)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(generation, step, die)
+        run(1, name="killed")
+    # Neither what was learnt nor, once it is there, what was written is made again.
+    monkeypatch.setattr(models, "train", die)
+    if step == "score":
+        monkeypatch.setattr(generation, "sample", die)
+    resumed = run(1, name="killed")
+
+    assert contents(resumed) == contents(whole)
+
+
+def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):
+    model, tokenizer = models.load(base)
+    head = model.get_output_embeddings()
+    # It can only end: every other token is less likely whatever the state.
+    head.bias = torch.nn.Parameter(head.weight.new_full((head.weight.shape[0],), -1e4))
+    head.bias.data[tokenizer.eos_token_id] = 1e4
+    real = pd.DataFrame({"text": ["x"] * 24})
+
+    written = generation.write(ARM, model, tokenizer, real, 0, 0)
+
+    assert (written["text"] == "").all()
+    assert written["ended"].all()
+    assert generation._measured(written, (model, tokenizer), None)["words"].eq(0).all()
+
+
+def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):
+    fresh = generation.held_out(documents, CORPUS, made, 30)
+    assert len(fresh) == 30
+    assert not set(fresh) & set(documents["text"])
+
+    kept = table([Document("a", "prose"), Document("b", "prose", split="held_out")])
+    assert generation.held_out(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]

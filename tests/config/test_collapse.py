@@ -1,0 +1,101 @@
+"""Errors of the arms that name the key and the remedy, and which generations share a folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from factlife.config import ConfigError, read
+from factlife.config.collapse import beginning, of_generation
+
+ARM = {"model": "m", "training": {"corpus": "people"}}
+CONFIG = {
+    "run": {"models": ["m"]},
+    "worlds": {"people": {"kind": "people"}, "functions": {"kind": "functions"}},
+    "corpora": {
+        "people": {"kind": "people", "world": "people"},
+        "functions": {"kind": "functions", "world": "functions"},
+    },
+    "tokenizers": {"t": {"kind": "bpe", "corpus": "people"}},
+    "models": {
+        "m": {
+            "world": "people",
+            "tokenizer": "t",
+            "source": {"kind": "scratch", "architecture": "LlamaForCausalLM"},
+            "training": {"corpus": "people"},
+        }
+    },
+}
+
+
+def config(run=("a", "control"), **keys):
+    arms = {"a": ARM | {"control": "control"} | keys, "control": ARM | {"synthetic_share": 0}}
+    return CONFIG | {"collapse": {"run": list(run), "arms": arms}}
+
+
+ERRORS = {
+    "a share above one": ({"synthetic_share": 1.2}, "collapse.arms.a.synthetic_share is 1.2: input should be less than or equal to 1"),
+    "no share": ({"synthetic_share": -0.1}, "collapse.arms.a.synthetic_share is -0.1: input should be greater than or equal to 0"),
+    "a model that is not there": ({"model": "x", "control": None}, "collapse.arms.a.model is `x`, which is not in models; there are m"),
+    "a corpus that is not there": (
+        {"training": {"corpus": "x"}, "control": None},
+        "collapse.arms.a.training.corpus is `x`, which is not in corpora",
+    ),
+    "a corpus without held-out text": (
+        {"training": {"corpus": "functions"}, "control": None},
+        "collapse.arms.a.training.corpus: functions keeps no documents for evaluation; "
+        "use one of kind people, or prose or text with a `held_out` share",
+    ),
+    "fewer texts than are learnt": (
+        {"documents": 800, "control": None},
+        "collapse.arms.a.samples is 480, fewer than the 800 synthetic documents of a generation; raise it",
+    ),
+    "recovery without a generation": (
+        {"recover_after": 4},
+        "collapse.arms.a.recover_after is 4: no generation is left to recover; raise `generations`",
+    ),
+    "a control that learns synthetic text": (
+        {"control": "a"},
+        "collapse.arms.a.control is `a`; must be an arm whose synthetic_share is 0",
+    ),
+    "a control that takes other steps": (
+        {"training": {"corpus": "people", "epochs": 2}, "generations": 6},
+        "collapse.arms.a: its control control has another generations, training; they may differ in their data only",
+    ),
+    "checkpoints that nobody would see": (
+        {"training": {"corpus": "people", "checkpoints": 3}},
+        "collapse.arms.a.training.checkpoints is 3: input should be 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error(case):
+    changes, message = ERRORS[case]
+    with pytest.raises(ConfigError) as error:
+        read(config(**changes))
+    assert str(error.value) == message
+
+
+def test_an_arm_that_is_run_must_be_there():
+    with pytest.raises(
+        ConfigError, match=r"collapse\.run is `b`, which is not in collapse\.arms; there are a, control"
+    ):
+        read(config(run=["b"]))
+
+
+def test_arms_share_generation_0_where_they_begin_alike():
+    assert beginning(read(config()).collapse, "control") == "a"
+    assert beginning(read(config(run=["control", "a"])).collapse, "a") == "control"
+    other = read(config(sampler={"temperature": 0.5}, control=None))
+    assert beginning(other.collapse, "control") == "control"
+
+
+def test_later_generations_do_not_change_earlier_ones():
+    short, long = (
+        read(config(control=None)).collapse.arms["a"],
+        read(config(generations=9, control=None)).collapse.arms["a"],
+    )
+
+    assert of_generation(short, 3) == of_generation(long, 3)
+    assert of_generation(short, 0) == of_generation(read(config(mode="accumulate")).collapse.arms["a"], 0)
+    assert of_generation(short, 3) != of_generation(read(config(mode="accumulate")).collapse.arms["a"], 3)

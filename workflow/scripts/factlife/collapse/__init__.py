@@ -1,0 +1,23 @@
+"""Collapse: what generations of models lose that learn from text of the ones before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from factlife.collapse.summary import summarise
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The summary that ``summarise`` made."""
+    return pd.read_csv(path, dtype={"seed": str})
+
+
+def folders(chain: Sequence[tuple[str, int, int]], paths: Sequence[str]) -> list[tuple[str, int, int, Path]]:
+    """Arm, seed, generation and folder of every generation."""
+    return [(*keys, Path(path)) for keys, path in zip(chain, paths, strict=True)]
+
+
+__all__ = ["folders", "read_table", "summarise"]

@@ -1,0 +1,196 @@
+"""One generation: learn from what came before, write, and be measured. Beside the room's tables, read without torch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from factlife import models
+from factlife.collapse import diversity, mixing
+from factlife.collapse.facts import Reader
+from factlife.collapse.sample import sample
+from factlife.config.collapse import Arm
+from factlife.config.corpora import PeopleCorpus
+from factlife.corpus import people
+from factlife.recall.perplexity import text_nats
+from factlife.recall.score import score
+from factlife.world import World
+from factlife.world.tables import read_table, write_table
+
+# Kinds of probes that are asked of every generation.
+ASKED = ("forward", "paraphrase", "question", "untaught")
+
+
+def run(
+    settings: Arm,
+    generation: int,
+    seed: int,
+    *,
+    base: str | Path,
+    earlier: Sequence[str | Path],
+    documents: pd.DataFrame,
+    corpus: Any,
+    world: World,
+    output: str | Path,
+    resume: str | Path,
+    batch_tokens: int,
+    device: str = "cpu",
+) -> None:
+    """Make a generation and write all that is known of it into its folder.
+
+    What a killed job needs in order to go on is kept in ``resume``, which is removed at success.
+
+    Args:
+        settings: of the arm.
+        generation: its number; generation 0 learns nothing and is the model as it came.
+        seed: of everything drawn.
+        base: folder of the model of generation 0, which also judges the fluency of all generations.
+        earlier: folders of the generations before, in their order; with mode `replace` the last one is enough.
+        documents: the real corpus.
+        corpus: the section of the config that it was made from.
+        world: what is true, and the probes.
+        output: the folder; ``docs/collapse.md`` says what it holds.
+        resume: folder for what a killed job needs.
+        batch_tokens: tokens in a batch of probes.
+        device: where models run.
+
+    Raises:
+        CollapseError: there is nothing to learn from.
+    """
+    output, resume = Path(output), Path(resume)
+    reader = Reader(world) if isinstance(corpus, PeopleCorpus) else None
+    real = documents[documents["split"] == "train"].assign(ended=True)
+    folder = Path(base)
+    if generation:
+        written = [read_table(Path(path) / "samples.parquet") for path in earlier]
+        learnt = mixing.corpus(settings, generation, real, written, seed)
+        folder = resume / "trained"
+        start = Path(base if settings.start == "base" else Path(earlier[-1]) / "model")
+        _train(settings, learnt, start, folder, resume / "training", 1000 * seed + generation, device)
+    model, tokenizer = models.load(folder, device)
+    fresh = real.sample(settings.samples, replace=len(real) < settings.samples, random_state=1000 * seed + generation)
+    samples = _kept(resume / "samples.parquet", lambda: write(settings, model, tokenizer, fresh, seed, generation))
+    if not samples["text"].str.strip().any():
+        logging.warning("every text that generation %d wrote is empty", generation)
+    judge = models.load(base, device) if generation else (model, tokenizer)
+    texts = {"synthetic": samples} | ({} if generation else {"real": fresh[["text"]]})
+
+    output.mkdir(parents=True, exist_ok=True)
+    if generation:
+        write_table(learnt, output / "corpus.parquet")
+    for source, table in texts.items():
+        measured = _measured(table.reset_index(drop=True), judge, reader)
+        write_table(measured, output / ("samples.parquet" if source == "synthetic" else "real.parquet"))
+    if reader:
+        stated = {source: reader.read(table["text"].tolist())[0] for source, table in texts.items()}
+        table = pd.concat([table.assign(source=source) for source, table in stated.items()], ignore_index=True)
+        write_table(table, output / "statements.parquet")
+    diverse = {source: diversity.of_texts(table["text"].tolist()) for source, table in texts.items()}
+    pd.DataFrame(diverse).rename_axis("metric").to_csv(output / "diversity.csv")
+    unseen = held_out(documents, corpus, world, settings.held_out)
+    write_table(text_nats(model, tokenizer, unseen), output / "held_out.parquet")
+    write_table(_asked(model, tokenizer, world, settings.asked, batch_tokens), output / "recall.parquet")
+    models.link_files(folder, output / "model")
+    shutil.rmtree(resume)
+
+
+def write(settings: Arm, model: Any, tokenizer: Any, real: pd.DataFrame, seed: int, generation: int) -> pd.DataFrame:
+    """What a model writes: ``prompt, text, tokens, ended``, one row per text; ``text`` includes the prompt."""
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    prompts = [
+        _prompt(ids, first, settings.sampler.prompt_tokens) for ids in tokenizer(real["text"].tolist())["input_ids"]
+    ]
+    new = sample(model, tokenizer, prompts, settings.sampler, seed=1000 * seed + generation)
+    both = [prompt + ids for prompt, ids in zip(prompts, new, strict=True)]
+    return pd.DataFrame(
+        {
+            "prompt": tokenizer.batch_decode(prompts, skip_special_tokens=True),
+            "text": tokenizer.batch_decode(both, skip_special_tokens=True),
+            "tokens": [len(ids) for ids in new],
+            "ended": [ids[-1] == tokenizer.eos_token_id for ids in new],
+        }
+    )
+
+
+def held_out(documents: pd.DataFrame, corpus: Any, world: World, count: int) -> list[str]:
+    """Real texts that no model was trained on: those that the corpus keeps, or new renderings of the same facts.
+
+    Raises:
+        CollapseError: the corpus keeps none and is not rendered from people.
+    """
+    kept = documents["text"][documents["split"] == "held_out"]
+    if kept.empty and isinstance(corpus, PeopleCorpus):
+        other = corpus.model_copy(update={"renderings": 2, "question_renderings": 0, "seed": corpus.seed + 1})
+        kept = people.render(world, other)["text"]
+        kept = kept[~kept.isin(documents["text"])]
+    if kept.empty:
+        raise mixing.CollapseError("the real corpus keeps no documents for evaluation; raise its `held_out`")
+    return kept.head(count).tolist()
+
+
+def _prompt(ids: list[int], first: int, length: int) -> list[int]:
+    """The first tokens of a document, after the token that begins every text."""
+    return [first, *(ids[1:] if ids[:1] == [first] else ids)][: 1 + length]
+
+
+def _train(
+    settings: Arm, learnt: pd.DataFrame, start: Path, folder: Path, resume: Path, seed: int, device: str
+) -> None:
+    # Training removes its states last: with a model and without them, it had ended before the job was killed.
+    if folder.exists() and not resume.exists():
+        return
+    model, tokenizer = models.load(start, device)
+    read = learnt.iloc[mixing.readings(len(learnt), settings, seed)]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = tokenizer(read["text"].tolist())["input_ids"]
+    limit = settings.training.max_length
+    sequences = pd.DataFrame(
+        {
+            "doc_ids": [[str(number)] for number in read.index],
+            "fact_ids": [[] for _ in ids],
+            "input_ids": [(row + end * ended)[:limit] for row, ended in zip(ids, read["ended"], strict=True)],
+        }
+    )
+    once = settings.training.model_copy(update={"epochs": 1})
+    models.train(model, tokenizer, sequences, once, seed=seed, output=folder, resume=resume)
+
+
+def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table made once, though the job be killed and begin again."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        write_table(make(), part)
+        part.rename(path)
+    return read_table(path)
+
+
+def _measured(texts: pd.DataFrame, judge: tuple[Any, Any], reader: Reader | None) -> pd.DataFrame:
+    """Texts with ``words, entropy``, ``judge_tokens, judge_nats`` and, where facts can be read, ``sentences, parsed``."""
+    found = text_nats(*judge, texts["text"].tolist())
+    more = {
+        "words": texts["text"].str.split().str.len(),
+        "entropy": texts["text"].map(diversity.entropy),
+        "judge_tokens": found["tokens"],
+        "judge_nats": found["nats"],
+    }
+    return texts.assign(**more) if reader is None else texts.assign(**more).join(reader.read(texts["text"].tolist())[1])
+
+
+def _asked(model: Any, tokenizer: Any, world: World, facts: int | None, batch_tokens: int) -> pd.DataFrame:
+    """One probe of each kind about each fact, as the engine scores it."""
+    facts_of = world.facts.set_index("fact_id")
+    probes = world.probes[world.probes["kind"].isin(ASKED)].drop_duplicates(["fact_id", "kind"])
+    if facts is not None:
+        # The panel first, then others at random; the same ones in every generation of every arm.
+        mixed = facts_of[["panel"]].sample(frac=1, random_state=0).sort_values("panel", ascending=False, kind="stable")
+        probes = probes[probes["fact_id"].isin(mixed.index[:facts])]
+    probes = probes.reset_index(drop=True)
+    table = pd.concat([probes, score(model, tokenizer, probes, batch_tokens=batch_tokens)], axis=1)
+    table = table.join(facts_of[["relation", "exposures", "panel"]], on="fact_id")
+    return table.drop(columns=["prompt", "candidates", "supporting_fact_ids"])

@@ -1,0 +1,94 @@
+"""What a generation learns from: real documents, texts of the models before it, and which of them it reads how often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from factlife.config.collapse import Arm
+
+
+class CollapseError(RuntimeError):
+    """A generation cannot be made; the text says why and what to change."""
+
+
+def new_documents(
+    settings: Arm, generation: int, real: pd.DataFrame, written: pd.DataFrame | None, seed: int
+) -> pd.DataFrame:
+    """What a generation adds: its share of what the model before it wrote, and fresh real documents.
+
+    Args:
+        settings: of the arm.
+        generation: its number; 0 for the real documents from which `accumulate` starts.
+        real: all real documents, with the columns ``text, ended``.
+        written: what the generation before wrote, with the same columns; none for generation 0.
+        seed: with the number, of the draw.
+
+    Returns:
+        ``text, ended, source, generation``: ``source`` is ``real`` or ``synthetic``.
+
+    Raises:
+        CollapseError: there are fewer real documents than the generation takes, or every synthetic one is empty.
+    """
+    synthetic = 0 if written is None else synthetic_documents(settings, generation)
+    wanted = settings.documents - synthetic
+    if wanted > len(real):
+        raise CollapseError(
+            f"corpora.{settings.training.corpus} has {len(real)} documents to train on, fewer than the {wanted} real ones that "
+            "a generation takes; lower `documents` of the arm, or make the corpus larger"
+        )
+    drawn = np.random.default_rng([seed, generation]).choice(len(real), wanted, replace=False)
+    parts = [real.iloc[np.sort(drawn)].assign(source="real")]
+    if synthetic:
+        kept = written[written["text"].str.strip() != ""].head(synthetic)
+        if kept.empty:
+            raise CollapseError(
+                f"all {len(written)} texts that generation {generation - 1} wrote are empty, so there is nothing to learn from: "
+                "the chain ends there; lower `generations` to see its results, or the training's learning rates"
+            )
+        parts.append(kept.assign(source="synthetic"))
+    return pd.concat(parts)[["text", "ended", "source"]].assign(generation=generation).reset_index(drop=True)
+
+
+def synthetic_documents(settings: Arm, generation: int) -> int:
+    """How many of a generation's new documents are synthetic, before empty ones are left out."""
+    recovering = settings.recover_after is not None and generation > settings.recover_after
+    return 0 if recovering else round(settings.documents * settings.synthetic_share)
+
+
+def corpus(
+    settings: Arm, generation: int, real: pd.DataFrame, written: Sequence[pd.DataFrame], seed: int
+) -> pd.DataFrame:
+    """All documents that a generation may read.
+
+    Args:
+        settings: of the arm.
+        generation: its number, at least 1.
+        real: all real documents, with the columns ``text, ended``.
+        written: what generations 0, 1, … wrote; with `replace` only the last is needed.
+        seed: of everything drawn.
+
+    Returns:
+        Rows of ``new_documents``: this generation's, or (`accumulate`) those of generations 0 to this one, or
+        (`accumulate-fixed`) `documents` of these, chosen at random.
+    """
+    if settings.mode == "replace":
+        return new_documents(settings, generation, real, written[-1], seed)
+    parts = [
+        new_documents(settings, number, real, written[number - 1] if number else None, seed)
+        for number in range(generation + 1)
+    ]
+    pool = pd.concat(parts, ignore_index=True)
+    if settings.mode == "accumulate-fixed" and len(pool) > settings.documents:
+        chosen = np.random.default_rng([seed, generation, 1]).choice(len(pool), settings.documents, replace=False)
+        pool = pool.iloc[np.sort(chosen)].reset_index(drop=True)
+    return pool
+
+
+def readings(size: int, settings: Arm, seed: int) -> np.ndarray:
+    """Which documents are read: `documents` × `epochs` of them, however large the corpus; none twice before all once."""
+    count = max(1, round(settings.documents * settings.training.epochs))
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]

@@ -1,0 +1,125 @@
+"""Collapse: models that are trained, generation after generation, on text that they wrote themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from factlife.config.base import Count, Name, Section, Share, key
+from factlife.config.models import Training
+
+if TYPE_CHECKING:
+    from factlife.config import Config
+
+
+class Sampler(Section):
+    """How a model writes; every choice is made here and none is left to a model's own settings."""
+
+    method: Literal["sample", "greedy", "beam"] = key(
+        "sample", "Draw tokens, take the likeliest, or search with beams."
+    )
+    temperature: float = key(1.0, "Divides the logits before drawing.", gt=0)
+    top_p: float = key(1.0, "Draw from the fewest tokens that together have this probability.", gt=0, le=1)
+    beams: Annotated[int, Field(ge=2)] = key(5, "Beams of `beam`.")
+    prompt_tokens: int = key(0, "Tokens of a real document that the model goes on from; 0 to write from nothing.", ge=0)
+    new_tokens: Count = key(96, "Most tokens written.")
+    batch_tokens: Count = key(32768, "Tokens in a batch, those still to be written included; no draw depends on it.")
+
+
+class Relearning(Training):
+    """How each generation is trained; as a model's training, but for what is below."""
+
+    epochs: float = key(  # type: ignore[assignment]
+        1.0,
+        "Times through as many documents as `documents`, however large the corpus: all arms take the same steps.",
+        gt=0,
+    )
+    learning_rate: float = key(0.001, "Of AdamW.", gt=0)
+    muon_learning_rate: float = key(0.005, "Of Muon.", gt=0)
+    checkpoints: Literal[1] = key(1, "A generation keeps its last model only.")
+
+
+class Arm(Section):
+    """A chain of generations: each learns from what the one before it wrote, from real text, or from both."""
+
+    model: Name = key("people-pieces", "The model that is generation 0; each of its seeds is a chain of its own.")
+    generations: Count = key(4, "Generations after generation 0.")
+    synthetic_share: Share = key(
+        1.0, "Share of each generation's new documents that the one before wrote; 0 is a control."
+    )
+    mode: Literal["replace", "accumulate", "accumulate-fixed"] = key(
+        "replace",
+        "`replace`: learn from the new documents only; `accumulate`: from real ones and all that were ever new; "
+        "`accumulate-fixed`: from as many of those as `documents`, chosen at random.",
+    )
+    start: Literal["last", "base"] = key("last", "Train the last generation further, or generation 0 anew.")
+    recover_after: Count | None = key(None, "Generation after which all new documents are real; empty for never.")
+    documents: Count = key(480, "New documents in a generation.")
+    samples: Count = key(
+        480, "Texts that each generation writes: they are measured, and the next one learns from them."
+    )
+    sampler: Sampler = key(Sampler(), "How they are written.")
+    training: Relearning = key(..., "How each generation is trained, and from which real documents.")
+    control: Name | None = key(None, "The arm without synthetic text that this one is compared with.")
+    held_out: Count = key(200, "Held-out real documents, at most, whose perplexity is taken.")
+    asked: Count | None = key(None, "Facts that are asked, those of the panel first; empty for all.")
+
+
+class Collapse(Section):
+    """Generations of models, each trained on text of the one before."""
+
+    arms: dict[Name, Arm] = key({}, "Arms by name.")
+    run: list[Name] = key([], "Arms that are run; those whose model is not in `run.models` are left out.")
+    resamples: Count = key(1000, "Bootstrap resamples behind every interval.")
+
+
+def beginning(collapse: Collapse, name: Name) -> Name:
+    """The arm with which an arm shares generation 0: the first that is run and begins alike."""
+    alike = [
+        other
+        for other in [*collapse.run, name]
+        if of_generation(collapse.arms[other], 0) == of_generation(collapse.arms[name], 0)
+    ]
+    return alike[0]
+
+
+def of_generation(arm: Arm, generation: int) -> dict[str, Any]:
+    """The settings that a generation depends on: what comes later is none of them."""
+    if generation:
+        return arm.model_dump(mode="json", exclude={"generations", "control"})
+    kept = arm.model_dump(mode="json", include={"model", "samples", "sampler", "held_out", "asked"})
+    return kept | {"training": {"corpus": arm.training.corpus}}
+
+
+def problems(config: Config) -> Iterable[str]:
+    """What is wrong with the arms across sections."""
+    for name in config.collapse.run:
+        if name not in config.collapse.arms:
+            yield f"collapse.run is `{name}`, which is not in collapse.arms; there are {', '.join(config.collapse.arms)}"
+    for name, arm in config.collapse.arms.items():
+        at = f"collapse.arms.{name}"
+        if arm.model not in config.models:
+            yield f"{at}.model is `{arm.model}`, which is not in models; there are {', '.join(config.models)}"
+        if arm.training.corpus not in config.corpora:
+            yield f"{at}.training.corpus is `{arm.training.corpus}`, which is not in corpora"
+        elif not getattr(corpus := config.corpora[arm.training.corpus], "held_out", corpus.kind == "people"):
+            yield f"{at}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out` share"
+        if (wanted := round(arm.documents * arm.synthetic_share)) > arm.samples:
+            yield f"{at}.samples is {arm.samples}, fewer than the {wanted} synthetic documents of a generation; raise it"
+        if arm.recover_after is not None and arm.recover_after >= arm.generations:
+            yield f"{at}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
+        if arm.control is not None:
+            yield from _control(at, arm, config.collapse.arms)
+
+
+def _control(at: str, arm: Arm, arms: dict[Name, Arm]) -> Iterable[str]:
+    control = arms.get(arm.control)
+    if control is None or control.synthetic_share:
+        yield f"{at}.control is `{arm.control}`; must be an arm whose synthetic_share is 0"
+        return
+    free = {"synthetic_share", "mode", "recover_after", "control"}
+    mine, others = arm.model_dump(exclude=free), control.model_dump(exclude=free)
+    if wrong := [name for name, value in mine.items() if others[name] != value]:
+        yield f"{at}: its control {arm.control} has another {', '.join(wrong)}; they may differ in their data only"
