@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from factlife import models, world
-from factlife.collapse import generation, summarise
-from factlife.config.collapse import Arm
+from factlife.collapse import generation, mixing, summarise
+from factlife.config.collapse import Arm, Sampler
 from factlife.config.corpora import PeopleCorpus, ProseCorpus
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
@@ -127,9 +127,49 @@ def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):
 
 
 def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):
-    fresh = generation.held_out(documents, CORPUS, made, 30)
-    assert len(fresh) == 30
+    fresh = generation.held_out(documents, CORPUS, made, 20)
+    assert len(fresh) == 20
     assert not set(fresh) & set(documents["text"])
 
     kept = table([Document("a", "prose"), Document("b", "prose", split="held_out")])
     assert generation.held_out(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]
+
+
+def test_blocks_hold_all_text_once_and_end_nowhere(documents, base):
+    _, tokenizer = models.load(base)
+
+    blocks = mixing.real_texts(documents, tokenizer, 16)
+
+    assert not blocks["ended"].any()
+    assert {len(ids) for ids in tokenizer(blocks["text"].tolist(), add_special_tokens=False)["input_ids"]} == {16}
+    whole = " ".join(documents["text"]).split()
+    assert " ".join(blocks["text"]).split() == whole[: 16 * (len(whole) // 16)]
+
+
+def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
+    model, tokenizer = models.load(base)
+    real = pd.DataFrame({"text": documents["text"].head(5)})
+    begun = [" ".join(text.split()[:4]) for text in real["text"]]
+
+    kept, only = (
+        generation.write(
+            ARM.model_copy(update={"sampler": Sampler(prompt_tokens=4, new_tokens=6, keep_prompt=keep)}),
+            model, tokenizer, real, 0, 0,
+        )
+        for keep in (True, False)
+    )  # fmt: skip
+
+    assert kept["prompt"].tolist() == only["prompt"].tolist() == begun
+    assert (only["prompt"] + " " + only["text"]).str.strip().tolist() == kept["text"].tolist()
+
+
+def test_chat_prompts_go_through_the_template_once(base, documents):
+    _, tokenizer = models.load(base)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }} . {% endfor %}{% if add_generation_prompt %}Answer :{% endif %}"
+    arm = ARM.model_copy(update={"sampler": Sampler(prompt_tokens=3, new_tokens=4, chat="Question")})
+
+    prompt = generation._prompt(documents["text"][0], tokenizer, arm.sampler)
+
+    assert prompt.count(tokenizer.bos_token_id) == 1
+    said = " ".join(documents["text"][0].split()[:3])
+    assert tokenizer.decode(prompt, skip_special_tokens=True) == f"Question {said} . Answer :"

@@ -62,7 +62,7 @@ rule summarise_collapse:
         generations=[[arm, seed, generation] for arm, seed, generation in CHAIN],
         arms=ARMS,
         resamples=lookup(within=config, dpath="collapse/resamples"),
-        code=digest("collapse.summary", "stats"),
+        code=digest("collapse.__init__", "collapse.summary", "stats"),
     script:
         "../scripts/summarise_collapse.py"
 
@@ -103,7 +103,7 @@ rule plot_collapse:
         runtime=20,
     params:
         generations=[[arm, seed, generation] for arm, seed, generation in CHAIN],
-        code=digest("collapse.figures", "collapse.page", "figures"),
+        code=digest("collapse.__init__", "collapse.figures", "collapse.page", "figures"),
     script:
         "../scripts/plot_collapse.py"
 

@@ -14,7 +14,7 @@ from factlife import models
 from factlife.collapse import diversity, mixing
 from factlife.collapse.facts import Reader
 from factlife.collapse.sample import sample
-from factlife.config.collapse import Arm
+from factlife.config.collapse import Arm, Sampler
 from factlife.config.corpora import PeopleCorpus
 from factlife.corpus import people
 from factlife.recall.perplexity import text_nats
@@ -64,7 +64,8 @@ def run(
     """
     output, resume = Path(output), Path(resume)
     reader = Reader(world) if isinstance(corpus, PeopleCorpus) else None
-    real = documents[documents["split"] == "train"].assign(ended=True)
+    judge = models.load(base, device)
+    real = mixing.real_texts(documents, judge[1], settings.block_tokens)
     folder = Path(base)
     if generation:
         written = [read_table(Path(path) / "samples.parquet") for path in earlier]
@@ -72,12 +73,11 @@ def run(
         folder = resume / "trained"
         start = Path(base if settings.start == "base" else Path(earlier[-1]) / "model")
         _train(settings, learnt, start, folder, resume / "training", 1000 * seed + generation, device)
-    model, tokenizer = models.load(folder, device)
+    model, tokenizer = models.load(folder, device) if generation else judge
     fresh = real.sample(settings.samples, replace=len(real) < settings.samples, random_state=1000 * seed + generation)
     samples = _kept(resume / "samples.parquet", lambda: write(settings, model, tokenizer, fresh, seed, generation))
     if not samples["text"].str.strip().any():
         logging.warning("every text that generation %d wrote is empty", generation)
-    judge = models.load(base, device) if generation else (model, tokenizer)
     texts = {"synthetic": samples} | ({} if generation else {"real": fresh[["text"]]})
 
     output.mkdir(parents=True, exist_ok=True)
@@ -100,17 +100,15 @@ def run(
 
 
 def write(settings: Arm, model: Any, tokenizer: Any, real: pd.DataFrame, seed: int, generation: int) -> pd.DataFrame:
-    """What a model writes: ``prompt, text, tokens, ended``, one row per text; ``text`` includes the prompt."""
-    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    prompts = [
-        _prompt(ids, first, settings.sampler.prompt_tokens) for ids in tokenizer(real["text"].tolist())["input_ids"]
-    ]
-    new = sample(model, tokenizer, prompts, settings.sampler, seed=1000 * seed + generation)
-    both = [prompt + ids for prompt, ids in zip(prompts, new, strict=True)]
+    """What a model writes after the beginnings of real texts: ``prompt, text, tokens, ended``, one row per text."""
+    how = settings.sampler
+    prompts = [_prompt(text, tokenizer, how) for text in real["text"]]
+    new = sample(model, tokenizer, prompts, how, seed=1000 * seed + generation)
+    texts = [prompt * how.keep_prompt + ids for prompt, ids in zip(prompts, new, strict=True)]
     return pd.DataFrame(
         {
             "prompt": tokenizer.batch_decode(prompts, skip_special_tokens=True),
-            "text": tokenizer.batch_decode(both, skip_special_tokens=True),
+            "text": tokenizer.batch_decode(texts, skip_special_tokens=True),
             "tokens": [len(ids) for ids in new],
             "ended": [ids[-1] == tokenizer.eos_token_id for ids in new],
         }
@@ -133,9 +131,17 @@ def held_out(documents: pd.DataFrame, corpus: Any, world: World, count: int) -> 
     return kept.head(count).tolist()
 
 
-def _prompt(ids: list[int], first: int, length: int) -> list[int]:
-    """The first tokens of a document, after the token that begins every text."""
-    return [first, *(ids[1:] if ids[:1] == [first] else ids)][: 1 + length]
+def _prompt(text: str, tokenizer: Any, how: Sampler) -> list[int]:
+    """The first tokens of a text, after the token that begins every text or inside the tokenizer's chat template."""
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = tokenizer(text)["input_ids"]
+    ids = ids[ids[:1] == [tokenizer.bos_token_id] :][: how.prompt_tokens]
+    if how.chat is None:
+        # A model without such a token goes on from the text alone, if there is any.
+        return ids if ids and tokenizer.bos_token_id is None else [first, *ids]
+    # In the user's turn: not every template takes a system message.
+    said = [{"role": "user", "content": f"{how.chat}\n\n{tokenizer.decode(ids)}"}]
+    return tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
 
 
 def _train(

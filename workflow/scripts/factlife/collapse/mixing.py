@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,26 @@ from factlife.config.collapse import Arm
 
 class CollapseError(RuntimeError):
     """A generation cannot be made; the text says why and what to change."""
+
+
+def real_texts(documents: pd.DataFrame, tokenizer: Any, block_tokens: int) -> pd.DataFrame:
+    """Real texts that may be learnt or gone on from: ``text, ended``.
+
+    Args:
+        documents: the real corpus, of which the training part is taken.
+        tokenizer: counts the tokens of a block.
+        block_tokens: tokens of a block, cut from all documents after one another; 0 for whole documents.
+
+    Returns:
+        Documents, or blocks, after which no text ends.
+    """
+    texts = documents["text"][documents["split"] == "train"]
+    if not block_tokens:
+        return pd.DataFrame({"text": texts.to_numpy(), "ended": True})
+    ids = [id for row in tokenizer(texts.tolist(), add_special_tokens=False)["input_ids"] for id in row]
+    starts = range(0, len(ids) - block_tokens + 1, block_tokens)
+    blocks = tokenizer.batch_decode([ids[start : start + block_tokens] for start in starts])
+    return pd.DataFrame({"text": blocks, "ended": False})
 
 
 def new_documents(
@@ -36,7 +57,7 @@ def new_documents(
     wanted = settings.documents - synthetic
     if wanted > len(real):
         raise CollapseError(
-            f"corpora.{settings.training.corpus} has {len(real)} documents to train on, fewer than the {wanted} real ones that "
+            f"corpora.{settings.training.corpus} has {len(real)} documents or blocks to train on, fewer than the {wanted} real ones that "
             "a generation takes; lower `documents` of the arm, or make the corpus larger"
         )
     drawn = np.random.default_rng([seed, generation]).choice(len(real), wanted, replace=False)

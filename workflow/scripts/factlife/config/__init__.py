@@ -16,6 +16,7 @@ from factlife.config.base import Name, Section, hint, key, missing
 from factlife.config import collapse
 from factlife.config.base import Name, Section, key
 from factlife.config.collapse import Collapse
+from factlife.config.collapse import problems as problems_of_collapse
 from factlife.config.corpora import Corpus, Tokenizer
 from factlife.config.dynamics import Dynamics
 from factlife.config.dynamics import problems as problems_of_dynamics
@@ -207,6 +208,7 @@ def _problems(config: Config) -> Iterable[str]:
     yield from problems_of_influence(config)
     yield from problems_of_dynamics(config)
     yield from collapse.problems(config)
+    yield from problems_of_collapse(config)
 
 
 __all__ = ["Config", "ConfigError", "parse", "read", "root", "sections"]

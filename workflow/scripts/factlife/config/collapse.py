@@ -24,6 +24,11 @@ class Sampler(Section):
     top_p: float = key(1.0, "Draw from the fewest tokens that together have this probability.", gt=0, le=1)
     beams: Annotated[int, Field(ge=2)] = key(5, "Beams of `beam`.")
     prompt_tokens: int = key(0, "Tokens of a real document that the model goes on from; 0 to write from nothing.", ge=0)
+    keep_prompt: bool = key(True, "Whether a text is the prompt and what was written after it, or only the latter.")
+    chat: str | None = key(
+        None,
+        "Instruction that stands before each prompt, in the chat template of the tokenizer; empty to use no template.",
+    )
     new_tokens: Count = key(96, "Most tokens written.")
     batch_tokens: Count = key(32768, "Tokens in a batch, those still to be written included; no draw depends on it.")
 
@@ -55,6 +60,7 @@ class Arm(Section):
         "`accumulate-fixed`: from as many of those as `documents`, chosen at random.",
     )
     start: Literal["last", "base"] = key("last", "Train the last generation further, or generation 0 anew.")
+    block_tokens: int = key(0, "Tokens of the blocks into which real text is cut; 0 for whole documents.", ge=0)
     recover_after: Count | None = key(None, "Generation after which all new documents are real; empty for never.")
     documents: Count = key(480, "New documents in a generation.")
     samples: Count = key(
@@ -89,7 +95,7 @@ def of_generation(arm: Arm, generation: int) -> dict[str, Any]:
     """The settings that a generation depends on: what comes later is none of them."""
     if generation:
         return arm.model_dump(mode="json", exclude={"generations", "control"})
-    kept = arm.model_dump(mode="json", include={"model", "samples", "sampler", "held_out", "asked"})
+    kept = arm.model_dump(mode="json", include={"model", "samples", "sampler", "block_tokens", "held_out", "asked"})
     return kept | {"training": {"corpus": arm.training.corpus}}
 
 
