@@ -42,37 +42,13 @@ rule run_generation:
 
 
 rule summarise_collapse:
-    """Summarise what each generation still knows and how it writes."""
+    """Summarise and draw what each generation still knows and how it writes."""
     input:
         generations=GENERATIONS,
         facts=[world_tables(world_of_arm(arm))["facts"] for arm in ARMS],
     output:
         table="results/tables/collapse.csv",
-    log:
-        "logs/summarise_collapse/all.log",
-    benchmark:
-        "logs/summarise_collapse/all.benchmark.jsonl"
-    conda:
-        "../envs/data.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    params:
-        generations=[[arm, seed, generation] for arm, seed, generation in CHAIN],
-        arms=ARMS,
-        resamples=lookup(within=config, dpath="collapse/resamples"),
-        code=digest("collapse.__init__", "collapse.summary", "stats"),
-    script:
-        "../scripts/summarise_collapse.py"
-
-
-rule plot_collapse:
-    """Draw what is lost from generation to generation, and show texts side by side."""
-    input:
-        table="results/tables/collapse.csv",
-        generations=GENERATIONS,
-    output:
+        stages="results/tables/collapse_stages.csv",
         recall=report(
             "results/figures/collapse-recall.svg",
             category="7. Collapse",
@@ -85,6 +61,12 @@ rule plot_collapse:
             labels={"figure": "What generations write"},
             caption="../report/collapse-text.rst",
         ),
+        departures=report(
+            "results/figures/collapse-departures.svg",
+            category="7. Collapse",
+            labels={"figure": "What leaves the control first"},
+            caption="../report/collapse-departures.rst",
+        ),
         samples=report(
             "results/figures/collapse-samples.html",
             category="7. Collapse",
@@ -92,23 +74,33 @@ rule plot_collapse:
             caption="../report/collapse-samples.rst",
         ),
     log:
-        "logs/plot_collapse/all.log",
+        "logs/summarise_collapse/all.log",
     benchmark:
-        "logs/plot_collapse/all.benchmark.jsonl"
+        "logs/summarise_collapse/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=4000,
+        runtime=60,
     params:
         generations=[[arm, seed, generation] for arm, seed, generation in CHAIN],
-        code=digest("collapse.__init__", "collapse.figures", "collapse.page", "figures"),
+        arms={arm: config["collapse"]["arms"][arm] for arm in ARMS},
+        resamples=lookup(within=config, dpath="collapse/resamples"),
+        code=digest(
+            "collapse.__init__",
+            "collapse.summary",
+            "collapse.analysis",
+            "collapse.figures",
+            "collapse.page",
+            "figures",
+            "stats",
+        ),
     script:
-        "../scripts/plot_collapse.py"
+        "../scripts/summarise_collapse.py"
 
 
 rule collapse:
     """What models lose that learn from their own text."""
     input:
-        [rules.summarise_collapse.output, rules.plot_collapse.output] if ARMS else [],
+        rules.summarise_collapse.output if ARMS else [],

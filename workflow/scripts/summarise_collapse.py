@@ -1,16 +1,25 @@
-"""Summarise what each generation still knows and how it writes."""
+"""Summarise and draw what each generation still knows and how it writes."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factlife import collapse, jobs, world
+from factlife import collapse, config, figures, jobs, world
+from factlife.collapse import figures as drawn
+from factlife.collapse.page import page
+from factlife.config.collapse import Arm
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = collapse.summarise(
-        collapse.folders(snakemake.params.generations, snakemake.input.generations),
-        {arm: world.beside(facts) for arm, facts in zip(snakemake.params.arms, snakemake.input.facts, strict=True)},
-        resamples=snakemake.params.resamples,
-    )
+    arms = {name: config.parse(Arm, arm) for name, arm in snakemake.params.arms.items()}
+    worlds = {name: world.beside(facts) for name, facts in zip(arms, snakemake.input.facts, strict=True)}
+    folders = collapse.folders(snakemake.params.generations, snakemake.input.generations)
+    table = collapse.summarise(folders, worlds, resamples=snakemake.params.resamples)
+    stages = collapse.analyse(table, arms)
     table.to_csv(snakemake.output.table, index=False)
+    stages.to_csv(snakemake.output.stages, index=False)
+    figures.write_svg(drawn.recall(table), snakemake.output.recall)
+    figures.write_svg(drawn.text(table), snakemake.output.text)
+    figures.write_svg(drawn.departures(stages, list(arms)), snakemake.output.departures)
+    Path(snakemake.output.samples).write_text(page(folders))

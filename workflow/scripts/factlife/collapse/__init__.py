@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
+from factlife.collapse.analysis import analyse
 from factlife.collapse.summary import summarise
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The summary that ``summarise`` made."""
-    return pd.read_csv(path, dtype={"seed": str})
 
 
 def folders(chain: Sequence[tuple[str, int, int]], paths: Sequence[str]) -> list[tuple[str, int, int, Path]]:
@@ -20,4 +14,4 @@ def folders(chain: Sequence[tuple[str, int, int]], paths: Sequence[str]) -> list
     return [(*keys, Path(path)) for keys, path in zip(chain, paths, strict=True)]
 
 
-__all__ = ["folders", "read_table", "summarise"]
+__all__ = ["analyse", "folders", "summarise"]

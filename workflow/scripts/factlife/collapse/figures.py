@@ -70,3 +70,31 @@ def text(table: pd.DataFrame) -> alt.Chart:
             chart += alt.Chart(real).mark_rule(strokeDash=[4, 3], color="#555").encode(y="estimate:Q")
         panels.append(chart.properties(width=210, height=150, title=title))
     return alt.concat(*panels, columns=3)
+
+
+def departures(stages: pd.DataFrame, arms: list[str]) -> alt.Chart:
+    """The generation from which on each figure stays outside the control's band, one panel an arm; earliest on top."""
+    rows = stages[stages["analysis"] == "departure"]
+    order = rows.groupby("indicator")["estimate"].mean().sort_values(kind="stable").index.tolist()
+    rows = rows.assign(indicator=rows["indicator"].map(_short), kind=rows["indicator"] == "recall")
+    base = alt.Chart(rows).encode(
+        y=alt.Y("indicator:N", title=None, sort=[_short(name) for name in order]),
+        color=alt.Color(
+            "kind:N", legend=None, scale=alt.Scale(domain=[True, False], range=[figures.COLOURS[1], figures.COLOURS[0]])
+        ),
+    )
+    x = alt.X(
+        "estimate:Q",
+        title="generation that leaves the control",
+        scale=alt.Scale(zero=True),
+        axis=alt.Axis(tickMinStep=1),
+    )
+    drawn = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q") + base.mark_circle(
+        size=55, opacity=1
+    ).encode(x=x)
+    drawn = drawn.properties(width=230, height=alt.Step(16))
+    return drawn.facet(facet=alt.Facet("arm:N", title=None, sort=arms), columns=2)
+
+
+def _short(indicator: str) -> str:
+    return indicator.replace("divergence_hellinger", "divergence").replace("_", " ")

@@ -13,8 +13,6 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factlife.config.base import Name, Section, hint, key, missing
-from factlife.config import collapse
-from factlife.config.base import Name, Section, key
 from factlife.config.collapse import Collapse
 from factlife.config.collapse import problems as problems_of_collapse
 from factlife.config.corpora import Corpus, Tokenizer
@@ -207,7 +205,6 @@ def _problems(config: Config) -> Iterable[str]:
     yield from problems_of_ledger(config)
     yield from problems_of_influence(config)
     yield from problems_of_dynamics(config)
-    yield from collapse.problems(config)
     yield from problems_of_collapse(config)
 
 

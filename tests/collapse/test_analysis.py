@@ -1,0 +1,110 @@
+"""Departures, lead times, thresholds and laws against chains whose answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from factlife.collapse.analysis import analyse, crossing, departure, laws
+from factlife.config.collapse import Arm
+
+TRAINING = {"corpus": "people"}
+CONTROL = Arm(synthetic_share=0, generations=5, training=TRAINING)
+NOISE = np.array([0.01, -0.01, 0.01, -0.01, 0.01, -0.01])
+
+
+def series(values):
+    return pd.Series(np.array(values, float), index=range(len(values)))
+
+
+def test_departure_is_the_generation_from_which_on_values_stay_outside():
+    control = series([0.9, 0.92, 0.9, 0.88, 0.9])
+
+    assert departure(series([0.9, 0.5, 0.9, 0.8, 0.7]), control) == 3
+    assert departure(series([0.9, 0.9, 0.9, 0.9, 0.7]), control) == 4
+    # Both sides count: a figure that rises has left, too.
+    assert departure(series([0.9, 1.1, 1.2, 1.3, 1.4]), control) == 1
+    assert math.isnan(departure(series([0.9, 0.5, 0.5, 0.5, 0.9]), control))
+
+
+def test_a_growing_and_a_bounded_error_are_told_apart():
+    growing = laws(0.1 + 0.05 * np.arange(7) + np.array([0, *NOISE]) / 100)
+    bounded = laws(0.1 + 0.05 * np.cumsum([0, *(1 / np.arange(1, 7) ** 2)]) + np.array([0, *NOISE]) / 100)
+
+    assert growing["growing_slope"] == pytest.approx(0.05, abs=1e-3)
+    assert bounded["bounded_slope"] == pytest.approx(0.05, abs=1e-3)
+    assert growing["aic_difference"] < -10
+    assert bounded["aic_difference"] > 10
+
+
+def test_the_threshold_lies_on_the_line_between_two_shares():
+    assert crossing([0, 0.5, 1], [0, 0.1, 0.3], 0.2) == pytest.approx(0.75)
+    assert crossing([0, 0.5, 1], [0, 0.1, 0.3], 0.05) == pytest.approx(0.25)
+    # A share that loses less again: from the last crossing on.
+    assert crossing([0, 0.25, 0.5, 1], [0, 0.3, 0.1, 0.3], 0.2) == pytest.approx(0.75)
+    assert math.isnan(crossing([0, 0.5, 1], [0, 0.1, 0.15], 0.2))
+
+
+def chains():
+    """Recall falls from generation 3 on and distinct pairs rise from 1 on, with share 1; with one half nothing falls."""
+    arms = {
+        "full": Arm(generations=5, control="control", training=TRAINING),
+        "half": Arm(synthetic_share=0.5, generations=5, control="control", training=TRAINING),
+        "recovering": Arm(recover_after=3, generations=5, control="control", training=TRAINING),
+        "control": CONTROL,
+    }
+    recall = {
+        "full": [0, 0, 0, -0.3, -0.4, -0.5],
+        "half": [0, 0, 0, 0, 0, 0],
+        "recovering": [0, 0, 0, -0.4, -0.2, -0.1],
+        "control": [0, 0, 0, 0, 0, 0],
+    }
+    rows = []
+    for arm, fall in recall.items():
+        for seed in (0, 1, 2):
+            for generation in range(6):
+                keys = {"arm": arm, "seed": str(seed), "generation": generation}
+                noise = NOISE[(generation + seed) % 6] / 10
+                rows.append(
+                    keys
+                    | {"group": "all", "metric": "recall", "estimate": 0.9 + fall[generation] * (1 + seed / 50) + noise}
+                )
+                varied = 0.2 + 0.1 * generation * (arm == "full") + noise
+                rows.append(keys | {"group": "synthetic", "metric": "distinct_2", "estimate": varied})
+    return pd.DataFrame(rows), arms
+
+
+def test_what_leaves_first_leads():
+    found = analyse(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
+
+    assert found["full", "departure", "recall", "generation"] == 3
+    assert found["full", "departure", "distinct_2", "generation"] == 1
+    assert found["full", "lead", "distinct_2", "generations"] == 2
+    assert found["full", "stages", "knowledge", "generation"] == 3
+    assert ("half", "departure", "recall", "generation") not in found.index
+    assert found["full", "lost", "recall", "share"] == pytest.approx(0.51, abs=0.003)
+    assert found["recovering", "recovery", "recall", "share"] == pytest.approx(0.75, abs=0.02)
+
+
+def test_the_threshold_is_between_the_share_that_loses_nothing_and_the_one_that_does():
+    found = analyse(*chains())
+
+    row = found[found["analysis"] == "threshold"].iloc[0]
+    assert row["arm"] == "full"
+    assert 0.5 < row["estimate"] < 0.52
+    assert row["n"] == 3
+    assert row["ci_low"] < row["estimate"] < row["ci_high"]
+    assert row["interval_over"] == "seeds"
+
+
+def test_one_seed_has_estimates_and_no_intervals():
+    table, arms = chains()
+
+    found = analyse(table[table["seed"] == "0"], arms)
+
+    assert (found["n"] == 1).all()
+    assert found["ci_low"].isna().all()
+    assert (found["interval_over"] == "").all()
