@@ -72,9 +72,3 @@ rule summarise_tracing:
         code=digest("tracing.summary", "tracing.figures", "stats", "figures"),
     script:
         "../scripts/summarise_tracing.py"
-
-
-rule circuits:
-    """Where facts are in models."""
-    input:
-        rules.summarise_tracing.output if TRACES else [],

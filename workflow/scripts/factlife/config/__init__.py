@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factlife.config.base import Name, Section, hint, key, missing
+from factlife.config.circuits import Circuits
+from factlife.config.circuits import problems as problems_of_circuits
 from factlife.config.collapse import Collapse
 from factlife.config.collapse import problems as problems_of_collapse
 from factlife.config.corpora import Corpus, Tokenizer
@@ -45,6 +47,7 @@ class Config(Section):
     models: dict[Name, Model] = key({}, "Models by name.")
     recall: Recall = key(Recall(), "How models are asked.")
     tracing: Tracing = key(Tracing(), "How facts are located.")
+    circuits: Circuits = key(Circuits(), "How circuits are found and validated.")
     editing: Editing = key(Editing(), "Which facts are changed, and by what.")
     influence: Influence = key(Influence(), "Which documents taught models their facts.")
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
@@ -201,6 +204,7 @@ def _problems(config: Config) -> Iterable[str]:
             if root(config, name) is None:
                 yield f"models.{name}.source.model: the models go on from each other in a circle; begin with one that does not"
     yield from problems_of_tracing(config)
+    yield from problems_of_circuits(config)
     yield from problems_of_editing(config)
     yield from problems_of_ledger(config)
     yield from problems_of_influence(config)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from factlife.config.base import Count, Name, Section, key
+from factlife.config.base import Count, Name, Section, key, missing
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -42,8 +42,7 @@ class Tracing(Section):
 def problems(config: Config) -> Iterable[str]:
     """What in the section cannot be run."""
     for name in config.tracing.models:
-        if name not in config.models:
-            yield f"tracing.models is `{name}`, which is not in models; there are {', '.join(config.models)}"
+        yield from missing("tracing.models", name, config.models, "models")
     for field in ("models", "corruptions", "components", "windows"):
         if len(set(values := getattr(config.tracing, field))) < len(values):
             yield f"tracing.{field} has duplicates"

@@ -1,0 +1,75 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factlife.circuits.discovery import connected, edge_entropy, edges_of, export, jaccard, select
+from factlife.circuits.edges import graph
+
+SMALL = graph(2, 2, 2)
+
+
+def edge(writer, reader):
+    return SMALL.writers.index(writer), SMALL.readers.index(reader)
+
+
+def circuit(*edges):
+    found = torch.zeros(SMALL.edges.shape, dtype=torch.bool)
+    for one in edges:
+        found[edge(*one)] = True
+    return found
+
+
+def test_only_edges_on_paths_from_input_to_logits_stay():
+    path = [("input", "a0.h1<v>"), ("a0.h1", "m1"), ("m1", "logits")]
+    dead = [("a0.h0", "m1"), ("input", "a1.h0<k>"), ("m0", "logits")]
+
+    assert connected(SMALL, circuit(*path, *dead)).equal(circuit(*path))
+    assert connected(SMALL, SMALL.edges).equal(SMALL.edges)
+
+
+def test_selection_takes_the_strongest_path_whatever_its_sign():
+    scores = torch.zeros(SMALL.edges.shape)
+    scores[edge("m0", "logits")], scores[edge("input", "m0")] = -3.0, 0.5
+    scores[edge("a0.h0", "m1")], scores[edge("input", "logits")] = 2.0, 0.1
+
+    assert select(SMALL, scores, 2).equal(circuit(("m0", "logits"), ("input", "m0")))
+    assert select(SMALL, scores, 3).sum() == 3
+    assert select(SMALL, scores, 1).sum() == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 60))
+def test_a_circuit_keeps_to_its_budget_and_grows_with_it(seed, budget):
+    scores = torch.randn(SMALL.edges.shape, generator=torch.Generator().manual_seed(seed))
+    smaller, larger = select(SMALL, scores, budget), select(SMALL, scores, budget + 5)
+
+    assert smaller.sum() <= budget
+    assert not (smaller & ~larger).any()
+    assert connected(SMALL, smaller).equal(smaller)
+    assert not (larger & ~SMALL.edges).any()
+
+
+def test_overlap_and_entropy():
+    one, other = circuit(("input", "m0"), ("m0", "logits")), circuit(("input", "m0"))
+
+    assert jaccard(one, other) == 0.5 and jaccard(one, one) == 1 and jaccard(one & ~one, other & ~other) == 1
+    assert edge_entropy(torch.tensor([[1.0, -1.0], [0.0, 2.0]])) == torch.tensor([0.25, 0.25, 0.5]).log().neg().dot(
+        torch.tensor([0.25, 0.25, 0.5])
+    )
+    assert edges_of(SMALL, 1.0) == int(SMALL.edges.sum())
+
+
+def test_the_export_has_what_the_benchmark_reads():
+    grouped = graph(1, 4, 2)
+    scores = torch.arange(grouped.edges.numel()).view(grouped.edges.shape).float()
+    chosen = connected(grouped, grouped.edges)
+
+    made = export(grouped, scores, chosen, d_model=8, parallel=False)
+
+    assert made["cfg"] == {"n_layers": 1, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8}
+    assert list(made["nodes"]) == ["input", "a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0", "logits"]
+    assert all(node == {"in_graph": True} for node in made["nodes"].values())
+    # Four heads with three reads each, an MLP with five writers before it, logits with six.
+    assert len(made["edges"]) == 12 + 5 + 6
+    assert made["edges"]["input->a0.h2<k>"] == made["edges"]["input->a0.h3<k>"]
+    assert made["edges"]["input->a0.h3<k>"]["score"] == scores[0, grouped.readers.index("a0.h1<k>")]

@@ -1,0 +1,71 @@
+import pandas as pd
+import pytest
+
+from factlife.circuits.edges import CircuitError
+from factlife.circuits.find import find, split
+from factlife.config.circuits import Circuits
+from factlife.models import save
+
+SETTINGS = Circuits(pairs=6, held_out=4, random=4, minimality=3, bootstrap=4, resamples=20, budget=0.3)
+
+
+@pytest.fixture(scope="module")
+def found(small_model, small_tokenizer, small_world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save(small_model, small_tokenizer, folder)
+    return find(small_model, small_tokenizer, small_world, [(0, folder), (5, folder)], SETTINGS)
+
+
+def test_discovery_and_validation_share_no_subject(small_model, small_tokenizer, small_world):
+    one, other = split(small_model, small_tokenizer, small_world, "major", SETTINGS)
+
+    subjects = [{pair.fact_id.split(".")[0] for pair in half} for half in (one, other)]
+    assert len(one) == 6 and len(other) == 4
+    assert not subjects[0] & subjects[1]
+
+
+def test_every_measure_is_in_the_table(found):
+    held = found.table[(found.table["on"] == "held_out") & (found.table["control"] == "")]
+    asked = set(held["metric"])
+
+    assert asked >= {
+        "faithfulness", "completeness", "minimality", "cpr", "cmd", "random_percentile", "stability", "hit_at_1",
+        "integration_gap", "edge_entropy", "random_best", "random_connected_best",
+    }  # fmt: skip
+    assert {"random_weights", "shuffled_labels"} <= set(found.table["control"])
+    assert {"paraphrase", "question"} <= set(found.table["on"])
+    whole = held[(held["metric"] == "faithfulness") & (held["budget"] == 1)]["estimate"]
+    assert whole.tolist() == pytest.approx([1.0])
+    assert not found.table.duplicated(["relation", "method", "budget", "metric", "on", "control", "step"]).any()
+
+
+def test_the_same_model_at_two_checkpoints_has_the_same_circuit(found):
+    overlap = found.table[found.table["metric"] == "overlap_with_final"]
+
+    assert overlap["step"].tolist() == [0, 5]
+    assert overlap["estimate"].tolist() == [1.0, 1.0]
+
+
+def test_the_circuit_keeps_to_its_budget(found):
+    circuit = found.circuits["major", "eap_ig"]
+    chosen = sum(edge["in_graph"] for edge in circuit["edges"].values())
+
+    assert 0 < chosen <= 0.3 * len(circuit["edges"]) + 1
+    assert chosen == found.table.loc[found.table["metric"] == "edges", "estimate"].item()
+
+
+def test_it_is_the_same_again(found, small_model, small_tokenizer, small_world):
+    again = find(small_model, small_tokenizer, small_world, [], SETTINGS)
+
+    pd.testing.assert_frame_equal(
+        again.table, found.table[found.table["step"].isna()].reset_index(drop=True), check_dtype=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("relation", "message"),
+    [("birth_date", "has 2 tokens; circuits explain one token"), ("height", "no relation `height`; it has")],
+)
+def test_relations_that_cannot_be_explained_are_errors(small_model, small_tokenizer, small_world, relation, message):
+    with pytest.raises(CircuitError, match=message):
+        find(small_model, small_tokenizer, small_world, [], SETTINGS.model_copy(update={"relations": [relation]}))

@@ -1,0 +1,89 @@
+CIRCUITS = for_all_models(
+    "results/circuits/{model}/seed-{seed}/evaluation.parquet",
+    only=config["circuits"]["models"],
+)
+
+
+rule find_circuits:
+    """Find the circuits of relations on some subjects, and validate them on others."""
+    input:
+        unpack(world_of_model),
+        model="results/models/{model}/seed-{seed}",
+    output:
+        table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
+        circuits=expand(
+            "results/circuits/{{model}}/seed-{{seed}}/{relation}.{method}.json",
+            relation=config["circuits"]["relations"],
+            method=config["circuits"]["methods"],
+        ),
+    log:
+        "logs/find_circuits/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/find_circuits/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        circuits={
+            key: value for key, value in config["circuits"].items() if key != "models"
+        },
+        code=digest(
+            "circuits.find",
+            "circuits.edges",
+            "circuits.attribution",
+            "circuits.discovery",
+            "circuits.validation",
+            "tracing.prompts",
+            "models.anatomy",
+            "models.load",
+            "models.store",
+            "stats",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/find_circuits.py"
+
+
+rule summarise_circuits:
+    """Join what was measured of circuits, and draw it."""
+    input:
+        tables=CIRCUITS,
+    output:
+        table="results/tables/circuits.csv",
+        faithfulness=report(
+            "results/figures/circuits-faithfulness.svg",
+            category="5. Location",
+            labels={"figure": "Circuits: faithfulness and controls"},
+            caption="../report/circuits-faithfulness.rst",
+        ),
+        training=report(
+            "results/figures/circuits-training.svg",
+            category="5. Location",
+            labels={"figure": "Circuits over training"},
+            caption="../report/circuits-training.rst",
+        ),
+    log:
+        "logs/summarise_circuits/all.log",
+    benchmark:
+        "logs/summarise_circuits/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        code=digest("circuits.figures", "figures"),
+    script:
+        "../scripts/summarise_circuits.py"
+
+
+rule circuits:
+    """Where facts are in models."""
+    input:
+        rules.summarise_tracing.output if TRACES else [],
+        rules.summarise_circuits.output if CIRCUITS else [],

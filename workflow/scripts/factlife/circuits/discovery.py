@@ -1,0 +1,95 @@
+"""Discovery: from scores of edges to circuits by edge budget, and the format in which circuits are exchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from factlife.circuits.edges import Graph
+
+# Shares of edges at which MIB evaluates circuits.
+BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def connected(graph: Graph, circuit: Tensor) -> Tensor:
+    """The edges of a circuit, (writer, reader), that lie on a path from the input to the logits."""
+    feeds = graph.feeds().numpy()
+    edges = circuit.numpy()
+    # Writers come in the order in which they run, so one pass forward and one back are enough.
+    reached = np.zeros(len(graph.writers), dtype=bool)
+    reached[0] = True
+    order = [(reader, np.flatnonzero(feeds[reader])) for reader in range(len(graph.readers))]
+    for reader, writers in order:
+        if reached[edges[:, reader]].any():
+            reached[writers] = True
+    used = np.zeros(len(graph.readers), dtype=bool)
+    used[-1] = True
+    for reader, writers in reversed(order[:-1]):
+        used[reader] = edges[writers][:, used].any()
+    return torch.from_numpy(edges & reached[:, None] & used[None])
+
+
+def select(graph: Graph, scores: Tensor, budget: int) -> Tensor:
+    """The circuit, (writer, reader), of the strongest edges that lie on paths, as many as the budget allows.
+
+    Edges are taken by the size of their score; those on no path from the input to the logits do nothing, so they are
+    dropped and do not count.
+    """
+    order = torch.where(graph.edges, scores.abs(), -1.0).flatten().argsort(descending=True, stable=True)
+    low, high = 0, int(graph.edges.sum())
+
+    def taken(count: int) -> Tensor:
+        chosen = torch.zeros(graph.edges.numel(), dtype=torch.bool)
+        chosen[order[:count]] = True
+        return connected(graph, chosen.view(graph.edges.shape))
+
+    # More edges never make fewer lie on paths.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if taken(middle).sum() <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return taken(low)
+
+
+def edges_of(graph: Graph, share: float) -> int:
+    """How many edges a share of all is."""
+    return round(share * int(graph.edges.sum()))
+
+
+def jaccard(one: Tensor, other: Tensor) -> float:
+    """Edges in both circuits over edges in either; 1 for two empty ones."""
+    either = (one | other).sum().item()
+    return (one & other).sum().item() / either if either else 1.0
+
+
+def edge_entropy(scores: Tensor) -> float:
+    """Entropy of the edges' shares of all scores' size, in nats."""
+    share = scores.abs().flatten() / scores.abs().sum()
+    return torch.special.entr(share).sum().item()
+
+
+def export(graph: Graph, scores: Tensor, circuit: Tensor, *, d_model: int, parallel: bool) -> dict[str, Any]:
+    """A circuit in the format of the MIB benchmark; keys and values that heads share are written for each of them."""
+    group = graph.n_heads // graph.n_kv_heads
+    within = circuit.any(1)
+    nodes = {name: {"in_graph": bool(within[row])} for row, name in enumerate(graph.writers)}
+    nodes["logits"] = {"in_graph": bool(circuit[:, -1].any())}
+    edges = {}
+    for column, reader in enumerate(graph.readers):
+        names = [reader]
+        if reader.endswith(("<k>", "<v>")):
+            layer, head = reader[:-3].split(".h")
+            names = [f"{layer}.h{int(head) * group + each}{reader[-3:]}" for each in range(group)]
+        for row in torch.nonzero(graph.edges[:, column]).flatten().tolist():
+            for name in names:
+                edges[f"{graph.writers[row]}->{name}"] = {
+                    "score": float(scores[row, column]),
+                    "in_graph": bool(circuit[row, column]),
+                }
+    cfg = {"n_layers": graph.n_layers, "n_heads": graph.n_heads, "parallel_attn_mlp": parallel, "d_model": d_model}
+    return {"cfg": cfg, "nodes": nodes, "edges": edges}

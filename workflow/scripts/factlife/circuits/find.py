@@ -1,0 +1,319 @@
+"""Find circuits of relations on some subjects and validate them on others."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from factlife import stats
+from factlife.circuits import attribution, validation
+from factlife.circuits.attribution import Attribution, Batch
+from factlife.circuits.discovery import BUDGETS, edge_entropy, edges_of, export, jaccard, select
+from factlife.circuits.edges import CircuitError, EdgeModel
+from factlife.config.circuits import Circuits
+from factlife.models import load
+from factlife.tracing.patching import embed, stack
+from factlife.tracing.prompts import Pair, make_pairs
+from factlife.world import World
+
+KEYS = ["model", "seed", "relation", "method", "budget"]
+METHODS: dict[str, Callable[..., Attribution]] = {
+    "eap": attribution.eap,
+    "eap_ig": attribution.eap_ig,
+    "exact": attribution.exact,
+}
+
+
+class Found(NamedTuple):
+    """Circuits and what was measured of them.
+
+    Attributes:
+        circuits: by relation and method, in the format of MIB.
+        table: rows of ``circuits.csv`` but for ``model`` and ``seed``.
+    """
+
+    circuits: dict[tuple[str, str], dict[str, Any]]
+    table: pd.DataFrame
+
+
+def find(
+    model: Any, tokenizer: Any, world: World, checkpoints: Sequence[tuple[int, Path]], settings: Circuits
+) -> Found:
+    """Find the circuits of relations, validate them, and follow them over training.
+
+    Raises:
+        CircuitError: a relation's answers have several tokens, or the model knows too few of its facts.
+    """
+    edges = EdgeModel(model)
+    halves = {relation: split(model, tokenizer, world, relation, settings) for relation in settings.relations}
+    held = {relation: batches(model, pairs[1]) for relation, pairs in halves.items()}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: list[pd.DataFrame] = []
+    chosen = {}
+    for relation, (discovery, _) in halves.items():
+        for method in settings.methods:
+            used = batches(model, discovery)
+            scored = METHODS[method](edges, used)
+            budget = edges_of(edges.graph, settings.budget)
+            circuit = chosen[relation, method] = select(edges.graph, scored.scores.mean(0), budget)
+            logging.info("%s by %s: %d edges, gap %.3f", relation, method, circuit.sum(), scored.gap_90)
+            found[relation, method] = export(
+                edges.graph,
+                scored.scores.mean(0),
+                circuit,
+                d_model=edges.parts.d_model,
+                parallel=edges.parts.parallel,
+            ) | {"factlife": {"relation": relation, "method": method, "steps": scored.steps, **settings.model_dump()}}
+            keys = {"relation": relation, "method": method}
+            controls = {
+                control: select(edges.graph, scores, budget)
+                for control, scores in _controls(edges, used, METHODS[method], settings)
+            }
+            rows += [
+                one.assign(**keys)
+                for one in _validate(edges, scored, circuit, controls, used, held[relation], settings)
+            ]
+            if method == settings.methods[0] and len(checkpoints) > 1:
+                rows.append(_training(METHODS[method], checkpoints, discovery[:_FOLLOWED], budget).assign(**keys))
+            for kind in ("paraphrase", "question"):
+                pairs = known_pairs(
+                    model, tokenizer, world, relation, kind, settings, {one.fact_id for one in halves[relation][1]}
+                )
+                if len(pairs) > 1:
+                    measured = _run(edges, batches(model, pairs), [circuit], settings)
+                    rows.append(_faithfulness(measured, 0, "faithfulness", settings).assign(on=kind, **keys))
+    rows += list(_between(edges, chosen, held, settings))
+    table = pd.concat(rows, ignore_index=True)
+    table = table.assign(
+        budget=table["budget"].fillna(settings.budget),
+        on=table["on"].fillna("held_out"),
+        control=table["control"].fillna(""),
+    )
+    return Found(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]))
+
+
+# Prompts on which a circuit is followed over training.
+_FOLLOWED = 24
+
+_COLUMNS = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over", "edges", "on", "control", "step"]
+
+
+def split(model: Any, tokenizer: Any, world: World, relation: str, settings: Circuits) -> tuple[list[Pair], list[Pair]]:
+    """Pairs for discovery and for validation, with no subject and no other subject in both.
+
+    Raises:
+        CircuitError: the world has no such relation, its answers have several tokens, or too few facts are known.
+    """
+    facts = world.facts[(world.facts["relation"] == relation) & world.facts["taught"]]
+    if facts.empty:
+        raise CircuitError(
+            f"the world has no relation `{relation}`; it has {', '.join(world.facts['relation'].unique())}"
+        )
+    subjects = np.random.default_rng(settings.seed).permutation(sorted(set(facts["entity_id"])))
+    half = len(subjects) // 2
+    found = []
+    for some, limit in ((subjects[:half], settings.pairs), (subjects[half:], settings.held_out)):
+        ids = {f"{subject}.{relation}" for subject in some}
+        pairs = known_pairs(model, tokenizer, world, relation, "forward", settings, ids)
+        if len(pairs) < 2:
+            raise CircuitError(
+                f"the model knows {len(pairs)} facts of relation `{relation}` among {len(some)} subjects: too few for a "
+                "circuit; choose a relation that it knows"
+            )
+        found.append(pairs[:limit])
+    return found[0], found[1]
+
+
+def known_pairs(
+    model: Any, tokenizer: Any, world: World, relation: str, kind: str, settings: Circuits, facts: Iterable[str]
+) -> list[Pair]:
+    """Pairs of probes of one kind about some facts of a relation, whose answer the model gives.
+
+    Where a model gives none of the answers, all are taken, so that a model that knows nothing has its circuits too.
+
+    Raises:
+        CircuitError: an answer has several tokens.
+    """
+    facts = set(facts)
+    probes = world.probes[(world.probes["kind"] == kind) & world.probes["fact_id"].isin(facts)]
+    pairs, left_out = make_pairs(
+        tokenizer, world, probes, donors={fact.split(".")[0] for fact in facts}, seed=settings.seed
+    )
+    if left_out:
+        logging.info("%d prompts of %s are left out: %s", len(left_out), relation, sorted(set(left_out.values()))[0])
+    if several := [pair for pair in pairs if pair.target_tokens > 1]:
+        raise CircuitError(
+            f"the answer to {several[0].probe_id} has {several[0].target_tokens} tokens; circuits explain one token: "
+            f"leave relation `{relation}` out of circuits.relations"
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(pairs))
+    pairs = [pairs[place] for place in order]
+    known = []
+    for group in _by_length(pairs):
+        with torch.inference_mode():
+            said = (
+                model(stack([pair.ids for pair in group]).to(model.device), logits_to_keep=1).logits[:, -1].argmax(-1)
+            )
+        known += [pair for pair, token in zip(group, said.tolist(), strict=True) if token == pair.answer]
+    ids = {pair.probe_id for pair in known or pairs}
+    return [pair for pair in pairs if pair.probe_id in ids]
+
+
+def batches(model: Any, pairs: Sequence[Pair]) -> list[Batch]:
+    """Pairs of equal length together."""
+    return [
+        Batch(
+            clean=embed(model, stack([pair.ids for pair in group])).clone(),
+            corrupted=embed(model, stack([pair.donor_ids for pair in group])).clone(),
+            answers=torch.tensor([[pair.answer, pair.donor_answer] for pair in group]).to(model.device),
+            subjects=[pair.fact_id.split(".")[0] for pair in group],
+        )
+        for group in _by_length(pairs)
+    ]
+
+
+def _by_length(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    found = defaultdict(list)
+    for pair in pairs:
+        found[len(pair.ids)].append(pair)
+    return list(found.values())
+
+
+def _run(
+    edges: EdgeModel, held: Sequence[Batch], circuits: Sequence[torch.Tensor], settings: Circuits
+) -> validation.Measured:
+    return validation.run(edges, held, circuits, batch_tokens=settings.batch_tokens)
+
+
+def _validate(
+    edges: EdgeModel,
+    scored: Attribution,
+    circuit: torch.Tensor,
+    controls: dict[str, torch.Tensor],
+    used: Sequence[Batch],
+    held: Sequence[Batch],
+    settings: Circuits,
+) -> Iterable[pd.DataFrame]:
+    graph, scores, budget = edges.graph, scored.scores.mean(0), edges_of(edges.graph, settings.budget)
+    groups = {
+        "circuit": [circuit],
+        "complement": [graph.edges & ~circuit],
+        "random": validation.random_circuits(graph, circuit, settings.random, settings.seed),
+        "random_connected": validation.random_connected(graph, budget, settings.random // 2, settings.seed),
+        "control": list(controls.values()),
+        "without": validation.without_one(circuit, settings.minimality, settings.seed),
+        "inflated": validation.with_one(graph, circuit, settings.minimality, settings.seed),
+        "curve": [select(graph, scores, edges_of(graph, share)) for share in BUDGETS],
+    }
+    circuits = [one for group in groups.values() for one in group]
+    ends = dict(zip(groups, np.cumsum([len(group) for group in groups.values()]), strict=True))
+    places = {name: range(ends[name] - len(group), ends[name]) for name, group in groups.items()}
+    measured = _run(edges, held, circuits, settings)
+    f, resampled = measured.faithfulness, measured.resampled(settings.resamples)
+    n = len(measured.full)
+    for control, number in zip(["", *controls], [0, *places["control"]], strict=True):
+        for one in _against_random(
+            measured, number, f[places["random"]], f[places["random_connected"]], settings, control
+        ):
+            yield one.assign(control=control)
+    yield _faithfulness(measured, 1, "completeness", settings)
+    minimal = validation.minimality(f[0], f[places["without"]], f[places["inflated"]])
+    yield _point("minimality", minimal, len(groups["without"]))
+    curve = places["curve"]
+    areas = validation.area(BUDGETS, f[curve]), validation.area(BUDGETS, resampled[:, curve])
+    for place, metric in enumerate(("cpr", "cmd")):
+        yield stats.tidy({}, [metric], validation.interval(n, areas[0][place], areas[1][place]))
+    for share, one, number in zip(BUDGETS, groups["curve"], curve, strict=True):
+        if share != settings.budget:
+            row = _faithfulness(measured, number, "faithfulness", settings)
+            yield row.assign(budget=share, edges=int(one.sum()))
+    subjects = [subject for batch in used for subject in batch.subjects]
+    overlaps = validation.stability(graph, scored.scores, subjects, int(circuit.sum()), settings.bootstrap)
+    yield stats.tidy({}, ["stability"], validation.interval(len(set(subjects)), overlaps.mean(), overlaps))
+    if scored.steps:
+        yield _point("integration_gap", scored.gap_90, len(scored.gap))
+    yield _point("edge_entropy", edge_entropy(scores))
+    yield _point("edges", int(circuit.sum()))
+
+
+def _against_random(
+    measured: validation.Measured,
+    circuit: int,
+    random: np.ndarray,
+    connected: np.ndarray,
+    settings: Circuits,
+    control: str,
+) -> Iterable[pd.DataFrame]:
+    """Faithfulness and hits of a circuit, beside the faithfulness of random circuits of two kinds."""
+    yield _faithfulness(measured, circuit, "faithfulness", settings)
+    hits = measured.hits[circuit][:, None]
+    yield stats.tidy({}, ["hit_at_1"], stats.cluster_bootstrap(hits, measured.subjects, resamples=settings.resamples))
+    f = measured.faithfulness[circuit]
+    for name, drawn in (("random", random), ("random_connected", connected)):
+        yield _point(f"{name}_percentile", float((drawn < f).mean()), len(drawn))
+        if not control:
+            yield _point(f"{name}_mean", drawn.mean(), len(drawn))
+            yield _point(f"{name}_best", drawn.max(), len(drawn))
+
+
+def _training(
+    method: Callable[..., Attribution], checkpoints: Sequence[tuple[int, Path]], pairs: Sequence[Pair], budget: int
+) -> pd.DataFrame:
+    """Entropy of the edges' scores at each checkpoint, and overlap of its circuit with the last one's, on a few pairs."""
+    scores, chosen = {}, {}
+    for step, folder in checkpoints:
+        edges = EdgeModel(load(folder)[0])
+        scores[step] = method(edges, batches(edges.model, pairs)).scores.mean(0)
+        chosen[step] = select(edges.graph, scores[step], budget)
+    last = chosen[checkpoints[-1][0]]
+    rows = []
+    for step, _ in checkpoints:
+        rows.append(_point("edge_entropy", edge_entropy(scores[step]), len(pairs)).assign(step=step))
+        rows.append(_point("overlap_with_final", jaccard(chosen[step], last), len(pairs)).assign(step=step))
+    return pd.concat(rows)
+
+
+def _controls(
+    edges: EdgeModel, used: Sequence[Batch], method: Callable[..., Attribution], settings: Circuits
+) -> Iterable[tuple[str, torch.Tensor]]:
+    """Scores that know nothing: of a model with random weights, and of answers that belong to other prompts."""
+    model = edges.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        blank = type(model)(model.config).eval().to(model.device)
+    tables = blank.get_input_embeddings().weight.std() / model.get_input_embeddings().weight.std()
+    ours = [Batch(one.clean * tables, one.corrupted * tables, one.answers, one.subjects) for one in used]
+    yield "random_weights", method(EdgeModel(blank), ours).scores.mean(0).detach()
+    answers = torch.cat([one.answers for one in used]).roll(1, 0).split([len(one.answers) for one in used])
+    shuffled = [Batch(one.clean, one.corrupted, other, one.subjects) for one, other in zip(used, answers, strict=True)]
+    yield "shuffled_labels", method(edges, shuffled).scores.mean(0)
+
+
+def _between(
+    edges: EdgeModel, chosen: dict[tuple[str, str], torch.Tensor], held: dict[str, list[Batch]], settings: Circuits
+) -> Iterable[pd.DataFrame]:
+    """Overlap of relations' circuits, and how well each does on the others' prompts."""
+    for (relation, method), circuit in chosen.items():
+        keys = {"relation": relation, "method": method}
+        for other in held:
+            if other != relation:
+                measured = _run(edges, held[other], [circuit], settings)
+                yield _faithfulness(measured, 0, "faithfulness", settings).assign(on=other, **keys)
+                yield _point("overlap", jaccard(circuit, chosen[other, method])).assign(on=other, **keys)
+
+
+def _faithfulness(measured: validation.Measured, circuit: int, metric: str, settings: Circuits) -> pd.DataFrame:
+    resampled = measured.resampled(settings.resamples)[:, circuit]
+    return stats.tidy({}, [metric], validation.interval(len(measured.full), measured.faithfulness[circuit], resampled))
+
+
+def _point(metric: str, value: float, n: int = 1) -> pd.DataFrame:
+    nothing = np.array([np.nan])
+    return stats.tidy({}, [metric], stats.Interval(np.array([n]), np.array([value]), nothing, nothing), over="")

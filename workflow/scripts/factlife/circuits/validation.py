@@ -1,0 +1,148 @@
+"""Validation: how much of an answer a circuit keeps on subjects that it was not found on, and what chance would keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from factlife.circuits.attribution import Batch, measure
+from factlife.circuits.discovery import jaccard, select
+from factlife.circuits.edges import EdgeModel, Graph
+from factlife.stats import LEVEL, Interval
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Runs of circuits on pairs.
+
+    Attributes:
+        differences: logit differences, (circuit, pair).
+        hits: whether the answer is the most probable token, (circuit, pair).
+        full: logit differences of the whole model, (pair,).
+        empty: of the corrupted run, in which no edge is intact, (pair,).
+        subjects: of the pairs, (pair,).
+    """
+
+    differences: np.ndarray
+    hits: np.ndarray
+    full: np.ndarray
+    empty: np.ndarray
+    subjects: np.ndarray
+
+    @property
+    def faithfulness(self) -> np.ndarray:
+        """F of each circuit: (m(C) − m(∅)) / (m(M) − m(∅)), m the mean logit difference (Mueller et al. 2025, MIB)."""
+        return (self.differences.mean(1) - self.empty.mean()) / (self.full.mean() - self.empty.mean())
+
+    def resampled(self, resamples: int) -> np.ndarray:
+        """F of each circuit in bootstrap resamples of subjects, (resample, circuit)."""
+        codes, names = pd.factorize(self.subjects)
+        draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+        weights = draws[:, codes]
+        return (weights @ (self.differences - self.empty).T) / (weights @ (self.full - self.empty))[:, None]
+
+
+def run(
+    edges: EdgeModel, batches: Sequence[Batch], circuits: Sequence[Tensor], *, batch_tokens: int = 4096
+) -> Measured:
+    """Run circuits, each (writer, reader), on pairs."""
+    full = edges.graph.edges
+    masks = torch.stack([full, torch.zeros_like(full), *circuits]).float()
+    found = (
+        torch.cat([measure(edges, batch, masks, batch_tokens=batch_tokens) for batch in batches], 1).double().numpy()
+    )
+    return Measured(
+        found[2:, :, 0],
+        found[2:, :, 1],
+        found[0, :, 0],
+        found[1, :, 0],
+        np.array([subject for batch in batches for subject in batch.subjects]),
+    )
+
+
+def interval(n: int, estimate: float, resampled: np.ndarray) -> Interval:
+    """An estimate with the percentile interval of its resamples."""
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(np.array([n]), np.array([estimate]), np.array([low]), np.array([high]))
+
+
+def area(shares: Sequence[float], faithfulness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """CPR and CMD: areas under f and under |1 − f| over the share of edges, of curves (…, share) (MIB, part 3)."""
+    return np.trapezoid(faithfulness, shares, axis=-1), np.trapezoid(np.abs(1 - faithfulness), shares, axis=-1)
+
+
+def random_circuits(graph: Graph, circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+    """Circuits with as many edges of each kind (from input, head or MLP to query, key, value, MLP or logits)."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.where(graph.edges, graph.kinds(), -1).flatten()
+    found = []
+    for _ in range(count):
+        drawn = torch.zeros(kinds.numel(), dtype=torch.bool)
+        for kind in kinds[circuit.flatten()].unique():
+            there = (kinds == kind).nonzero()[:, 0]
+            wanted = int((kinds[circuit.flatten()] == kind).sum())
+            drawn[there[torch.randperm(len(there), generator=generator)[:wanted]]] = True
+        found.append(drawn.view(graph.edges.shape))
+    return found
+
+
+def random_connected(graph: Graph, budget: int, count: int, seed: int) -> list[Tensor]:
+    """Circuits of edges that all lie on paths, chosen as ``select`` does, by scores drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    return [select(graph, torch.rand(graph.edges.shape, generator=generator), budget) for _ in range(count)]
+
+
+def without_one(circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+    """The circuit less one of its edges, for some of them drawn at random."""
+    return [_changed(circuit, edge, False) for edge in _draw(circuit, count, seed)]
+
+
+def with_one(graph: Graph, circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+    """The circuit and one edge that it lacks, for some of them drawn at random."""
+    return [_changed(circuit, edge, True) for edge in _draw(graph.edges & ~circuit, count, seed)]
+
+
+def _draw(where: Tensor, count: int, seed: int) -> Tensor:
+    edges = where.nonzero()
+    return edges[torch.randperm(len(edges), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def _changed(circuit: Tensor, edge: Tensor, to: bool) -> Tensor:
+    changed = circuit.clone()
+    changed[tuple(edge)] = to
+    return changed
+
+
+def minimality(whole: float, without: np.ndarray, inflated: np.ndarray) -> float:
+    """Share of a circuit's edges that matter more than an edge that was put in at random does.
+
+    An edge matters by what f loses without it; the bar is the 95th percentile of what a random extra edge changes (Shi
+    et al. 2024, part 3.3).
+    """
+    if not len(inflated):
+        return float("nan")
+    return float(((whole - without) > np.quantile(np.abs(inflated - whole), 0.95)).mean())
+
+
+def stability(graph: Graph, scores: Tensor, subjects: Sequence[str], budget: int, resamples: int) -> np.ndarray:
+    """Jaccard of circuits found on bootstrap resamples of subjects, in pairs: (resamples // 2,).
+
+    Args:
+        graph: of the model.
+        scores: (pair, writer, reader).
+        subjects: of the pairs.
+        budget: edges of the circuits.
+        resamples: how many circuits are found.
+    """
+    codes, names = pd.factorize(np.asarray(subjects))
+    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    flat = scores.flatten(1).double()
+    found = [
+        select(graph, (torch.from_numpy(draw[codes]).double() @ flat).view(scores.shape[1:]), budget) for draw in draws
+    ]
+    return np.array([jaccard(one, other) for one, other in zip(found[::2], found[1::2], strict=False)])

@@ -1,0 +1,27 @@
+"""Find the circuits of relations on some subjects, and validate them on others."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factlife import config, jobs, models, world
+from factlife.circuits.find import find
+from factlife.config.circuits import Circuits
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    jobs.check_manifest(snakemake.input.model)
+    found = find(
+        *models.load(snakemake.input.model, job.device),
+        world.beside(snakemake.input.facts),
+        models.checkpoints(snakemake.input.model),
+        config.parse(Circuits, snakemake.params.circuits),
+    )
+    table = found.table
+    table.insert(0, "model", snakemake.wildcards.model)
+    table.insert(1, "seed", int(snakemake.wildcards.seed))
+    table.to_parquet(snakemake.output.table, index=False)
+    for path, circuit in zip(snakemake.output.circuits, found.circuits.values(), strict=True):
+        Path(path).write_text(json.dumps(circuit | {"provenance": job.provenance}, default=str))
