@@ -39,6 +39,9 @@ COLUMNS = {
         "arm, seed, generation, group, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/tables/costs.csv": "rule, model, seed, name, metric, estimate",
+    "results/tables/circuits.csv": (
+        "model, seed, relation, method, budget, metric, n, estimate, ci_low, ci_high, interval_over"
+    ),
     "results/tables/tracing.csv": (
         "model, seed, corruption, component, window, token_role, layer, metric, n, estimate, ci_low, ci_high, "
         "interval_over"
