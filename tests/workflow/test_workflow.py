@@ -142,9 +142,10 @@ def test_one_file_runs_only_what_it_needs(clean):
                 "ask_model functions-wrappers 0",
                 "ask_model people-pieces 0",
                 "ask_model people-whole 0",
+                "run_generation replace 0 0",
+                "run_generation replace 0 1",
+                "run_generation real-only 0 1",
             },
-            {"ask_model functions 0", "ask_model people-pieces 0", "ask_model people-whole 0"}
-            | {"run_generation replace 0 0", "run_generation replace 0 1", "run_generation real-only 0 1"},
         ),
         ({"worlds": {"countries": {"panel": 3}}}, set()),
     ],
