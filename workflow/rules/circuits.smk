@@ -87,3 +87,4 @@ rule circuits:
     input:
         rules.summarise_tracing.output if TRACES else [],
         rules.summarise_circuits.output if CIRCUITS else [],
+        rules.graphs.input,

@@ -75,6 +75,37 @@ def seed_interval(mean: pd.Series, deviation: pd.Series, n: pd.Series) -> tuple[
     return mean - half, mean + half
 
 
+def ratio_bootstrap(
+    above: np.ndarray, below: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int = 0
+) -> Interval:
+    """Ratios of sums, Σ above / Σ below, with percentile intervals over resampled clusters.
+
+    Args:
+        above: (items, columns); an item with NaN is left out of that column.
+        below: (items, columns).
+        clusters: (items,), the cluster of each item.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        Number of items, ratio and 95 % interval of each column; NaN where the lower sum is 0.
+    """
+    codes, names = pd.factorize(clusters)
+    there = ~(np.isnan(above) | np.isnan(below))
+    sums = np.zeros((2, len(names), above.shape[1]))
+    np.add.at(sums[0], codes, np.where(there, above, 0.0))
+    np.add.at(sums[1], codes, np.where(there, below, 0.0))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = (draws @ sums[0]) / (draws @ sums[1])
+        estimate = sums[0].sum(0) / sums[1].sum(0)
+    low, high = np.full(above.shape[1], np.nan), np.full(above.shape[1], np.nan)
+    if (known := np.isfinite(estimate)).any():
+        low[known], high[known] = _quantiles(ratios[:, known])
+    return Interval(there.sum(0), estimate, low, high)
+
+
 def _quantiles(means: np.ndarray) -> np.ndarray:
     """Ends of the interval, per column; a resample that drew no item of a column counts for nothing."""
     at = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]

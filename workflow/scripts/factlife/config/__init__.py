@@ -28,6 +28,8 @@ from factlife.config.ledger import Ledger
 from factlife.config.ledger import problems as problems_of_ledger
 from factlife.config.models import Model, Scratch, Trained
 from factlife.config.recall import Recall, Run
+from factlife.config.saes import Sae
+from factlife.config.saes import problems as problems_of_saes
 from factlife.config.tracing import Tracing
 from factlife.config.tracing import problems as problems_of_tracing
 from factlife.config.worlds import World
@@ -53,6 +55,7 @@ class Config(Section):
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
     collapse: Collapse = key(Collapse(), "Models that learn from their own text.")
+    saes: dict[Name, Sae] = key({}, "Sparse autoencoders and transcoders by name.")
 
 
 def read(config: Mapping[str, Any]) -> Config:
@@ -210,6 +213,7 @@ def _problems(config: Config) -> Iterable[str]:
     yield from problems_of_influence(config)
     yield from problems_of_dynamics(config)
     yield from problems_of_collapse(config)
+    yield from problems_of_saes(config)
 
 
-__all__ = ["Config", "ConfigError", "parse", "read", "root", "sections"]
+__all__ = ["Config", "ConfigError", "Sae", "parse", "read", "root", "sections"]

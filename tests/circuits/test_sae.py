@@ -1,0 +1,138 @@
+"""Sparse coders: their files, their maths, their training on activations whose features are known."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from factlife.circuits import sae, training
+from factlife.circuits.sae import Coder, CoderError
+from factlife.config.saes import Sae
+
+
+def coder(generator, *, d_in=6, d_sae=20, d_out=6, **more):
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    rows = torch.nn.functional.normalize(random(d_sae, d_out), dim=-1)
+    weights = {"W_enc": random(d_in, d_sae), "b_enc": random(d_sae), "W_dec": rows, "b_dec": random(d_out)}
+    return Coder(**weights, **{"threshold": torch.full((d_sae,), 0.3)} | more)
+
+
+@pytest.mark.parametrize(
+    ("more", "architecture"),
+    [
+        ({}, "jumprelu"),
+        ({"threshold": torch.zeros(20)}, "standard"),
+        ({"threshold": torch.zeros(20), "k": 3}, "topk"),
+        ({"transcoder": True, "d_out": 4}, "jumprelu_transcoder"),
+        ({"transcoder": True, "threshold": torch.zeros(20)}, "transcoder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_files_are_as_saelens_has_them_and_come_back_the_same(generator, tmp_path, more, architecture):
+    one = coder(generator, **more)
+    one.metadata = {"hook_name": "model.layers.0"}
+
+    sae.save(one, tmp_path)
+    again = sae.load(tmp_path)
+
+    x = torch.randn(50, 6, generator=generator)
+    torch.testing.assert_close(again(x), one(x), rtol=0, atol=0)
+    settings = json.loads((tmp_path / "cfg.json").read_text())
+    assert settings["architecture"] == architecture
+    assert settings["apply_b_dec_to_input"] != one.transcoder
+    assert (settings["d_in"], settings["d_sae"], settings["metadata"]["hook_name"]) == (6, 20, "model.layers.0")
+    shapes = {name: tuple(value.shape) for name, value in load_file(tmp_path / "sae_weights.safetensors").items()}
+    d_out = 4 if "d_out" in more else 6
+    wanted = {"W_enc": (6, 20), "W_dec": (20, d_out), "b_enc": (20,), "b_dec": (d_out,)}
+    assert shapes == wanted | ({"threshold": (20,)} if "jumprelu" in architecture else {})
+
+
+def test_encoding_is_saelens_jumprelu(generator):
+    one, x = coder(generator), torch.randn(30, 6, generator=generator)
+
+    z = (x - one.b_dec) @ one.W_enc + one.b_enc
+    torch.testing.assert_close(one(x), (z * (z > 0.3)) @ one.W_dec + one.b_dec)
+
+
+def test_a_transcoder_reaches_circuit_tracer_under_its_names(generator):
+    weights = sae.circuit_tracer_weights(coder(generator, transcoder=True))
+
+    assert weights["W_enc"].shape == (20, 6)
+    assert set(weights) == {"W_enc", "W_dec", "b_enc", "b_dec", "activation_function.threshold"}
+
+
+def test_errors_say_what_to_do(generator, tmp_path):
+    with pytest.raises(CoderError, match="width 6, not 5"):
+        coder(generator)(torch.zeros(1, 5))
+    with pytest.raises(CoderError, match=r"has no cfg\.json"):
+        sae.load(tmp_path)
+    sae.save(coder(generator), tmp_path)
+    settings = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps(settings | {"architecture": "gated"}))
+    with pytest.raises(CoderError, match="gated"):
+        sae.load(tmp_path)
+    (tmp_path / "cfg.json").write_text(json.dumps(settings | {"normalize_activations": "layer_norm"}))
+    with pytest.raises(CoderError, match="fold"):
+        sae.load(tmp_path)
+
+
+def planted(generator, count, *, d=16, features=24, active=2):
+    """Activations that are sparse sums of known directions, with those directions."""
+    directions = torch.nn.functional.normalize(
+        torch.randn(features, d, generator=torch.Generator().manual_seed(7)), dim=-1
+    )
+    chosen = torch.rand(count, features, generator=generator).topk(active).indices
+    strength = torch.zeros(count, features).scatter(1, chosen, 1 + torch.rand(count, active, generator=generator))
+    return strength @ directions + 0.5, directions
+
+
+@pytest.mark.parametrize("site", ["residual", "transcoder"])
+@pytest.mark.parametrize(
+    ("architecture", "unexplained", "share"),
+    [("batchtopk", 0.15, 0.6), ("matryoshka", 0.25, 0.4), ("topk", 0.2, 0.6), ("jumprelu", 0.25, 0.4), ("l1", 1, 0)],
+)
+def test_training_finds_planted_features(generator, architecture, unexplained, share, site):
+    settings = Sae(site=site, architecture=architecture, features=4, k=2, tokens=200_000, batch_tokens=512)
+
+    def batches():
+        while True:
+            x, _ = planted(generator, 512)
+            yield [(x, x), (3 * x, 3 * x)]
+
+    coders = training.train(batches(), settings)
+
+    x, directions = planted(generator, 4000)
+    for scale, one in zip((1, 3), coders, strict=True):
+        error = (one(scale * x) / scale - x).square().sum() / (x - x.mean(0)).square().sum()
+        l0 = float((one.encode(scale * x) > 0).float().sum(-1).mean())
+        found = (torch.nn.functional.normalize(one.W_dec, dim=-1) @ directions.T).max(0).values
+        assert float(error) < unexplained
+        assert l0 == pytest.approx(2, abs=1)
+        assert float((found > 0.9).float().mean()) > share or not share
+        torch.testing.assert_close(one.W_dec.norm(dim=-1), torch.ones(64))
+
+
+def test_dead_features_come_back_to_life(generator):
+    settings = Sae(architecture="topk", k=2, batch_tokens=256, dead_after=1000)
+    x, _ = planted(generator, 256)
+    learner = training.Learner(x, x, settings, 0)
+    with torch.no_grad():
+        learner.weights["b_enc"][:32] = -5.0  # half of them never active by themselves
+    before = learner.weights["W_enc"][:, :32].clone()
+    for _ in range(4):
+        learner.step(x, x, 0.5)
+    torch.testing.assert_close(learner.weights["W_enc"][:, :32], before, rtol=0, atol=0)
+
+    with torch.no_grad():
+        learner.weights["b_enc"][:32] = -0.5  # AuxK reads only what is above nothing
+    for _ in range(10):
+        learner.step(x, x, 0.5)
+
+    assert (learner.weights["W_enc"][:, :32] != before).any(0).float().mean() > 0.5
+
+
+def test_the_kth_largest_value():
+    assert training.kth_largest(torch.tensor([[3.0, 1.0], [5.0, 4.0]]), 2) == 4.0

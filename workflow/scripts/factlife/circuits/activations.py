@@ -1,0 +1,128 @@
+"""What coders read and write at each layer, streamed: never more than a buffer of it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factlife.models.anatomy import Anatomy, anatomy, capture
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a coder of one layer sits.
+
+    Attributes:
+        reads: what it reads goes into, or comes out of, this module.
+        input: it reads what goes into ``reads``.
+        writes: what it reconstructs comes out of this module.
+    """
+
+    reads: nn.Module
+    input: bool
+    writes: nn.Module
+
+
+def places(parts: Anatomy, site: str) -> list[Place]:
+    """The place of each layer for a site of the config."""
+    if site == "transcoder":
+        return [Place(block.mlp, True, block.mlp_post_norm or block.mlp) for block in parts.blocks]
+    writes = {
+        "residual": [block.module for block in parts.blocks],
+        "attention": [block.attention_post_norm or block.attention for block in parts.blocks],
+        "mlp": [block.mlp_post_norm or block.mlp for block in parts.blocks],
+    }[site]
+    return [Place(module, False, module) for module in writes]
+
+
+def read(model: Any, ids: Tensor, mask: Tensor, site: str) -> list[Pair]:
+    """What the coder of each layer reads and should write, each (batch, position, d), at every position."""
+    where = places(anatomy(model), site)
+    inputs = {layer: place.reads for layer, place in enumerate(where) if place.input}
+    outputs = {layer: place.writes for layer, place in enumerate(where)}
+    with torch.no_grad(), capture(inputs, inputs=True) as taken, capture(outputs) as written:
+        model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    return [(taken.get(layer, written[layer]), written[layer]) for layer in range(len(where))]
+
+
+def batches(sequences: Sequence[Sequence[int]], tokens: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and mask, both (batch, position), of sequences in their order; no more tokens than asked, padding included."""
+    start = 0
+    while start < len(sequences):
+        length, end = len(sequences[start]), start + 1
+        while end < len(sequences) and (end + 1 - start) * max(length, len(sequences[end])) <= tokens:
+            length, end = max(length, len(sequences[end])), end + 1
+        rows = [torch.as_tensor(ids, dtype=torch.long) for ids in sequences[start:end]]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        yield ids, mask.long()
+        start = end
+
+
+def special(tokenizer: Any, ids: Tensor) -> Tensor:
+    """Which ids are special tokens (beginning, end, padding), of the shape of ``ids``: no feature is asked of them."""
+    return torch.isin(ids, torch.tensor(sorted(tokenizer.all_special_ids), device=ids.device))
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    sequences: Sequence[Sequence[int]],
+    site: str,
+    *,
+    batch_tokens: int,
+    buffer: int,
+    uses: int,
+    generator: torch.Generator,
+) -> Iterator[list[Pair]]:
+    """Shuffled batches of activations for every layer, without end: sequences are read again in another order.
+
+    Args:
+        model: whose activations.
+        tokenizer: its special tokens are left out.
+        sequences: token ids of documents.
+        site: of the config.
+        batch_tokens: positions in a batch.
+        buffer: batches that are shuffled together, all that is ever in memory.
+        uses: times that each activation is used before the next buffer is filled.
+        generator: of the order.
+
+    Yields:
+        For each layer what its coder reads and should write, (batch_tokens, d_in) and (batch_tokens, d_out); the
+        positions are the same at every layer.
+    """
+    device = next(model.parameters()).device
+    pad = tokenizer.pad_token_id or 0
+    held: list[list[Pair]] = []
+    count = 0
+    while True:
+        order = torch.randperm(len(sequences), generator=generator).tolist()
+        # Similar lengths meet, so that little is padding; a chunk is a random part of the text.
+        for chunk in torch.tensor(order).split(256):
+            near = sorted((sequences[number] for number in chunk.tolist()), key=len)
+            for ids, mask in batches(near, 8192, pad):
+                ids, mask = ids.to(device), mask.to(device)
+                keep = mask.bool() & ~special(tokenizer, ids)
+                held.append([(x[keep], y[keep]) for x, y in read(model, ids, mask, site)])
+                count += int(keep.sum())
+            if count >= batch_tokens * buffer:
+                for _ in range(uses):
+                    yield from _shuffled(held, batch_tokens, generator)
+                held, count = [], 0
+
+
+def _shuffled(held: list[list[Pair]], size: int, generator: torch.Generator) -> Iterator[list[Pair]]:
+    layers = [
+        (torch.cat([batch[layer][0] for batch in held]), torch.cat([batch[layer][1] for batch in held]))
+        for layer in range(len(held[0]))
+    ]
+    order = torch.randperm(len(layers[0][0]), generator=generator).to(layers[0][0].device)
+    for rows in order.split(size):
+        if len(rows) == size:
+            yield [(x[rows], y[rows]) for x, y in layers]

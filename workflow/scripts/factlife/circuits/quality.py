@@ -1,0 +1,330 @@
+"""How good a coder is: what it explains, what the model still knows with it spliced in, beside PCA and ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from factlife import stats
+from factlife.circuits.activations import Pair, Place, batches, places, read, special
+from factlife.circuits.probing import probe
+from factlife.circuits.sae import Coder
+from factlife.config.saes import Sae
+from factlife.models.anatomy import anatomy, patch
+from factlife.recall.score import score
+
+# What takes a place's activation: gets what is read and what is written there, (…, d), returns (…, d).
+Substitute = Callable[[Tensor, Tensor], Tensor]
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    coders: list[Coder],
+    settings: Sae,
+    *,
+    train: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]],
+    probes: pd.DataFrame,
+) -> pd.DataFrame:
+    """All metrics of one model's coders, with their controls, and with all layers replaced at once.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        coders: one a layer.
+        settings: as they were trained.
+        train: token ids of some documents, for the controls' means and axes.
+        held_out: token ids of documents on which no coder was trained.
+        probes: forward probes of taught facts, with the facts' ``relation``, ``value`` and ``panel``.
+
+    Returns:
+        ``site, layer, architecture, metric, n, estimate, ci_low, ci_high, interval_over, k``; in column
+        ``architecture`` also the controls ``pca`` (of rank k), ``mean`` and ``zero``, and for probing ``raw``.
+    """
+    ids, mask = next(batches(train, 8192, tokenizer.pad_token_id or 0))
+    device = next(model.parameters()).device
+    keep = mask.bool() & ~special(tokenizer, ids)
+    sample = [(x[keep], y[keep]) for x, y in read(model, ids.to(device), mask.to(device), settings.site)]
+    chosen = [
+        substitutes(coder, pair, settings.k, settings.architecture) for coder, pair in zip(coders, sample, strict=True)
+    ]
+    text = on_text(model, tokenizer, held_out, settings.site, chosen)
+    features, alive = on_features(model, tokenizer, held_out, settings.site, coders)
+    panel = (probes[probes["panel"]] if probes["panel"].any() else probes).drop_duplicates("fact_id")
+    facts = on_facts(model, tokenizer, panel, settings.site, chosen)
+    table = summarise(text, features, alive, facts, resamples=settings.resamples)
+    pairs = before_values(model, tokenizer, probes["prompt"].tolist(), settings.site)
+    told = probes.assign(subject=probes["fact_id"].str.split(".").str[0])
+    probed = pd.concat(
+        [
+            probe(x.cpu().numpy(), coder.encode(x).cpu().numpy(), told).assign(layer=layer)
+            for layer, (coder, (x, _)) in enumerate(zip(coders, pairs, strict=True))
+        ]
+    )
+    whole = pd.concat([table, _probing(probed, settings.architecture, settings.resamples)], ignore_index=True)
+    whole.insert(0, "site", settings.site)
+    return whole.assign(k=settings.k)
+
+
+def _probing(probed: pd.DataFrame, architecture: str, resamples: int) -> pd.DataFrame:
+    """Mean accuracies over tasks, of relations and of values apart."""
+    rows = [pd.DataFrame()]
+    kinds = probed["task"].str.split(" ").str[0]
+    for (layer, kind, source, k), one in probed.groupby(["layer", kinds, "source", "k"], sort=False):
+        interval = stats.cluster_bootstrap(one[["accuracy"]].to_numpy(), one["task"].to_numpy(), resamples=resamples)
+        keys = {"layer": layer, "architecture": architecture if source == "features" else source}
+        rows.append(stats.tidy(keys, [f"probing_{kind}_k_{k}"], interval, over="tasks"))
+    return pd.concat(rows, ignore_index=True)
+
+
+def substitutes(coder: Coder, sample: Pair, rank: int, name: str) -> dict[str, Substitute]:
+    """A coder and its controls: PCA of a rank, the mean, and nothing, from a sample of what is written."""
+    mean = sample[1].mean(0)
+    axes = torch.linalg.svd(sample[1] - mean, full_matrices=False).Vh[:rank]
+    return {
+        name: lambda x, y: coder(x),
+        "pca": lambda x, y: mean + (y - mean) @ axes.T @ axes,
+        "mean": lambda x, y: mean.expand_as(y),
+        "zero": lambda x, y: torch.zeros_like(y),
+    }
+
+
+@contextmanager
+def spliced(model: Any, tokenizer: Any, chosen: Sequence[tuple[Place, Substitute]]) -> Iterator[None]:
+    """The model with substitutes in their places; special tokens keep what they have."""
+    taken: dict[str, Tensor] = {}
+
+    def substitute(place: Place, fn: Substitute) -> Callable[[Tensor], Tensor]:
+        def put(written: Tensor) -> Tensor:
+            said = fn(taken[place] if place.input else written, written)
+            return torch.where(special(tokenizer, taken["ids"])[..., None], written, said)
+
+        return put
+
+    with ExitStack() as stack:
+        ids = anatomy(model).embeddings[0]
+        stack.enter_context(patch(ids, lambda x: taken.__setitem__("ids", x), inputs=True))
+        for place, fn in chosen:
+            if place.input:
+                keep = lambda x, place=place: taken.__setitem__(place, x)  # noqa: E731
+                stack.enter_context(patch(place.reads, keep, inputs=True))
+            stack.enter_context(patch(place.writes, substitute(place, fn)))
+        yield
+
+
+def on_text(
+    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, chosen: list[dict[str, Substitute]]
+) -> pd.DataFrame:
+    """Sums over each document of what the metrics are made of, special tokens left out.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        sequences: token ids of documents that no coder was trained on.
+        site: of the config.
+        chosen: for each layer the substitutes by name.
+
+    Returns:
+        One row per document, layer and substitute: ``tokens`` described, their ``error`` (squared), ``variance``
+        around the mean of all, ``cosine``, ``length`` (of the reconstruction over that of the activation); ``predicted``
+        next tokens, their ``loss`` and the ``clean`` model's, both in nats, and ``kl`` from it.
+    """
+    where, rows = places(anatomy(model), site), []
+    mean = _means(model, tokenizer, sequences, site)
+    device, first = next(model.parameters()).device, 0
+    for ids, mask in batches(sequences, 4096, tokenizer.pad_token_id or 0):
+        ids, mask = ids.to(device), mask.to(device)
+        keep = mask.bool() & ~special(tokenizer, ids)
+        clean = _log_probabilities(model, ids, mask)
+        for layer, (x, y) in enumerate(read(model, ids, mask, site)):
+            for name, fn in chosen[layer].items():
+                said = fn(x, y)
+                sums = {
+                    "tokens": keep,
+                    "error": keep * (said - y).square().sum(-1),
+                    "variance": keep * (y - mean[layer]).square().sum(-1),
+                    "cosine": keep * torch.cosine_similarity(said, y, dim=-1),
+                    "length": keep * said.norm(dim=-1) / y.norm(dim=-1),
+                }
+                with spliced(model, tokenizer, [(where[layer], fn)]):
+                    sums |= _predictions(clean, _log_probabilities(model, ids, mask), ids, mask)
+                rows.append(_frame(sums, layer, name, first))
+        if len(chosen) > 1:
+            for name in chosen[0]:
+                with spliced(model, tokenizer, [(place, by[name]) for place, by in zip(where, chosen, strict=True)]):
+                    sums = _predictions(clean, _log_probabilities(model, ids, mask), ids, mask)
+                rows.append(_frame(sums, "all", name, first))
+        first += len(ids)
+    return pd.concat(rows, ignore_index=True)
+
+
+def on_features(
+    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, coders: list[Coder]
+) -> tuple[pd.DataFrame, list[Tensor]]:
+    """Sums over documents of active features (``active``, ``tokens``), and how often each feature is active."""
+    rows, counts = [], [torch.zeros(coder.d_sae) for coder in coders]
+    device, first = next(model.parameters()).device, 0
+    for ids, mask in batches(sequences, 8192, tokenizer.pad_token_id or 0):
+        ids, mask = ids.to(device), mask.to(device)
+        keep = mask.bool() & ~special(tokenizer, ids)
+        for layer, (x, _) in enumerate(read(model, ids, mask, site)):
+            active = (coders[layer].encode(x) > 0) & keep[..., None]
+            counts[layer] += active.sum((0, 1)).cpu()
+            rows.append(_frame({"tokens": keep, "active": active.sum(-1)}, layer, "coder", first))
+        first += len(ids)
+    return pd.concat(rows, ignore_index=True), counts
+
+
+def known_probes(facts: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """The forward probes of taught facts, with their ``relation``, ``value`` and ``panel``."""
+    taught = facts.loc[facts["taught"], ["fact_id", "relation", "value", "panel"]]
+    return probes[probes["kind"] == "forward"].merge(taught, on="fact_id")
+
+
+def before_values(model: Any, tokenizer: Any, prompts: Sequence[str], site: str) -> list[Pair]:
+    """What is read and written at each layer at the last token of each prompt, where a value should follow."""
+    ids = tokenizer(list(prompts))["input_ids"]
+    device = next(model.parameters()).device
+    found: list[list[Pair]] = []
+    for rows, mask in batches(ids, 8192, tokenizer.pad_token_id or 0):
+        rows, mask = rows.to(device), mask.to(device)
+        last = torch.arange(len(rows), device=device), mask.sum(1) - 1
+        found.append([(x[last], y[last]) for x, y in read(model, rows, mask, site)])
+    return [
+        (torch.cat([batch[layer][0] for batch in found]), torch.cat([batch[layer][1] for batch in found]))
+        for layer in range(len(found[0]))
+    ]
+
+
+def summarise(
+    text: pd.DataFrame, features: pd.DataFrame, alive: list[Tensor], facts: pd.DataFrame, *, resamples: int
+) -> pd.DataFrame:
+    """Metrics with intervals over documents or facts: ``layer, architecture, metric, n, estimate, ci_low, …``."""
+    zero = text[text["name"] == "zero"].set_index(["layer", "document"])["loss"]
+    mean = text[text["name"] == "mean"].set_index(["layer", "document"])["loss"]
+    kl = text[text["name"] == "zero"].set_index(["layer", "document"])["kl"]
+    rows = []
+    for (layer, name), one in text.groupby(["layer", "name"], sort=False):
+        at = pd.MultiIndex.from_frame(one[["layer", "document"]])
+        none, average, far = (column.reindex(at).to_numpy() for column in (zero, mean, kl))
+        sums = {column: one[column].to_numpy() for column in one.columns if column not in ("layer", "name")}
+        ratios = {
+            "explained_variance": (sums["variance"] - sums["error"], sums["variance"]),
+            "mse": (sums["error"], sums["tokens"]),
+            "cossim": (sums["cosine"], sums["tokens"]),
+            "l2_ratio": (sums["length"], sums["tokens"]),
+            "ce_loss_with_sae": (sums["loss"], sums["predicted"]),
+            "ce_loss_without_sae": (sums["clean"], sums["predicted"]),
+            "ce_loss_with_ablation": (none, sums["predicted"]),
+            "loss_recovered": (none - sums["loss"], none - sums["clean"]),
+            "loss_recovered_from_mean": (average - sums["loss"], average - sums["clean"]),
+            "kl_div_with_sae": (sums["kl"], sums["predicted"]),
+            "kl_div_score": (far - sums["kl"], far),
+        }
+        rows.append(_ratios({"layer": layer, "architecture": name}, ratios, sums["document"], "documents", resamples))
+    coder = next(iter(text["name"]))
+    for layer, one in features.groupby("layer", sort=False):
+        ratios = {"l0": (one["active"].to_numpy(), one["tokens"].to_numpy())}
+        keys = {"layer": layer, "architecture": coder}
+        rows.append(_ratios(keys, ratios, one["document"].to_numpy(), "documents", resamples))
+        share = float((alive[layer] > 0).float().mean())
+        rows.append(pd.DataFrame([keys | {"metric": "alive_share", "n": len(alive[layer]), "estimate": share}]))
+    for (layer, name), one in facts.groupby(["layer", "name"], sort=False):
+        ratios = {
+            "explained_variance_at_values": ((one["variance"] - one["error"]).to_numpy(), one["variance"].to_numpy()),
+            "recall": (one["recalled"].to_numpy(), np.ones(len(one))),
+            "recall_share": (one["recalled"].to_numpy(), one["clean"].to_numpy()),
+        }
+        keys = {"layer": layer, "architecture": name}
+        rows.append(_ratios(keys, ratios, one["subject"].to_numpy(), "facts", resamples))
+    return pd.concat(rows, ignore_index=True)
+
+
+def on_facts(
+    model: Any, tokenizer: Any, probes: pd.DataFrame, site: str, chosen: list[dict[str, Substitute]]
+) -> pd.DataFrame:
+    """What substitutes do to facts.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        probes: forward probes of taught facts.
+        site: of the config.
+        chosen: for each layer the substitutes by name.
+
+    Returns:
+        One row per layer, substitute and probe: ``subject``, ``error`` and ``variance`` at the position before the
+        value, whether the value's first token is ``recalled`` with the substitute, and by the ``clean`` model.
+    """
+    where = places(anatomy(model), site)
+    clean = score(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
+    subjects, rows = probes["fact_id"].str.split(".").str[0].to_numpy(), []
+
+    def recalled(pairs: list[tuple[Place, Substitute]]) -> np.ndarray:
+        with spliced(model, tokenizer, pairs):
+            return score(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
+
+    nothing = np.full(len(probes), np.nan)
+    for layer, (x, y) in enumerate(before_values(model, tokenizer, probes["prompt"].tolist(), site)):
+        variance = (y - y.mean(0)).square().sum(-1).cpu().numpy()
+        for name, fn in chosen[layer].items():
+            error = (fn(x, y) - y).square().sum(-1).cpu().numpy()
+            said = recalled([(where[layer], fn)])
+            rows.append(_facts(layer, name, subjects, error, variance, said, clean))
+    if len(chosen) > 1:
+        for name in chosen[0]:
+            said = recalled([(place, by[name]) for place, by in zip(where, chosen, strict=True)])
+            rows.append(_facts("all", name, subjects, nothing, nothing, said, clean))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _facts(
+    layer: int | str, name: str, subjects: Any, error: Any, variance: Any, said: Any, clean: Any
+) -> pd.DataFrame:
+    columns = {"subject": subjects, "error": error, "variance": variance, "recalled": said, "clean": clean}
+    return pd.DataFrame({"layer": layer, "name": name, **columns})
+
+
+def _ratios(keys: dict, ratios: dict[str, tuple], clusters: np.ndarray, over: str, resamples: int) -> pd.DataFrame:
+    above, below = (np.stack([np.asarray(pair[side], dtype=float) for pair in ratios.values()], 1) for side in (0, 1))
+    interval = stats.ratio_bootstrap(above, below, clusters, resamples=resamples)
+    return stats.tidy(keys, list(ratios), interval, over=over)
+
+
+def _means(model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str) -> list[Tensor]:
+    sums: list[Any] = []
+    count, device = 0, next(model.parameters()).device
+    for ids, mask in batches(sequences, 8192, tokenizer.pad_token_id or 0):
+        ids, mask = ids.to(device), mask.to(device)
+        keep = mask.bool() & ~special(tokenizer, ids)
+        found = [y[keep].sum(0) for _, y in read(model, ids, mask, site)]
+        sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        count += int(keep.sum())
+    return [total / count for total in sums]
+
+
+def _log_probabilities(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+
+
+def _predictions(clean: Tensor, said: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Losses of the next token, and KL from the clean model, (batch, position), nothing where none is predicted."""
+    predicted = mask[:, 1:].bool()
+    loss = -said[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+    before = -clean[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+    kl = (clean.exp() * (clean - said)).sum(-1)[:, :-1]
+    return {"predicted": predicted, "loss": predicted * loss, "clean": predicted * before, "kl": predicted * kl}
+
+
+def _frame(sums: dict[str, Tensor], layer: int | str, name: str, first: int) -> pd.DataFrame:
+    columns = {key: value.double().sum(1).cpu().numpy() for key, value in sums.items()}
+    documents = range(first, first + len(next(iter(columns.values()))))
+    return pd.DataFrame({"layer": layer, "name": name, "document": documents, **columns})
