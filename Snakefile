@@ -39,3 +39,15 @@ rule all:
         rules.ledger.input,
         rules.collapse.input,
         rules.summarise_costs.output,
+
+
+onstart:
+    notify.send("Factlife has started", os.getcwd())
+
+
+onsuccess:
+    notify.send("Factlife is done", os.getcwd())
+
+
+onerror:
+    notify.send("Factlife has failed", f"{os.getcwd()}: see {log}")

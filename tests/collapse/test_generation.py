@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -69,6 +70,16 @@ def test_generation_0_is_the_model_as_it_came(run, base):
     assert not (folder / "corpus.parquet").exists()
     assert len(pd.read_parquet(folder / "samples.parquet")) == len(pd.read_parquet(folder / "real.parquet")) == 24
     assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed"]].diff(axis=1)["parsed"].eq(0).all()
+
+
+def test_the_headline_says_what_the_tables_say(run):
+    folder = run(0)
+
+    recall, held_out = (pd.read_parquet(folder / f"{name}.parquet") for name in ("recall", "held_out"))
+    known = recall.loc[recall["kind"] == "forward", "exact_match"].mean()
+    surprise = np.exp(held_out["nats"].sum() / held_out["tokens"].sum())
+    expected = f"recall {known:.3f}, perplexity of real text {surprise:.2f}, empty texts 0.0%"
+    assert generation.headline(folder) == expected
 
 
 def test_each_generation_learns_what_the_one_before_wrote(run, base):

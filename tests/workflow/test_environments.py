@@ -17,8 +17,8 @@ from snakemake.settings.enums import Quietness
 from snakemake.settings.types import OutputSettings, ResourceSettings
 
 ROOT = Path(__file__).parents[2]
-# They only read tables, and what writes those is in other rules' digests.
-READERS = {"factlife.jobs", "factlife.recall", "factlife.world.tables", "factlife.corpus.documents"}
+# They only read tables, and what writes those is in other rules' digests, or send messages, which are in no result.
+READERS = {"factlife.jobs", "factlife.notify", "factlife.recall", "factlife.world.tables", "factlife.corpus.documents"}
 SCRIPTS = ROOT / "workflow/scripts"
 ENVIRONMENTS = sorted((ROOT / "workflow/envs").glob("*.yaml"))
 

@@ -1,12 +1,15 @@
 """The real workflow, end to end, on the smoke scenario in folders of their own."""
 
 import ast
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pandas as pd
 import pytest
@@ -292,6 +295,31 @@ def test_a_killed_generation_resumes_to_the_same_tables(done):
     assert "run_generation replace 0 1" in done.snakemake(table, "--cores", "1", "--rerun-incomplete").passed().jobs()
     for path, data in before.items():
         assert path.read_bytes() == data
+
+
+def test_messages_tell_of_start_and_end_and_no_file_of_their_address(check_out, tmp_path, monkeypatch):
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["title"])
+            self.send_response(200)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("FACTLIFE_NOTIFY", f"json://127.0.0.1:{server.server_port}/verysecrettoken")
+    checkout = check_out(tmp_path)
+
+    world = "results/worlds/people/facts.parquet"
+    run = checkout.snakemake(world, "--cores", "1").passed()
+    failed = checkout.snakemake(world, "--cores", "1", config={"worlds": {"people": {"panel": 500}}})
+    server.shutdown()
+
+    assert failed.status != 0
+    assert got == ["Factlife has started", "Factlife is done", "Factlife has started", "Factlife has failed"]
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert b"verysecrettoken" not in b"".join([run.text.encode(), failed.text.encode(), *written])
 
 
 def test_the_report_needs_no_network(smoke):

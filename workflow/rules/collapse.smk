@@ -29,6 +29,7 @@ rule run_generation:
             "collapse.mixing",
             "collapse.facts",
             "collapse.diversity",
+            "collapse.formats",
             "models.train",
             "models.optim",
             "models.store",

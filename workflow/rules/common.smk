@@ -6,6 +6,7 @@ sys.path.insert(0, os.path.join(workflow.current_basedir, "../scripts"))
 
 from factlife import config as factlife_config
 from factlife.config import collapse as factlife_collapse
+from factlife import notify
 from factlife.digest import digest
 
 try:

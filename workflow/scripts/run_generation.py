@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from factlife import config, corpus, jobs, models, world
+from factlife import config, corpus, jobs, models, notify, world
 from factlife.collapse import generation
 from factlife.config.collapse import Arm
 from factlife.config.corpora import Corpus
@@ -26,3 +26,5 @@ with jobs.start(snakemake) as job:
         device=job.device,
     )
     job.write_manifest(snakemake.output.folder)
+    title = "{arm}, seed {seed}: generation {generation}".format(**snakemake.wildcards)
+    notify.send(title, generation.headline(snakemake.output.folder))

@@ -23,7 +23,7 @@ INDICATORS = {
     "confidence": "all", "confidently_wrong": "all", "calibration_error": "all", "perplexity": "all",
     "fact_precision": "all", "coverage": "all", "tail_coverage": "all", "divergence_hellinger": "all", "evenness": "all",
     "judge_perplexity": "synthetic", "parsed_share": "synthetic", "entropy": "synthetic", "words": "synthetic",
-    "distinct_2": "synthetic", "unique": "synthetic",
+    "distinct_2": "synthetic", "unique": "synthetic", "self_bleu": "synthetic", "vendi": "synthetic",
 }  # fmt: skip
 
 

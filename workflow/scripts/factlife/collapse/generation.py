@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 
 from factlife import models
-from factlife.collapse import diversity, mixing
+from factlife.collapse import diversity, formats, mixing
 from factlife.collapse.facts import Reader
 from factlife.collapse.sample import sample
 from factlife.config.collapse import Arm, Sampler
 from factlife.config.corpora import PeopleCorpus
 from factlife.corpus import people
-from factlife.recall.perplexity import text_nats
+from factlife.recall.perplexity import perplexity, text_nats
 from factlife.recall.score import score
 from factlife.world import World
 from factlife.world.tables import read_table, write_table
@@ -95,6 +95,9 @@ def run(
     unseen = held_out(documents, corpus, world, settings.held_out)
     write_table(text_nats(model, tokenizer, unseen), output / "held_out.parquet")
     write_table(_asked(model, tokenizer, world, settings.asked, batch_tokens), output / "recall.parquet")
+    asked = formats.ask(world, world.facts["fact_id"][world.facts["panel"]].tolist())
+    scored = score(model, tokenizer, asked, batch_tokens=batch_tokens)[["representable", "candidate_correct"]]
+    write_table(asked[["fact_id", "kind"]].join(scored), output / "formats.parquet")
     models.link_files(folder, output / "model")
     shutil.rmtree(resume)
 
@@ -113,6 +116,16 @@ def write(settings: Arm, model: Any, tokenizer: Any, real: pd.DataFrame, seed: i
             "ended": [ids[-1] == tokenizer.eos_token_id for ids in new],
         }
     )
+
+
+def headline(folder: str | Path) -> str:
+    """The key figures of a finished generation in one line."""
+    recall = read_table(Path(folder) / "recall.parquet")
+    texts = read_table(Path(folder) / "samples.parquet")
+    known = recall.loc[recall["kind"] == "forward", "exact_match"].astype(float).mean()
+    surprise = perplexity(read_table(Path(folder) / "held_out.parquet"))
+    empty = (texts["words"] == 0).mean()
+    return f"recall {known:.3f}, perplexity of real text {surprise:.2f}, empty texts {empty:.1%}"
 
 
 def held_out(documents: pd.DataFrame, corpus: Any, world: World, count: int) -> list[str]:

@@ -73,6 +73,9 @@ def thirds(facts: pd.DataFrame) -> pd.Series:
 def _figures(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFrame]:
     frequency = thirds(world.facts)
     yield from _of_recall(read_table(folder / "recall.parquet"), frequency, resamples)
+    for name, rows in read_table(folder / "formats.parquet").groupby("kind", sort=False):
+        rows = rows.assign(subject=rows["fact_id"].str.split(".").str[0])
+        yield _means(rows, {"accuracy": "candidate_correct"}, name, resamples)
     held_out = read_table(folder / "held_out.parquet")
     yield _perplexity("perplexity", "all", held_out["nats"], held_out["tokens"], resamples)
     paths = {"synthetic": folder / "samples.parquet", "real": folder / "real.parquet"}
@@ -107,6 +110,9 @@ def _of_recall(recall: pd.DataFrame, frequency: pd.Series, resamples: int) -> It
         rows = forward if group == "all" else forward[forward["frequency"] == group]
         if len(rows):
             yield _means(rows, columns, group, resamples)
+    chosen = forward[forward["candidate_correct"].fillna(False).astype(bool)]
+    if len(chosen):
+        yield _means(chosen, {"greedy_proportion": "exact_match"}, "all", resamples)
     for kind in ("paraphrase", "question", "untaught"):
         rows, exact = recall[recall["kind"] == kind], {"recall": "exact_match", "confidence": "confidence"}
         if len(rows):
