@@ -70,6 +70,11 @@ def test_generation_0_is_the_model_as_it_came(run, base):
     assert not (folder / "corpus.parquet").exists()
     assert len(pd.read_parquet(folder / "samples.parquet")) == len(pd.read_parquet(folder / "real.parquet")) == 24
     assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed"]].diff(axis=1)["parsed"].eq(0).all()
+    # Real text states nothing false; what a model with random weights says is counted as the statements have it.
+    assert pd.read_parquet(folder / "real.parquet")["false_statements"].eq(0).all()
+    statements = pd.read_parquet(folder / "statements.parquet").query("source == 'synthetic'")
+    wrong = pd.read_parquet(folder / "samples.parquet")["false_statements"].sum()
+    assert wrong == (statements["verdict"] == "false").sum()
 
 
 def test_the_headline_says_what_the_tables_say(run):

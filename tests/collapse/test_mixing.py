@@ -89,8 +89,24 @@ def test_empty_texts_are_not_learnt():
     assert len(table) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"), [("none", [0, 1, 2, 3]), ("distinct", [0, 1, 3]), ("whole", [1, 2]), ("true", [0, 2])]
+)
+def test_filters_keep_what_they_say(name, kept):
+    written = pd.DataFrame(
+        {
+            "text": ["a", "b", "b", "c"], "ended": True, "sentences": [2, 2, 3, 1], "parsed": [1, 2, 3, 0],
+            "false_statements": [0, 1, 0, 2],
+        }
+    )  # fmt: skip
+
+    table = corpus(arm(filter=name), 1, REAL, [written], seed=0)
+
+    assert table["text"].tolist() == [written["text"][number] for number in kept]
+
+
 def test_a_generation_that_wrote_nothing_ends_the_chain_with_a_reason():
-    with pytest.raises(CollapseError, match="all 20 texts that generation 1 wrote are empty"):
+    with pytest.raises(CollapseError, match="all 20 texts that generation 1 wrote are empty or do not pass"):
         corpus(arm(), 2, REAL, [texts(0), texts(1, empty=20)], seed=0)
 
 

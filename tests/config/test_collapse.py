@@ -14,6 +14,7 @@ CONFIG = {
     "corpora": {
         "people": {"kind": "people", "world": "people"},
         "functions": {"kind": "functions", "world": "functions"},
+        "prose": {"kind": "prose"},
     },
     "tokenizers": {"t": {"kind": "bpe", "corpus": "people"}},
     "models": {
@@ -44,6 +45,10 @@ ERRORS = {
         {"training": {"corpus": "functions"}, "control": None},
         "collapse.arms.a.training.corpus: functions keeps no documents for evaluation; "
         "use one of kind people, or prose or text with a `held_out` share",
+    ),
+    "a filter that cannot read the text": (
+        {"training": {"corpus": "prose"}, "control": None, "filter": "true"},
+        "collapse.arms.a.filter is `true`, but only text of a corpus of kind people can be checked; use `distinct` or `none`",
     ),
     "fewer texts than are learnt": (
         {"documents": 800, "control": None},

@@ -190,7 +190,7 @@ def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
 
 
 def _measured(texts: pd.DataFrame, judge: tuple[Any, Any], reader: Reader | None) -> pd.DataFrame:
-    """Texts with ``words, entropy``, ``judge_tokens, judge_nats`` and, where facts can be read, ``sentences, parsed``."""
+    """Texts with what is measured of each; ``sentences, parsed, false_statements`` only where facts can be read."""
     found = text_nats(*judge, texts["text"].tolist())
     more = {
         "words": texts["text"].str.split().str.len(),
@@ -198,7 +198,12 @@ def _measured(texts: pd.DataFrame, judge: tuple[Any, Any], reader: Reader | None
         "judge_tokens": found["tokens"],
         "judge_nats": found["nats"],
     }
-    return texts.assign(**more) if reader is None else texts.assign(**more).join(reader.read(texts["text"].tolist())[1])
+    if reader is not None:
+        statements, counts = reader.read(texts["text"].tolist())
+        wrong = statements["text"][statements["verdict"] == "false"].value_counts()
+        more |= {"sentences": counts["sentences"], "parsed": counts["parsed"]}
+        more["false_statements"] = wrong.reindex(range(len(texts)), fill_value=0)
+    return texts.assign(**more)
 
 
 def _asked(model: Any, tokenizer: Any, world: World, facts: int | None, batch_tokens: int) -> pd.DataFrame:

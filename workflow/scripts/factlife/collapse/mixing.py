@@ -44,14 +44,14 @@ def new_documents(
         settings: of the arm.
         generation: its number; 0 for the real documents from which `accumulate` starts.
         real: all real documents, with the columns ``text, ended``.
-        written: what the generation before wrote, with the same columns; none for generation 0.
+        written: what the generation before wrote, with the same columns and those of the filter; none for generation 0.
         seed: with the number, of the draw.
 
     Returns:
         ``text, ended, source, generation``: ``source`` is ``real`` or ``synthetic``.
 
     Raises:
-        CollapseError: there are fewer real documents than the generation takes, or every synthetic one is empty.
+        CollapseError: there are fewer real documents than the generation takes, or no text was written that may be learnt.
     """
     synthetic = 0 if written is None else synthetic_documents(settings, generation)
     wanted = settings.documents - synthetic
@@ -63,18 +63,31 @@ def new_documents(
     drawn = np.random.default_rng([seed, generation]).choice(len(real), wanted, replace=False)
     parts = [real.iloc[np.sort(drawn)].assign(source="real")]
     if synthetic:
-        kept = written[written["text"].str.strip() != ""].head(synthetic)
+        kept = written[(written["text"].str.strip() != "") & _passes(written, settings.filter)].head(synthetic)
         if kept.empty:
             raise CollapseError(
-                f"all {len(written)} texts that generation {generation - 1} wrote are empty, so there is nothing to learn from: "
-                "the chain ends there; lower `generations` to see its results, or the training's learning rates"
+                f"all {len(written)} texts that generation {generation - 1} wrote are empty or do not pass the filter, so there "
+                "is nothing to learn from: the chain ends there; lower `generations` to see its results, or the training's "
+                "learning rates"
             )
         parts.append(kept.assign(source="synthetic"))
     return pd.concat(parts)[["text", "ended", "source"]].assign(generation=generation).reset_index(drop=True)
 
 
+def _passes(written: pd.DataFrame, name: str) -> pd.Series:
+    """Whether each text that was written may be learnt."""
+    match name:
+        case "distinct":
+            return ~written["text"].duplicated()
+        case "whole":
+            return written["parsed"] == written["sentences"]
+        case "true":
+            return written["false_statements"] == 0
+    return pd.Series(True, index=written.index)
+
+
 def synthetic_documents(settings: Arm, generation: int) -> int:
-    """How many of a generation's new documents are synthetic, before empty ones are left out."""
+    """How many of a generation's new documents are synthetic, where enough were written that pass."""
     recovering = settings.recover_after is not None and generation > settings.recover_after
     return 0 if recovering else round(settings.documents * settings.synthetic_share)
 

@@ -61,6 +61,11 @@ class Arm(Section):
     )
     start: Literal["last", "base"] = key("last", "Train the last generation further, or generation 0 anew.")
     block_tokens: int = key(0, "Tokens of the blocks into which real text is cut; 0 for whole documents.", ge=0)
+    filter: Literal["none", "distinct", "whole", "true"] = key(
+        "none",
+        "Texts that are learnt of those written: all; no text twice; those whose every sentence a template makes; or those "
+        "that state nothing false. The last two need a corpus of kind `people`.",
+    )
     recover_after: Count | None = key(None, "Generation after which all new documents are real; empty for never.")
     documents: Count = key(480, "New documents in a generation.")
     samples: Count = key(
@@ -112,6 +117,8 @@ def problems(config: Config) -> Iterable[str]:
             yield f"{at}.training.corpus is `{arm.training.corpus}`, which is not in corpora"
         elif not getattr(corpus := config.corpora[arm.training.corpus], "held_out", corpus.kind == "people"):
             yield f"{at}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out` share"
+        elif arm.filter in ("whole", "true") and corpus.kind != "people":
+            yield f"{at}.filter is `{arm.filter}`, but only text of a corpus of kind people can be checked; use `distinct` or `none`"
         if (wanted := round(arm.documents * arm.synthetic_share)) > arm.samples:
             yield f"{at}.samples is {arm.samples}, fewer than the {wanted} synthetic documents of a generation; raise it"
         if arm.recover_after is not None and arm.recover_after >= arm.generations:
@@ -125,7 +132,7 @@ def _control(at: str, arm: Arm, arms: dict[Name, Arm]) -> Iterable[str]:
     if control is None or control.synthetic_share:
         yield f"{at}.control is `{arm.control}`; must be an arm whose synthetic_share is 0"
         return
-    free = {"synthetic_share", "mode", "recover_after", "control"}
+    free = {"synthetic_share", "mode", "filter", "recover_after", "control"}
     mine, others = arm.model_dump(exclude=free), control.model_dump(exclude=free)
     if wrong := [name for name, value in mine.items() if others[name] != value]:
         yield f"{at}: its control {arm.control} has another {', '.join(wrong)}; they may differ in their data only"
