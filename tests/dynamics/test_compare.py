@@ -158,6 +158,91 @@ def test_curriculum_goes_on_from_model_to_model_and_tells_depths_apart():
     assert one(table, "in-order", "final_confused", "depth 1, composed")["estimate"] == 0.5
 
 
+def scores(model, column, levels, steps, kind="forward", people=PEOPLE, **more):
+    """Every probe has the same number at each step."""
+    tables = [
+        recall(model, [0], kind, people=people).assign(step=step, **{column: level})
+        for step, level in zip(steps, levels, strict=True)
+    ]
+    return pd.concat(tables).assign(**more)
+
+
+def test_reversal_tells_directions_apart():
+    tables = [
+        scores(model, "candidate_correct", [0.05, level], [0, 10], kind)
+        for model, levels in {"a": (1, 0.9), "b": (1, 0.1)}.items()
+        for kind, level in zip(("forward", "reverse"), levels, strict=True)
+    ]
+    table = run("reversal", tables, arms=ARMS)
+    assert one(table, "b", "final_accuracy", "reverse")["effect"] == pytest.approx(-0.8)
+    assert one(table, "b", "final_accuracy", "forward")["effect"] == 0
+
+
+def test_imbalance_finds_a_planted_plateau_and_tenths_of_frequency():
+    steps = np.arange(0, 101, 10)
+    long = [6, 4, 2, 2, 2, 2, 2, 1, 0, 0, 0]
+    short = [6, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    tables = [
+        scores(model, "loss_nats", losses, steps, no_knowledge_nats=2.0, frequency=1)
+        for model, losses in {"a": long, "b": short}.items()
+    ]
+    tables[1]["frequency"] = tables[1]["fact_id"].str[1:3].astype(int)
+    # The last four people, the most frequent ones, are recalled.
+    tables[1]["exact_match"] = (tables[1]["frequency"] >= 36).astype(float)
+    table = run("imbalance", tables, arms=ARMS)
+    assert one(table, "a", "plateau_steps")["estimate"] == pytest.approx(43)
+    assert one(table, "b", "plateau_steps")["effect"] == pytest.approx(-40)
+    assert one(table, "b", "final_exact_match", "tenth 10 of 10 by frequency")["estimate"] == 1
+    assert one(table, "b", "final_exact_match", "tenth 09 of 10 by frequency")["estimate"] == 0
+    assert not table[table["arm"] == "a"]["group"].str.startswith("tenth").any()
+
+
+def test_injection_finds_effectivity_and_a_planted_fading():
+    after = np.array([1, 4, 16])
+
+    def arm(name, exponent):
+        # 5 nats before, 1 after the injection: 4 were learned; then a power of the steps since is left.
+        first = scores(f"{name}1", "loss_nats", [5, 1], [0, 10], people=PEOPLE[30:])
+        then = scores(f"{name}2", "loss_nats", [1, *(5 - 4 * after**exponent)], [0, *after], people=PEOPLE[30:])
+        return [first, then]
+
+    table = run("injection", [*arm("a", -0.5), *arm("b", -0.25)], arms={"a": ["a1", "a2"], "b": ["b1", "b2"]})
+    assert one(table, "a", "effectivity")["estimate"] == pytest.approx(4)
+    assert one(table, "a", "final_retained")["estimate"] == pytest.approx(0.25)
+    assert one(table, "b", "final_retained")["effect"] == pytest.approx(0.25)
+    assert one(table, "a", "fading_exponent")["estimate"] == pytest.approx(-0.5)
+    assert one(table, "b", "fading_exponent")["estimate"] == pytest.approx(-0.25)
+    curve = table[(table["metric"] == "retained") & (table["arm"] == "a")]
+    assert dict(zip(curve["step"], curve["estimate"], strict=True)) == pytest.approx({11: 1, 14: 0.5, 26: 0.25})
+
+
+def test_capacity_counts_bits():
+    tables = [
+        scores(model, "loss_nats", [3 * np.log(2), loss], [0, 10], no_knowledge_nats=2 * np.log(2), parameters=80)
+        for model, loss in {"a": np.log(2), "b": 0.0}.items()
+    ]
+    table = run("capacity", tables, arms=ARMS)
+    # One of two bits of 40 facts, and both; before training less than nothing, which counts as nothing.
+    assert one(table, "a", "final_bits_stored")["estimate"] == pytest.approx(40)
+    assert one(table, "a", "final_bits_per_parameter")["estimate"] == pytest.approx(0.5)
+    assert one(table, "a", "final_share_of_bits")["estimate"] == pytest.approx(0.5)
+    assert one(table, "b", "final_bits_per_parameter")["effect"] == pytest.approx(0.5)
+    start = table[(table["metric"] == "bits_per_parameter") & (table["step"] == 0)]
+    assert (start["estimate"] == 0).all()
+
+
+def test_invention_is_the_rise_of_confidence():
+    tables = [
+        scores(model, "confidence", levels, [0, 10, 20], kind, candidate_correct=0.25)
+        for model, levels in {"a": [0.1, 0.1, 0.2], "b": [0.1, 0.5, 0.8]}.items()
+        for kind in ("forward", "untaught")
+    ]
+    table = run("invention", tables, arms=ARMS)
+    assert one(table, "b", "confidence_rise", "untaught")["estimate"] == pytest.approx(0.7)
+    assert one(table, "b", "confidence_rise", "untaught")["effect"] == pytest.approx(0.6)
+    assert one(table, "b", "overconfidence", "untaught")["estimate"] == pytest.approx(0.55)
+
+
 def test_over_seeds_there_are_means_with_students_intervals():
     tables = [
         recall(model, [0, share], seed=seed)

@@ -20,8 +20,13 @@ _AT = ["metric", *MORE]
 _COMPARISONS = {
     "learning": measures.learning,
     "extraction": measures.extraction,
+    "reversal": measures.reversal,
+    "imbalance": measures.imbalance,
     "forgetting": measures.forgetting,
+    "injection": measures.injection,
+    "capacity": measures.capacity,
     "curriculum": measures.curriculum,
+    "invention": measures.invention,
 }
 
 

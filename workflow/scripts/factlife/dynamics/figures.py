@@ -21,12 +21,14 @@ class _Sketch:
         dots: metrics in the end, and what they are called.
         headline: metric, group and words of the number that the title states.
         log_steps: whether the first steps matter most.
+        share: whether the curve lies between 0 and 1.
     """
 
     curve: tuple[str, str]
     dots: dict[str, str]
     headline: tuple[str, str, str]
     log_steps: bool = False
+    share: bool = True
 
 
 _SKETCHES = {
@@ -39,6 +41,33 @@ _SKETCHES = {
         ("question_exact_match", "questions answered"),
         {"final_question_exact_match": "questions answered", "final_statement_exact_match": "statements completed"},
         ("final_question_exact_match", "unasked", "Questions answered about people whose questions were never trained"),
+    ),
+    "reversal": _Sketch(
+        ("accuracy", "true answer first"),
+        {"final_accuracy": "true answer first", "final_exact_match": "whole answer written"},
+        ("final_accuracy", "reverse", "True name first among candidates, asked from the value"),
+    ),
+    "imbalance": _Sketch(
+        ("exact_match", "facts recalled"),
+        {"plateau_steps": "steps on the plateau", "final_exact_match": "facts recalled in the end"},
+        ("plateau_steps", "", "Steps for which the loss stays that of who knows no fact"),
+    ),
+    "injection": _Sketch(
+        ("retained", "share retained"),
+        {"effectivity": "rise of log probability (nats)", "final_retained": "share retained in the end"},
+        ("final_retained", "", "Share of what an injection taught that is left in the end"),
+        log_steps=True,
+    ),
+    "capacity": _Sketch(
+        ("bits_per_parameter", "bits per parameter"),
+        {"final_bits_per_parameter": "bits per parameter", "final_share_of_bits": "share of all bits"},
+        ("final_bits_per_parameter", "", "Bits stored for each parameter"),
+        share=False,
+    ),
+    "invention": _Sketch(
+        ("confidence", "confidence"),
+        {"final_confidence": "confidence in the end", "overconfidence": "confidence less accuracy"},
+        ("confidence_rise", "untaught", "Rise of confidence about people who were never taught"),
     ),
     "forgetting": _Sketch(
         ("exact_match", "facts recalled"),
@@ -84,7 +113,7 @@ def _curves(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color) -> alt.Char
     axis = alt.Axis(values=[0, 1, 3, 10, 30, 100, 300, 1000, 3000]) if sketch.log_steps else alt.Axis(tickCount=6)
     base = alt.Chart(rows).encode(
         x=alt.X("step:Q", title="training step", scale=scale, axis=axis),
-        y=figures.share_axis(title),
+        y=figures.share_axis(title) if sketch.share else alt.Y("estimate:Q", title=title),
         color=colour,
         detail="seed:N",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from factlife.dynamics.shapes import power_law, steps_to
+from factlife.dynamics.shapes import plateau, power_law, steps_to
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,104 @@ def extraction(history: pd.DataFrame) -> Iterator[Measure]:
         yield Measure(values, subjects, [("question_exact_match", split, step) for step in steps])
         yield at_end(some, "question", "exact_match", "question_exact_match", split)
         yield at_end(some, "forward", "exact_match", "statement_exact_match", split)
+
+
+def reversal(history: pd.DataFrame) -> Iterator[Measure]:
+    """The true value first among candidates when asked from the name, and the true name when asked from the value."""
+    for kind in ("forward", "reverse"):
+        some = history[history["kind"] == kind]
+        steps, values, subjects = curves(some, "candidate_correct")
+        yield Measure(values, subjects, [("accuracy", kind, step) for step in steps])
+        yield at_end(some, kind, "candidate_correct", "accuracy", kind)
+        yield at_end(some, kind, "exact_match", "exact_match", kind)
+
+
+def imbalance(history: pd.DataFrame) -> Iterator[Measure]:
+    """How long the loss stays at that of who knows no fact, and who is recalled in the end, by tenths of frequency."""
+    stated = history[history["kind"] == "forward"]
+    steps, losses, subjects = curves(stated, "loss_nats")
+    entropies = curves(stated, "no_knowledge_nats")[1][:, :1]
+    yield Measure(
+        np.hstack([losses, entropies]),
+        subjects,
+        [("plateau_steps", "", None)],
+        lambda means: plateau(steps, means[..., :-1], means[..., -1])[..., None],
+    )
+    yield from learning(history)
+    frequency = stated.groupby("subject")["frequency"].first()
+    if frequency.nunique() > 1:
+        tenths = np.ceil(frequency.rank(method="first", pct=True) * 10).astype(int)
+        for tenth, some in stated.groupby(stated["subject"].map(tenths)):
+            yield at_end(some, "forward", "exact_match", group=f"tenth {tenth:02d} of 10 by frequency")
+
+
+def injection(history: pd.DataFrame) -> Iterator[Measure]:
+    """How much more probable late people's values become while they are injected, and how much of that is kept after.
+
+    ``effectivity`` is the rise of their log probability over the first stage, in nats; ``retained`` the share of it
+    that is left at a step after that stage, counted from its end; both after Chang et al. 2024, whose maximum shortly
+    after an injection is here the end of the stage.
+    """
+    late = history[(history["kind"] == "forward") & history["late"]]
+    steps, losses, subjects = curves(late, "loss_nats")
+    injected = late.loc[late["stage"] == 0, "step"].max()
+    last, after = int(np.searchsorted(steps, injected)), steps[steps > injected]
+
+    def retained(means: np.ndarray) -> np.ndarray:
+        return _ratio(means[..., :1] - means[..., last + 1 :], means[..., :1] - means[..., last : last + 1])
+
+    yield Measure(
+        losses, subjects, [("effectivity", "", None)], lambda means: (means[..., 0] - means[..., last])[..., None]
+    )
+    yield Measure(losses, subjects, [("retained", "", step) for step in after], retained)
+    yield Measure(
+        losses,
+        subjects,
+        [("final_retained", "", None), ("fading_exponent", "", None)],
+        lambda means: np.stack([retained(means)[..., -1], power_law(after - injected, retained(means))], -1),
+    )
+
+
+def capacity(history: pd.DataFrame) -> Iterator[Measure]:
+    """Bits stored about facts, in all and for each parameter: Σ max(0, H − loss) / ln 2 (Allen-Zhu and Li 2024, part 3.3)."""
+    stated = history[history["kind"] == "forward"]
+    facts = stated.groupby(["subject", "fact_id", "step"], as_index=False).agg(
+        {"loss_nats": "mean", "no_knowledge_nats": "first", "parameters": "first"}
+    )
+    facts["bits"] = (facts["no_knowledge_nats"] - facts["loss_nats"].astype(float)).clip(lower=0) / np.log(2)
+    facts["known"] = facts["bits"] / (facts["no_knowledge_nats"] / np.log(2))
+    steps, bits, subjects = curves(facts.rename(columns={"fact_id": "probe_id"}), "bits")
+    size = facts["parameters"].iloc[-1]
+    yield Measure(
+        bits, subjects, [("bits_per_parameter", "", step) for step in steps], lambda means: means * len(bits) / size
+    )
+    yield Measure(
+        bits[:, -1:],
+        subjects,
+        [("final_bits_stored", "", None), ("final_bits_per_parameter", "", None)],
+        lambda means: np.concatenate([means * len(bits), means * len(bits) / size], -1),
+    )
+    steps, known, subjects = curves(facts.rename(columns={"fact_id": "probe_id"}), "known")
+    yield Measure(known[:, -1:], subjects, [("final_share_of_bits", "", None)])
+
+
+def invention(history: pd.DataFrame) -> Iterator[Measure]:
+    """How sure a model is of the values of people it was taught and of people who occur in no document.
+
+    ``confidence_rise`` is from the first checkpoint to the last, ``overconfidence`` confidence less accuracy at the end.
+    """
+    for group, kind in (("taught", "forward"), ("untaught", "untaught")):
+        some = history[history["kind"] == kind]
+        steps, values, subjects = curves(some, "confidence")
+        yield Measure(values, subjects, [("confidence", group, step) for step in steps])
+        yield Measure(
+            values[:, [0, -1]],
+            subjects,
+            [("final_confidence", group, None), ("confidence_rise", group, None)],
+            lambda means: np.stack([means[..., 1], means[..., 1] - means[..., 0]], -1),
+        )
+        right = curves(some, "candidate_correct")[1]
+        yield Measure(values[:, -1:] - right[:, -1:], subjects, [("overconfidence", group, None)])
 
 
 def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
