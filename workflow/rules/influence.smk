@@ -69,6 +69,84 @@ rule rank_documents:
         "../scripts/rank_documents.py"
 
 
+rule rank_with_kronfluence:
+    """Rank training documents with Kronfluence."""
+    input:
+        unpack(world_of_model),
+        documents="results/corpora/{corpus}/documents.parquet",
+        model="results/models/{model}/seed-{seed}",
+    output:
+        scores=SCORES,
+    log:
+        "logs/rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}.log",
+    benchmark:
+        "logs/rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(RANKERS_BY_ROOM["kronfluence"]),
+    conda:
+        "../envs/kronfluence.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.neural",
+            "influence.gradients",
+            "influence.with_kronfluence",
+            "influence.texts",
+            "influence.queries",
+            "influence.scores",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/rank_with_kronfluence.py"
+
+
+rule rank_with_bergson:
+    """Rank training documents with Bergson."""
+    input:
+        unpack(world_of_model),
+        documents="results/corpora/{corpus}/documents.parquet",
+        model="results/models/{model}/seed-{seed}",
+    output:
+        scores=SCORES,
+    log:
+        "logs/rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}.log",
+    benchmark:
+        "logs/rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(RANKERS_BY_ROOM["bergson"]),
+    conda:
+        "../envs/bergson.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.neural",
+            "influence.gradients",
+            "influence.with_bergson",
+            "influence.texts",
+            "influence.queries",
+            "influence.scores",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/rank_with_bergson.py"
+
+
 rule judge_rankings:
     """Compare rankings with what documents state."""
     input:

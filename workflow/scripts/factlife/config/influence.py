@@ -67,10 +67,41 @@ class Gradient(Section):
     )  # fmt: skip
 
 
-Ranker = Annotated[Random | Bm25 | Tfidf | Representation | Gradient, Field(discriminator="kind")]
+class Kronfluence(Section):
+    """Influence functions through Kronfluence."""
+
+    kind: Literal["kronfluence"] = key(..., "The ranker.")
+    strategy: Literal["ekfac", "kfac", "diagonal", "identity"] = key("ekfac", "Approximation of the curvature.")
+    damping: float | None = key(None, "Added to eigenvalues; empty for a tenth of their mean.", ge=0)
+    unit_norm: bool = key(True, "Divide by the norm of each document's gradient.")
+    document_loss: Loss = key("answer", "Document loss on all tokens, or on tokens of stated values alone.")
+    factor_documents: Count = key(500, "Documents, chosen at random, from which the curvature is estimated.")
+    seed: int = key(0, "Seed of that choice, and of the labels that the model draws.", ge=0)
+
+
+class Bergson(Section):
+    """Random projections of gradients through Bergson."""
+
+    kind: Literal["bergson"] = key(..., "The ranker.")
+    method: Literal["trackstar", "ekfac", "trak", "dot"] = key(
+        "trackstar", "Pipeline; `dot` is the plain product of gradients."
+    )
+    projection: int = key(16, "Side of each weight's projected gradient; 0 for none (`dot` and `ekfac` alone).", ge=0)
+    damping: float = key(0.1, "Added to eigenvalues, in means of them.", ge=0)
+    document_loss: Loss = key("answer", "Document loss on all tokens, or on tokens of stated values alone.")
+
+
+Ranker = Annotated[
+    Random | Bm25 | Tfidf | Representation | Gradient | Kronfluence | Bergson, Field(discriminator="kind")
+]
 
 # Kinds of rankers by what ranks: words alone, or a model.
-ROOMS = {"text": ("random", "bm25", "tfidf"), "neural": ("representation", "gradient")}
+ROOMS = {
+    "text": ("random", "bm25", "tfidf"),
+    "neural": ("representation", "gradient"),
+    "kronfluence": ("kronfluence",),
+    "bergson": ("bergson",),
+}
 
 
 class Attribution(Section):

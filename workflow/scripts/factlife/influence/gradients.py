@@ -227,6 +227,15 @@ def _alive(rows: Tensor) -> Tensor:
     return torch.ones_like(rows, dtype=torch.bool) if not rows.is_floating_point() else (rows != 0).any(-1)
 
 
+def norms(model: Any, texts: Sequence[Text], parameters: Sequence[str], *, pad: int, batch_tokens: int) -> np.ndarray:
+    """Norm of each text's gradient, (texts,)."""
+    found = np.zeros(len(texts), np.float32)
+    for batch in batches(texts, pad, batch_tokens, next(model.parameters()).device):
+        lengths = gradients(model, batch, parameters).squared_norms().clamp(min=0).sqrt()
+        found[batch.numbers] = lengths.cpu().numpy()
+    return found
+
+
 def rank(
     load: Callable[[int], tuple[Any, Any]],
     texts: Callable[[Any, Any], tuple[list[Text], list[Text]]],

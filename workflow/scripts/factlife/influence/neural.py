@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,38 @@ def rank(
     model, tokenizer = load(-1)
     asked, read = texts(model, tokenizer, "all", margin=False)
     return representations.rank(model, asked, read, settings, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with the texts that it reads.
+
+    Attributes:
+        model: in eval mode, as is.
+        pad: token that fills short texts.
+        queries: prompt and completion.
+        documents: with the tokens that count.
+    """
+
+    model: Any
+    pad: int
+    queries: list[Text]
+    documents: list[Text]
+
+
+def prepare(
+    folder: str | Path,
+    queries: pd.DataFrame,
+    documents: pd.DataFrame,
+    values: dict[str, str],
+    loss: Loss,
+    *,
+    device: str = "cpu",
+) -> Prepared:
+    """The model in a folder, and queries and documents as it reads them; arguments as for ``rank``."""
+    model, tokenizer = models.load(folder, device)
+    read = of_documents(documents, tokenizer, values, loss, longest=longest(model))
+    return Prepared(model, tokenizer.pad_token_id, of_queries(queries, tokenizer), read)
 
 
 def values(world: World) -> dict[str, str]:

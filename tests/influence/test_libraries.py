@@ -1,0 +1,77 @@
+"""Kronfluence and Bergson say what our exact product says, and what is theirs alone runs and is finite."""
+
+import numpy as np
+import pytest
+import torch
+
+from factlife import models
+from factlife.config.influence import Bergson, Kronfluence
+from factlife.influence import with_bergson, with_kronfluence
+from factlife.influence.gradients import Queries
+from factlife.influence.neural import prepare, values
+from factlife.influence.with_kronfluence import as_linear
+
+
+@pytest.fixture(scope="module")
+def prepared(make_model, tokenizer, functions, queries, ranked, tmp_path_factory):
+    def make(name):
+        folder = tmp_path_factory.mktemp(name)
+        models.save(make_model(name), tokenizer, folder)
+        return folder, prepare(folder, queries.head(6), ranked, values(functions), "answer")
+
+    return make
+
+
+def ours(found):
+    queries = Queries(found.model, found.queries, ["blocks"], pad=found.pad, batch_tokens=256, names="abcdef")
+    return queries.against(found.documents)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
+def test_kronfluence_without_curvature_is_our_product(prepared, name):
+    _, found = prepared(name)
+    settings = Kronfluence(kind="kronfluence", strategy="identity", unit_norm=False)
+
+    theirs, (products, _) = with_kronfluence.rank(found, settings, batch_tokens=512), ours(found)
+
+    np.testing.assert_allclose(theirs, products, atol=1e-5 * np.abs(products).max())
+    assert np.corrcoef(theirs.ravel(), products.ravel())[0, 1] > 0.9999
+
+
+def test_kronfluence_with_layers_that_share_weights_reads_a_copy_without(prepared):
+    _, found = prepared("llama")
+    found.model.model.layers[1] = found.model.model.layers[0]
+    copied = as_linear(found.model)
+    ids = torch.tensor([found.queries[0].ids])
+
+    assert copied.model.layers[0] is not copied.model.layers[1]
+    torch.testing.assert_close(copied(ids).logits, found.model(ids).logits)
+
+
+def test_ekfac_is_finite_and_not_the_plain_product(prepared):
+    _, found = prepared("gpt_neox")
+    scores = with_kronfluence.rank(found, Kronfluence(kind="kronfluence", factor_documents=20), batch_tokens=512)
+    products, norms = ours(found)
+
+    assert scores.shape == products.shape and np.isfinite(scores).all()
+    assert np.corrcoef(scores.ravel(), (products / norms).ravel())[0, 1] < 0.999
+
+
+def test_bergson_without_projection_is_our_product(prepared):
+    folder, found = prepared("gpt_neox")
+
+    theirs = with_bergson.rank(folder, found, Bergson(kind="bergson", method="dot", projection=0), batch_tokens=512)
+
+    products, _ = ours(found)
+    assert np.corrcoef(theirs.ravel(), products.ravel())[0, 1] > 0.9999
+    np.testing.assert_allclose(theirs, products, atol=1e-4 * np.abs(products).max())
+
+
+@pytest.mark.parametrize(("method", "projection"), [("trackstar", 8), ("trak", 16), ("ekfac", 0)])
+def test_bergsons_pipelines_run(prepared, method, projection):
+    folder, found = prepared("llama")
+    settings = Bergson(kind="bergson", method=method, projection=projection)
+
+    scores = with_bergson.rank(folder, found, settings, batch_tokens=512)
+
+    assert scores.shape == (len(found.queries), len(found.documents)) and np.isfinite(scores).all()
