@@ -211,6 +211,13 @@ def tokens_of_moments(wildcards):
     return f"results/tokens/{corpus}.{config['models'][wildcards.model]['tokenizer'] or wildcards.model}"
 
 
+def tokens_of_edits(wildcards):
+    """What a model is fine-tuned on: the corpus of its second moments."""
+    moments = config["editing"]["models"][wildcards.model]["moments"]
+    corpus = config["editing"]["moments"][moments]["corpus"]
+    return f"results/tokens/{corpus}.{config['models'][wildcards.model]['tokenizer'] or wildcards.model}"
+
+
 def inputs_of_edits(wildcards):
     """The second moments of the model's keys, and the corpus from which contexts come."""
     moments = config["editing"]["models"][wildcards.model]["moments"]
@@ -283,6 +290,14 @@ def scores_of_model(wildcards):
 def for_attributed_models(pattern):
     asked = [name for name, model in INFLUENCE["models"].items() if model["rankers"]]
     return for_all_models(pattern, only=asked)
+
+
+FOLLOWED = [
+    f"results/survival/{model}/seed-{seed}/{editor}.parquet"
+    for model, edited in EDITED.items()
+    for seed in config["models"][model]["seeds"]
+    for editor in edited["survival"]["editors"]
+]
 
 
 SAES_ASKED = [

@@ -138,7 +138,81 @@ rule summarise_edits:
         "../scripts/summarise_edits.py"
 
 
+rule finetune_edits:
+    """Fine-tune an edited model, and the unedited one alike, and ask what they still say."""
+    input:
+        unpack(world_of_model),
+        model="results/models/{model}/seed-{seed}",
+        edits="results/edits/{model}/seed-{seed}/{editor}",
+        probes="results/requests/{model}/seed-{seed}/probes.parquet",
+        tokens=tokens_of_edits,
+    output:
+        survival="results/survival/{model}/seed-{seed}/{editor}.parquet",
+    log:
+        "logs/finetune_edits/{model}/seed-{seed}/{editor}.log",
+    benchmark:
+        "logs/finetune_edits/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        survival=lookup(within=config, dpath="editing/models/{model}/survival"),
+        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        code=digest(
+            "editing.survival",
+            "editing.editable",
+            "models.anatomy",
+            "models.load",
+            "models.train",
+            "corpus.tokens",
+            "recall.score",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/finetune_edits.py"
+
+
+rule summarise_survival:
+    """Summarise what fine-tuning leaves of edits, with intervals over subjects, and draw it."""
+    input:
+        survival=FOLLOWED,
+    output:
+        table="results/tables/edit_survival.csv",
+        figure=report(
+            "results/figures/edit_survival-retention.svg",
+            category="4. Editing",
+            labels={"figure": "What fine-tuning leaves of edits"},
+            caption="../report/edit-survival.rst",
+        ),
+    log:
+        "logs/summarise_survival/all.log",
+    benchmark:
+        "logs/summarise_survival/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        resamples=lookup(within=config, dpath="recall/resamples"),
+        code=digest(
+            "editing.__init__",
+            "editing.summary",
+            "editing.figures",
+            "stats",
+            "figures",
+        ),
+    script:
+        "../scripts/summarise_survival.py"
+
+
 rule edits:
-    """What becomes of facts that are edited."""
+    """What becomes of facts that are edited, and whether edits survive."""
     input:
         rules.summarise_edits.output if EDITED else [],
+        rules.summarise_survival.output if FOLLOWED else [],

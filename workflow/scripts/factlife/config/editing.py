@@ -135,12 +135,35 @@ class Requests(Section):
     seed: int = key(0, "Seed of the order and of the new values.", ge=0)
 
 
+class Survival(Section):
+    """Fine-tuning of edited models, and of the unedited one alike."""
+
+    editors: list[Name] = key([], "Editors whose edits are followed; those that write batches.")
+    finetunings: list[Literal["full", "lora", "dora"]] = key(["lora"], "How models are fine-tuned.", min_length=1)
+    data: list[Literal["related", "unrelated", "mentioning"]] = key(
+        ["related", "unrelated", "mentioning"],
+        "On which documents of the corpus: `related`: facts of other people; `unrelated`: nobody's facts; `mentioning`: "
+        "edited subjects are mentioned, as they are in the corpus, so that most restate old values.",
+        min_length=1,
+    )
+    trained_layers: list[Literal["all", "edited", "others"]] = key(
+        ["all"], "Which blocks are trained: all, those that the editor changed, or all others.", min_length=1
+    )
+    steps: list[Count] = key([10, 30, 100], "Steps after which models are asked.", min_length=1)
+    batch_size: Count = key(16, "Documents in a step.")
+    rate: float = key(1e-3, "Learning rate of Adam for LoRA and DoRA.", gt=0)
+    full_rate: float = key(2e-4, "Learning rate of Adam for full fine-tuning.", gt=0)
+    rank: Count = key(8, "Rank of LoRA and DoRA; their α is twice that.")
+    seed: int = key(0, "Seed of the adapters and of the documents' order.", ge=0)
+
+
 class Edited(Section):
     """What is done to one model."""
 
     moments: Name = key(..., "Second moments, of `editing.moments`; their corpus gives the contexts too.")
     requests: Requests = key(Requests(), "The requests.")
     editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
+    survival: Survival = key(Survival(), "Whether edits survive fine-tuning.")
 
 
 class Editing(Section):
@@ -162,6 +185,10 @@ def problems(config: Any) -> Iterable[str]:
         yield from missing(f"{where}.moments", edited.moments, editing.moments, "editing.moments")
         for editor in edited.editors:
             yield from missing(f"{where}.editors", editor, editing.editors, "editing.editors")
+        for editor in edited.survival.editors:
+            yield from missing(f"{where}.survival.editors", editor, dict.fromkeys(edited.editors), f"{where}.editors")
+            if editor in editing.editors and editing.editors[editor].schedule.kind == "single":
+                yield f"{where}.survival.editors: `{editor}` rolls its edits back, so that none is left to survive"
         wanted = max((_edits(editing.editors, editor) for editor in edited.editors), default=0)
         if wanted > edited.requests.count:
             yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {wanted}; raise it"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.editing.summary import summarise
+from factlife.editing.summary import summarise, summarise_survival
 
 
 def read(folders: Iterable[str | Path]) -> pd.DataFrame:
@@ -15,4 +15,9 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(Path(folder) / "edits.parquet") for folder in folders], ignore_index=True)
 
 
-__all__ = ["read", "summarise"]
+def read_survival(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """What became of edits of several models and editors, one after the other."""
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+__all__ = ["read", "read_survival", "summarise", "summarise_survival"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from factlife import figures
+
 _METRICS = {
     "efficacy": "edited prompt",
     "paraphrase": "held-out template",
@@ -61,4 +63,37 @@ def judges(table: pd.DataFrame) -> alt.Chart:
     )
     return drawn.properties(width=210, height=alt.Step(12)).facet(
         row=alt.Row("model:N", title=None), column=alt.Column("asked:N", title=None, sort=[*_METRICS.values()])
+    )
+
+
+_GROUPS = {
+    "edits": "edits, in the edited model",
+    "control": "other facts, in the edited model",
+    "unedited": "old values, in the unedited model",
+}
+_DATA = {
+    "related": "on facts of other people",
+    "unrelated": "on text without people",
+    "mentioning": "on text about edited people",
+}
+
+
+def survival(table: pd.DataFrame) -> alt.Chart:
+    """What is retained against steps of fine-tuning, a panel for each kind of data; all blocks trained."""
+    rows = table[(table["metric"] == "retention") & (table["trained_layers"] == "all")]
+    rows = rows.assign(
+        followed=rows["group"].map(_GROUPS),
+        read=rows["data"].map(_DATA),
+        tuned=rows[["model", "editor", "finetuning"]].agg(", ".join, axis=1) if len(rows) else "",
+    )
+    base = alt.Chart(rows).encode(
+        x=alt.X("step:Q", title="steps of fine-tuning", scale=alt.Scale(type="symlog"), axis=alt.Axis(values=[0, 1, 3, 10, 30, 100, 300, 1000])),
+        detail="seed:N",
+        y=figures.share_axis("still right, of those right at first"),
+        color=alt.Color("followed:N", title="facts", sort=[*_GROUPS.values()]),
+    )  # fmt: skip
+    return (
+        figures.with_band(base)
+        .properties(width=210, height=170)
+        .facet(row=alt.Row("tuned:N", title=None), column=alt.Column("read:N", title=None, sort=[*_DATA.values()]))
     )

@@ -95,3 +95,43 @@ def _score(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
             "ci_low": low, "ci_high": high, "interval_over": "facts",
         })  # fmt: skip
     return pd.DataFrame(found)
+
+
+SURVIVAL_KEYS = ["model", "seed", "editor", "finetuning", "data", "trained_layers", "step", "group"]
+
+
+def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+    """What is left of edits and of other facts after fine-tuning, with intervals over subjects.
+
+    Args:
+        followed: of ``survival``, with columns ``model, seed, editor``.
+        resamples: bootstrap resamples.
+
+    Returns:
+        Rows keyed by ``SURVIVAL_KEYS``: ``correct``; ``retention``, the share that is right of those that were right at
+        step 0; ``flip_rate``, 1 - retention; ``gain_rate``, the share that is right of those that were wrong at step 0;
+        ``reverted``, of edits, that the old value is said.
+    """
+    facts = [*(key for key in SURVIVAL_KEYS if key != "step"), "fact_id"]
+    start = followed[followed["step"] == 0].set_index(facts)["correct"].rename("began")
+    table = followed.join(start, on=facts)
+    now, began = table["correct"].astype(float), table["began"].astype(float)
+    columns = pd.DataFrame(
+        {
+            "correct": now,
+            "retention": now.where(began == 1),
+            "flip_rate": (1 - now).where(began == 1),
+            "gain_rate": now.where(began == 0),
+            "reverted": table["reverted"].astype("Float64").to_numpy(float, na_value=np.nan),
+        }
+    )
+    subjects, parts = table["fact_id"].str.split(".").str[0], []
+    for found, rows in table.groupby(SURVIVAL_KEYS, sort=False):
+        interval = stats.cluster_bootstrap(
+            columns.loc[rows.index].to_numpy(), subjects[rows.index].to_numpy(), resamples=resamples
+        )
+        parts.append(stats.tidy(dict(zip(SURVIVAL_KEYS, found, strict=True)), list(columns), interval))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*SURVIVAL_KEYS, *_TIDY])
+
+
+_TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
