@@ -81,6 +81,29 @@ def test_tracing_peaks_where_most_of_the_answer_comes_back():
     assert life.tracing(traces).reset_index().to_numpy().tolist() == [["a", "subject_last", 0.0, 0.5]]
 
 
+def test_edits_count_once_they_are_all_made():
+    rows = [
+        ("a", "memit", "batch", "pre", "efficacy", False),
+        ("a", "memit", "batch", "post", "efficacy", True),
+        ("a", "memit", "batch", "end", "efficacy", False),
+        ("a", "memit", "batch", "end", "paraphrase", True),
+        ("a", "memit", "batch", "end", "paraphrase", False),
+        ("a", "rome", "single", "post", "efficacy", True),
+        ("b", "rome", "single", "post", "efficacy", False),
+    ]
+    found = life.edits(pd.DataFrame(rows, columns=["edit_id", "editor", "schedule", "phase", "metric", "argmax"]))
+    assert found.loc["a", ["edited_memit", "edited_rome", "edited_paraphrase_memit"]].tolist() == [0.0, 1.0, 0.5]
+    assert found["edited_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edited_memit"])
+
+
+def test_a_fact_lasts_until_it_is_first_lost():
+    grown = {"stays": [1, 1, 1], "lost": [1, 0, 0], "back": [1, 0, 1], "never": [0, 1, 1]}
+    chain = [scores({fact: [[row[generation]]] for fact, row in grown.items()}) for generation in range(3)]
+    assert life.collapse("replace", chain)["kept_replace"].to_dict() == pytest.approx(
+        {"stays": 2, "lost": 0, "back": 0, "never": np.nan}, nan_ok=True
+    )
+
+
 def test_influence_is_read_from_whole_rankings():
     rows = [
         ("a", "mrr", "bm25", 0.25, "chain", "all"),

@@ -261,13 +261,37 @@ def life(model, seed):
         )
     if model in config["tracing"]["models"]:
         paths["tracing"] = f"results/tracing/{run}.parquet"
-    if model in config["influence"]["models"]:
+    if INFLUENCE["models"].get(model, {}).get("rankers"):
         paths["influence"] = f"results/influence/{run}.queries.parquet"
+    if model in EDITED:
+        paths["edits"] = [
+            f"results/edits/{run}/{editor}" for editor in EDITED[model]["editors"]
+        ]
+    arms = [arm for arm in ARMS if config["collapse"]["arms"][arm]["model"] == model]
+    if arms:
+        paths["generations"] = {
+            arm: [
+                generation_folder(arm, seed, generation)
+                for generation in range(
+                    config["collapse"]["arms"][arm]["generations"] + 1
+                )
+            ]
+            for arm in arms
+        }
     return paths
 
 
 def files_of_life(life):
-    return [path for key, path in life.items() if key not in ("model", "seed")]
+    found = []
+    for key in life.keys() - {"model", "seed"}:
+        value = life[key]
+        parts = value.values() if isinstance(value, dict) else [value]
+        found += [
+            path
+            for part in parts
+            for path in (part if isinstance(part, list) else [part])
+        ]
+    return sorted(found)
 
 
 def corpus_attributed(wildcards):

@@ -20,7 +20,8 @@ def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     Args:
         models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
-            world), ``recall``, ``folder`` (the model), and where they were made ``documents`` and ``tracing``.
+            world), ``recall``, ``folder`` (the model), and where they were made ``documents``, ``tracing``,
+            ``influence``, ``edits`` (a folder for each editor) and ``generations`` (by arm, from generation 0 on).
 
     Returns:
         One row per fact, model and seed, columns as in ``COLUMNS``; what a stage does not say is null.
@@ -61,6 +62,10 @@ def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
         parts.append(life.tracing(pd.read_parquet(paths["tracing"])))
     if "influence" in paths:
         parts.append(life.influence(pd.read_parquet(paths["influence"])))
+    if "edits" in paths:
+        parts.append(life.edits(pd.concat(pd.read_parquet(f"{folder}/edits.parquet") for folder in paths["edits"])))
+    for arm, folders in paths.get("generations", {}).items():
+        parts.append(life.collapse(arm, [pd.read_parquet(f"{folder}/recall.parquet") for folder in folders]))
     table = parts[0].join(parts[1:]).reset_index()
     table.insert(0, "model", paths["model"])
     table.insert(1, "seed", paths["seed"])

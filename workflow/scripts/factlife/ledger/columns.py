@@ -25,6 +25,8 @@ class Column:
 
 _WORLD, _RECALL = "worlds/{world}", "recall/{model}/seed-{seed}.parquet"
 _TRACING = "tracing/{model}/seed-{seed}.parquet"
+_EDITS = "edits/{model}/seed-{seed}/{editor}"
+_COLLAPSE = "collapse/{arm}/seed-{seed}/generation-{generation}"
 _INFLUENCE = "influence/{model}/seed-{seed}.queries.parquet"
 
 COLUMNS = [
@@ -55,10 +57,17 @@ COLUMNS = [
     Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, from 0."),
     Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back."),
     Column(
+        "edited_paraphrase_{editor}", "share", _EDITS, "Held-out templates after which the new value is the most probable, once all edits are made."
+    ),
+    Column("edited_{editor}", "share", _EDITS, "Whether the new value is the most probable after the edited prompt."),
+    Column(
         "influence_rank_{ranker}", "place", _INFLUENCE, "Place of the first document that states it; 1 is best, ties at their mean."
     ),
     Column(
         "influence_precision_{ranker}", "share", _INFLUENCE, "Of the first R documents, those that state it; R do (R-precision)."
+    ),
+    Column(
+        "kept_{arm}", "generations", _COLLAPSE, "Generations through which it is still answered; all of the chain's where it is never lost. Null: not known at the start."
     ),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -84,3 +85,32 @@ def influence(judged: pd.DataFrame) -> pd.DataFrame:
     # One over the place of the first document that states it, so that the place itself can be read.
     rank = (1 / table["mrr"]).add_prefix("influence_rank_")
     return rank.join(table["r_precision"].add_prefix("influence_precision_"))
+
+
+def edits(judged: pd.DataFrame) -> pd.DataFrame:
+    """Whether each editor's new value is said, once all edits of its schedule are made.
+
+    Args:
+        judged: every probe of every edit, as ``results/edits`` has them; ``single`` edits are judged one by one.
+    """
+    made = judged[judged["phase"] == judged["schedule"].eq("single").map({True: "post", False: "end"})]
+    parts = [
+        made[made["metric"] == metric].groupby(["edit_id", "editor"])["argmax"].mean().unstack().add_prefix(prefix)
+        for metric, prefix in (("efficacy", "edited_"), ("paraphrase", "edited_paraphrase_"))
+    ]
+    return parts[0].join(parts[1]).astype(float).rename_axis("fact_id")
+
+
+def collapse(arm: str, generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """For how many generations a fact lasts.
+
+    Args:
+        arm: the chain's name.
+        generations: every probe of generation 0, 1, …, as ``results/collapse`` has them.
+    """
+    forward = [scores[(scores["kind"] == "forward") & scores["representable"]] for scores in generations]
+    known = pd.DataFrame(
+        {n: scores.groupby("fact_id")["first_token_correct"].mean() >= 0.5 for n, scores in enumerate(forward)}
+    )
+    lasted = known.astype(int).cumprod(axis=1).sum(axis=1) - 1
+    return lasted.where(lasted >= 0).rename(f"kept_{arm}").to_frame()
