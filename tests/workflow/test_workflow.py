@@ -89,15 +89,14 @@ def test_tables_have_the_columns_that_stages_share(smoke, path):
     [
         "results/worlds/functions/graph.graphml",
         "results/worlds/functions/graph.json",
-        "results/tokenizers/people-whole/tokenizer.json",
-        "results/tokens/people.people-whole/manifest.json",
-        "results/models/people-whole/seed-0/manifest.json",
-        "results/models/people-whole/seed-0/model.safetensors",
-        "results/models/people-whole/seed-0.training.csv",
+        "results/tokenizers/people-pieces/tokenizer.json",
+        "results/tokens/people.people-pieces/manifest.json",
+        "results/models/people-pieces/seed-0/manifest.json",
+        "results/models/people-pieces/seed-0/model.safetensors",
+        "results/models/people-pieces/seed-0.training.csv",
         "results/moments/people-pieces/seed-0/people.safetensors",
         "results/edits/people-pieces/seed-0/memit/deltas.safetensors",
         "results/edits/people-pieces/seed-0/memit/edits.parquet",
-        "results/figures/dynamics-tokenization.svg",
         "results/figures/dynamics-curriculum.svg",
     ],
 )
@@ -118,36 +117,30 @@ def test_a_second_run_has_nothing_to_do(smoke):
 
 
 def test_one_file_runs_only_what_it_needs(clean):
-    run = clean.snakemake("results/recall/people-whole/seed-0.parquet", "--dry-run").passed()
+    run = clean.snakemake("results/recall/people-pieces/seed-0.parquet", "--dry-run").passed()
 
     assert run.jobs() == {
         "make_world people",
         "make_corpus people",
-        "make_tokenizer people-whole",
-        "tokenize_corpus people people-whole",
-        "train_model people-whole 0",
-        "ask_model people-whole 0",
+        "make_tokenizer people-pieces",
+        "tokenize_corpus people people-pieces",
+        "train_model people-pieces 0",
+        "ask_model people-pieces 0",
     }
 
 
 @pytest.mark.parametrize(
     ("config", "jobs"),
     [
-        ({"models": {"people-whole": {"training": {"learning_rate": 0.001}}}}, {"train_model people-whole 0"}),
-        ({"tokenizers": {"people-whole": {"vocabulary": 500}}}, {"make_tokenizer people-whole"}),
+        ({"models": {"people-pieces": {"training": {"learning_rate": 0.001}}}}, {"train_model people-pieces 0"}),
+        ({"tokenizers": {"people-pieces": {"vocabulary": 500}}}, {"make_tokenizer people-pieces"}),
         ({"recall": {"resamples": 100}}, {"summarise_recall", "summarise_edits"}),
         (
             {"recall": {"batch_tokens": 4096}},
             {
-                *(f"ask_model {model} 0" for model in ("functions", "people-pieces", "people-whole")),
+                *(f"ask_model {model} 0" for model in ("functions", "functions-wrappers", "people-pieces")),
                 "edit_model people-pieces 0 memit",
-                "ask_model functions 0",
-                "ask_model functions-wrappers 0",
-                "ask_model people-pieces 0",
-                "ask_model people-whole 0",
-                "run_generation replace 0 0",
-                "run_generation replace 0 1",
-                "run_generation real-only 0 1",
+                *("run_generation replace 0 0", "run_generation replace 0 1", "run_generation real-only 0 1"),
             },
         ),
         ({"worlds": {"countries": {"panel": 3}}}, set()),

@@ -2,41 +2,19 @@ LIVES = lives()
 
 
 rule make_ledger:
-    """Join what all stages say of every fact: one row per fact, model and seed."""
+    """Join what all stages say of every fact, and ask what one stage says of another."""
     input:
         [path for life in LIVES for path in files_of_life(life)],
     output:
         ledger="results/ledger.parquet",
         csv="results/ledger.csv",
+        questions="results/tables/questions.csv",
         page=report(
             "results/figures/ledger-facts.html",
             category="8. Ledger",
             labels={"figure": "Look a fact up"},
             caption="../report/ledger-facts.rst",
         ),
-    log:
-        "logs/make_ledger/all.log",
-    benchmark:
-        "logs/make_ledger/all.benchmark.jsonl"
-    conda:
-        "../envs/data.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        lives=LIVES,
-        code=digest("ledger", "world", "corpus.documents"),
-    script:
-        "../scripts/make_ledger.py"
-
-
-rule answer_questions:
-    """Answer questions across stages, with intervals over subjects."""
-    input:
-        ledger="results/ledger.parquet",
-    output:
-        table="results/tables/questions.csv",
         effects=report(
             "results/figures/questions-effects.svg",
             category="8. Ledger",
@@ -50,24 +28,24 @@ rule answer_questions:
             caption="../report/questions-outcomes.rst",
         ),
     log:
-        "logs/answer_questions/all.log",
+        "logs/make_ledger/all.log",
     benchmark:
-        "logs/answer_questions/all.benchmark.jsonl"
+        "logs/make_ledger/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=30,
     params:
+        lives=LIVES,
         ledger=lookup(within=config, dpath="ledger"),
-        code=digest("ledger", "stats", "figures"),
+        code=digest("ledger", "world", "corpus.documents", "stats", "figures"),
     script:
-        "../scripts/answer_questions.py"
+        "../scripts/make_ledger.py"
 
 
 rule ledger:
     """One life per fact, and what stages say of each other."""
     input:
         rules.make_ledger.output,
-        rules.answer_questions.output,

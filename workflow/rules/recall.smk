@@ -25,36 +25,14 @@ rule ask_model:
 
 
 rule summarise_recall:
-    """Summarise recall with intervals over subjects."""
+    """Summarise recall with intervals over subjects, and draw it."""
     input:
         recall=for_all_models("results/recall/{model}/seed-{seed}.parquet"),
-    output:
-        table="results/tables/recall.csv",
-    log:
-        "logs/summarise_recall/all.log",
-    benchmark:
-        "logs/summarise_recall/all.benchmark.jsonl"
-    conda:
-        "../envs/data.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        resamples=lookup(within=config, dpath="recall/resamples"),
-        code=digest("recall.summary", "stats"),
-    script:
-        "../scripts/summarise_recall.py"
-
-
-rule plot_recall:
-    """Draw what models recall."""
-    input:
-        table="results/tables/recall.csv",
         curves=for_all_models(
             "results/models/{model}/seed-{seed}.training.csv", only=TRAINED
         ),
     output:
+        table="results/tables/recall.csv",
         kinds=report(
             "results/figures/recall-kinds.svg",
             category="2. Recall",
@@ -98,24 +76,24 @@ rule plot_recall:
             caption="../report/recall-explorer.rst",
         ),
     log:
-        "logs/plot_recall/all.log",
+        "logs/summarise_recall/all.log",
     benchmark:
-        "logs/plot_recall/all.benchmark.jsonl"
+        "logs/summarise_recall/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=4000,
+        runtime=30,
     params:
-        code=digest("recall.figures", "figures"),
+        resamples=lookup(within=config, dpath="recall/resamples"),
+        code=digest("recall.summary", "recall.figures", "stats", "figures"),
     script:
-        "../scripts/plot_recall.py"
+        "../scripts/summarise_recall.py"
 
 
 rule recall:
     """What models recall, at every checkpoint."""
     input:
-        "results/tables/recall.csv",
-        rules.plot_recall.output,
+        rules.summarise_recall.output,
         expand("results/figures/world-{world}.html", world=WORLDS_ASKED),

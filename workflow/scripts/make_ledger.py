@@ -1,14 +1,22 @@
-"""Join what all stages say of every fact."""
+"""Join what all stages say of every fact, and ask what one stage says of another."""
 
 from typing import TYPE_CHECKING
 
-from factlife import jobs, ledger
+from factlife import config, figures, jobs, ledger
+from factlife.config.ledger import Ledger
+from factlife.ledger import figures as drawn
+from factlife.ledger import questions
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = ledger.build(snakemake.params.lives)
-    ledger.write(table, snakemake.output.ledger)
-    table.to_csv(snakemake.output.csv, index=False)
-    ledger.write_page(table, snakemake.params.lives, snakemake.output.page)
+    settings = config.parse(Ledger, snakemake.params.ledger)
+    lives = ledger.build(snakemake.params.lives)
+    ledger.write(lives, snakemake.output.ledger)
+    lives.to_csv(snakemake.output.csv, index=False)
+    ledger.write_page(lives, snakemake.params.lives, snakemake.output.page)
+    answers = questions.answer(lives, settings.questions, resamples=settings.resamples)
+    answers.to_csv(snakemake.output.questions, index=False)
+    figures.write_svg(drawn.effects(answers), snakemake.output.effects)
+    figures.write_svg(drawn.outcomes(lives, answers), snakemake.output.outcomes)
