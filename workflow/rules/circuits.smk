@@ -56,13 +56,13 @@ rule summarise_circuits:
         table="results/tables/circuits.csv",
         faithfulness=report(
             "results/figures/circuits-faithfulness.svg",
-            category="5. Location",
+            category="4. Location",
             labels={"figure": "Circuits: faithfulness and controls"},
             caption="../report/circuits-faithfulness.rst",
         ),
         training=report(
             "results/figures/circuits-training.svg",
-            category="5. Location",
+            category="4. Location",
             labels={"figure": "Circuits over training"},
             caption="../report/circuits-training.rst",
         ),

@@ -105,13 +105,13 @@ rule summarise_edits:
         table="results/tables/edits.csv",
         editors=report(
             "results/figures/edits-editors.svg",
-            category="4. Editing",
+            category="5. Editing",
             labels={"figure": "What editors reach, and what it costs"},
             caption="../report/edits-editors.rst",
         ),
         judges=report(
             "results/figures/edits-judges.svg",
-            category="4. Editing",
+            category="5. Editing",
             labels={"figure": "The same edits by three judges"},
             caption="../report/edits-judges.rst",
         ),
@@ -184,7 +184,7 @@ rule summarise_survival:
         table="results/tables/edit_survival.csv",
         figure=report(
             "results/figures/edit_survival-retention.svg",
-            category="4. Editing",
+            category="5. Editing",
             labels={"figure": "What fine-tuning leaves of edits"},
             caption="../report/edit-survival.rst",
         ),

@@ -45,7 +45,7 @@ rule summarise_graphs:
         saes="results/tables/sae.csv",
         quality=report(
             "results/figures/sae-quality.svg",
-            category="5. Location",
+            category="4. Location",
             labels={"figure": "Sparse autoencoders and transcoders"},
             caption="../report/sae-quality.rst",
         ),

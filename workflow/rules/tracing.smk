@@ -47,13 +47,13 @@ rule summarise_tracing:
         table="results/tables/tracing.csv",
         heat_map=report(
             "results/figures/tracing-heat-map.svg",
-            category="5. Location",
+            category="4. Location",
             labels={"figure": "Where facts are: tokens and layers"},
             caption="../report/tracing-heat-map.rst",
         ),
         curves=report(
             "results/figures/tracing-curves.svg",
-            category="5. Location",
+            category="4. Location",
             labels={"figure": "Where facts are: corruptions and scales"},
             caption="../report/tracing-curves.rst",
         ),
