@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
+import torch
 
 from factlife.circuits.edges import CircuitError
-from factlife.circuits.find import find, split
+from factlife.circuits.find import find, known_pairs, split
 from factlife.config.circuits import Circuits
 from factlife.models import save
 
@@ -60,6 +63,25 @@ def test_it_is_the_same_again(found, small_model, small_tokenizer, small_world):
     pd.testing.assert_frame_equal(
         again.table, found.table[found.table["step"].isna()].reset_index(drop=True), check_dtype=False
     )
+
+
+@pytest.mark.parametrize("right", [0, 1, 2])
+def test_a_model_that_answers_too_little_is_asked_about_everything(small_model, small_tokenizer, small_world, right):
+    facts = set(small_world.facts[small_world.facts["relation"] == "major"]["fact_id"])
+    ask = (small_tokenizer, small_world, "major", "forward", SETTINGS, facts)
+    everything = known_pairs(small_model, *ask)
+    wanted = {pair.ids: pair.answer for pair in everything[:right]}
+
+    def answering(ids, **_):
+        logits = torch.zeros(len(ids), 1, small_model.config.vocab_size)
+        for row, prompt in enumerate(ids.tolist()):
+            logits[row, 0, wanted.get(tuple(prompt), 0)] = 1
+        return SimpleNamespace(logits=logits)
+
+    answering.device = small_model.device
+    pairs = known_pairs(answering, *ask)
+
+    assert pairs == (everything if right < 2 else everything[:right])
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def find(
     """Find the circuits of relations, validate them, and follow them over training.
 
     Raises:
-        CircuitError: a relation's answers have several tokens, or the model knows too few of its facts.
+        CircuitError: a relation's answers have several tokens, or it has too few prompts.
     """
     edges = EdgeModel(model)
     halves = {relation: split(model, tokenizer, world, relation, settings) for relation in settings.relations}
@@ -86,7 +86,7 @@ def find(
                 pairs = known_pairs(
                     model, tokenizer, world, relation, kind, settings, {one.fact_id for one in halves[relation][1]}
                 )
-                if len(pairs) > 1:
+                if len(pairs) >= ENOUGH:
                     measured = _run(edges, batches(model, pairs), [circuit], settings)
                     rows.append(_faithfulness(measured, 0, "faithfulness", settings).assign(on=kind, **keys))
     rows += list(_between(edges, chosen, held, settings))
@@ -99,6 +99,8 @@ def find(
     return Found(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]))
 
 
+# Fewest pairs that have a circuit.
+ENOUGH = 2
 # Prompts on which a circuit is followed over training.
 _FOLLOWED = 24
 
@@ -109,7 +111,7 @@ def split(model: Any, tokenizer: Any, world: World, relation: str, settings: Cir
     """Pairs for discovery and for validation, with no subject and no other subject in both.
 
     Raises:
-        CircuitError: the world has no such relation, its answers have several tokens, or too few facts are known.
+        CircuitError: the world has no such relation, its answers have several tokens, or it has too few prompts.
     """
     facts = world.facts[(world.facts["relation"] == relation) & world.facts["taught"]]
     if facts.empty:
@@ -122,10 +124,10 @@ def split(model: Any, tokenizer: Any, world: World, relation: str, settings: Cir
     for some, limit in ((subjects[:half], settings.pairs), (subjects[half:], settings.held_out)):
         ids = {f"{subject}.{relation}" for subject in some}
         pairs = known_pairs(model, tokenizer, world, relation, "forward", settings, ids)
-        if len(pairs) < 2:
+        if len(pairs) < ENOUGH:
             raise CircuitError(
-                f"the model knows {len(pairs)} facts of relation `{relation}` among {len(some)} subjects: too few for a "
-                "circuit; choose a relation that it knows"
+                f"relation `{relation}` has {len(pairs)} prompts with another subject to compare among {len(some)} "
+                "subjects: too few for a circuit; choose another relation or a larger world"
             )
         found.append(pairs[:limit])
     return found[0], found[1]
@@ -136,7 +138,7 @@ def known_pairs(
 ) -> list[Pair]:
     """Pairs of probes of one kind about some facts of a relation, whose answer the model gives.
 
-    Where a model gives none of the answers, all are taken, so that a model that knows nothing has its circuits too.
+    Where a model gives fewer than ``ENOUGH`` answers, all are taken, so that one that knows nothing has its circuits too.
 
     Raises:
         CircuitError: an answer has several tokens.
@@ -162,7 +164,10 @@ def known_pairs(
                 model(stack([pair.ids for pair in group]).to(model.device), logits_to_keep=1).logits[:, -1].argmax(-1)
             )
         known += [pair for pair, token in zip(group, said.tolist(), strict=True) if token == pair.answer]
-    ids = {pair.probe_id for pair in known or pairs}
+    if len(known) < ENOUGH:
+        logging.warning("the model answers %d of %d prompts of %s: all are used", len(known), len(pairs), relation)
+        return pairs
+    ids = {pair.probe_id for pair in known}
     return [pair for pair in pairs if pair.probe_id in ids]
 
 
