@@ -206,11 +206,6 @@ def for_all_models(pattern, only=None):
     ]
 
 
-def tokens_of_moments(wildcards):
-    corpus = config["editing"]["moments"][wildcards.moments]["corpus"]
-    return f"results/tokens/{corpus}.{config['models'][wildcards.model]['tokenizer'] or wildcards.model}"
-
-
 def tokens_of_edits(wildcards):
     """What a model is fine-tuned on: the corpus of its second moments."""
     moments = config["editing"]["models"][wildcards.model]["moments"]
@@ -219,13 +214,36 @@ def tokens_of_edits(wildcards):
 
 
 def inputs_of_edits(wildcards):
-    """The second moments of the model's keys, and the corpus from which contexts come."""
-    moments = config["editing"]["models"][wildcards.model]["moments"]
-    corpus = config["editing"]["moments"][moments]["corpus"]
-    return {
-        "moments": f"results/moments/{wildcards.model}/seed-{wildcards.seed}/{moments}.safetensors",
+    """The second moments of the model's keys, the corpus from which contexts come, and the table of places."""
+    editor, run = editor_of(wildcards), f"{wildcards.model}/seed-{wildcards.seed}"
+    edited = config["editing"]["models"][wildcards.model]
+    moments = editor.get("moments") or edited["moments"]
+    corpus = config["editing"]["moments"][edited["moments"]]["corpus"]
+    found = {
+        "moments": f"results/moments/{run}/{moments}.safetensors",
         "documents": f"results/corpora/{corpus}/documents.parquet",
     }
+    if "editor" in wildcards.keys():
+        placed = editor.get("place", {}).get("by", "given") != "given"
+        return found | ({"places": f"results/places/{run}.csv"} if placed else {})
+    traced = wildcards.model in config["tracing"]["models"]
+    return found | ({"trace": f"results/tracing/{run}.parquet"} if traced else {})
+
+
+def editor_of(wildcards):
+    """Settings of the editor that a job runs, which is that of the model's sweep where no editor is named."""
+    swept = config["editing"]["models"][wildcards.model]["places"]["editor"]
+    return config["editing"]["editors"].get(wildcards.get("editor", swept), {})
+
+
+def inputs_of_moments(wildcards):
+    """The corpus, and the requests where documents about their subjects are left out."""
+    moments = config["editing"]["moments"][wildcards.moments]
+    tokenizer = config["models"][wildcards.model]["tokenizer"] or wildcards.model
+    requests = f"results/requests/{wildcards.model}/seed-{wildcards.seed}/requests.parquet"
+    return {"tokens": f"results/tokens/{moments['corpus']}.{tokenizer}"} | (
+        {} if moments["edited"] else {"requests": requests}
+    )
 
 
 def for_all_editors(pattern):
@@ -322,6 +340,13 @@ FOLLOWED = [
     for seed in config["models"][model]["seeds"]
     for editor in edited["survival"]["editors"]
 ]
+
+
+# Models whose places are tried.
+PLACES = for_all_models(
+    "results/places/{model}/seed-{seed}.csv",
+    only=[model for model, edited in EDITED.items() if edited["places"]["editor"]],
+)
 
 
 SAES_ASKED = [

@@ -31,9 +31,8 @@ rule make_requests:
 rule measure_moments:
     """Measure the second moments of what down-projections read, of all blocks in one pass."""
     input:
-        unpack(world_of_model),
+        unpack(inputs_of_moments),
         model="results/models/{model}/seed-{seed}",
-        tokens=tokens_of_moments,
     output:
         moments="results/moments/{model}/seed-{seed}/{moments}.safetensors",
     log:
@@ -53,6 +52,52 @@ rule measure_moments:
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/measure_moments.py"
+
+
+rule choose_place:
+    """Try every token and block, and say which of them tracing and other choosers take."""
+    input:
+        unpack(inputs_of_edits),
+        model="results/models/{model}/seed-{seed}",
+        requests="results/requests/{model}/seed-{seed}/requests.parquet",
+        probes="results/requests/{model}/seed-{seed}/probes.parquet",
+    output:
+        sweep="results/places/{model}/seed-{seed}.parquet",
+        table="results/places/{model}/seed-{seed}.csv",
+    log:
+        "logs/choose_place/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/choose_place/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        places=lookup(within=config, dpath="editing/models/{model}/places"),
+        editor=editor_of,
+        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        resamples=lookup(within=config, dpath="recall/resamples"),
+        code=digest(
+            "editing.places",
+            "editing.editors",
+            "editing.editable",
+            "editing.values",
+            "editing.suffix",
+            "editing.solver",
+            "editing.evaluate",
+            "editing.moments",
+            "editing.requests",
+            "models.anatomy",
+            "models.load",
+            "recall.score",
+            "stats",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/choose_place.py"
 
 
 rule edit_model:
@@ -80,6 +125,7 @@ rule edit_model:
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         code=digest(
             "editing.run",
+            "editing.places",
             "editing.editors",
             "editing.editable",
             "editing.values",
@@ -211,8 +257,37 @@ rule summarise_survival:
         "../scripts/summarise_survival.py"
 
 
+rule summarise_places:
+    """Summarise where models can be edited, and who predicts it, and draw it."""
+    input:
+        places=PLACES,
+    output:
+        table="results/tables/edit_places.csv",
+        figure=report(
+            "results/figures/edit_places-choosers.svg",
+            category="4. Editing",
+            labels={"figure": "Where to edit, and who predicts it"},
+            caption="../report/edit-places.rst",
+        ),
+    log:
+        "logs/summarise_places/all.log",
+    benchmark:
+        "logs/summarise_places/all.benchmark.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        code=digest("editing.__init__", "editing.figures", "figures"),
+    script:
+        "../scripts/summarise_places.py"
+
+
 rule edits:
     """What becomes of facts that are edited, and whether edits survive."""
     input:
         rules.summarise_edits.output if EDITED else [],
         rules.summarise_survival.output if FOLLOWED else [],
+        rules.summarise_places.output if PLACES else [],

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from factlife import config, jobs, models
+from factlife import config, editing, jobs, models
 from factlife.config.editing import Editor
 from factlife.corpus import documents
-from factlife.editing import editable, moments, run
+from factlife.editing import editable, moments, places, run
 from factlife.world.tables import read_table
 
 if TYPE_CHECKING:
@@ -21,11 +21,14 @@ with jobs.start(snakemake) as job:
         editable.contexts(documents.read(snakemake.input.documents), requests["subject"].tolist()),
         moments.load(snakemake.input.moments, model=models.digest(snakemake.input.model)),
     )
+    editor = config.parse(Editor, snakemake.params.editor)
+    if chosen := snakemake.input.get("places"):
+        editor = places.resolve(editor, editing.read_places([chosen]))
     done = run.run(
         target,
         requests,
         read_table(snakemake.input.probes),
-        config.parse(Editor, snakemake.params.editor),
+        editor,
         batch_tokens=snakemake.params.batch_tokens,
     )
     run.save(done, snakemake.output.folder, **snakemake.wildcards)

@@ -19,6 +19,11 @@ class Place(Section):
     layers: list[int] = key(
         [1], "Blocks whose MLP is changed, in their order; negative ones count from the end.", min_length=1
     )
+    by: Literal["given", "sweep", "tracing", "tracing-noise", "tracing-window", "frozen", "depth"] = key(
+        "given",
+        "Who chooses: `given`, the keys beside this one; or a chooser of `edit_places.csv`: then of `layers` only their "
+        "number counts, the chosen block being the last of them.",
+    )
 
 
 class Values(Section):
@@ -58,6 +63,7 @@ class Rome(Section):
     schedule: Schedule = key(Schedule(kind="single", edits=50), "When requests are written.")
     place: Place = key(Place(), "Where; one layer.")
     values: Values = key(Values(), "How new values are found.")
+    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
 
 
 class Emmet(Section):
@@ -67,6 +73,7 @@ class Emmet(Section):
     schedule: Schedule = key(Schedule(), "When requests are written.")
     place: Place = key(Place(), "Where.")
     values: Values = key(Values(), "How new values are found.")
+    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
     weight: float = key(0.1, "Ridge.", ge=0)
 
 
@@ -77,6 +84,7 @@ class Memit(Section):
     schedule: Schedule = key(Schedule(), "When requests are written.")
     place: Place = key(Place(), "Where; residuals are spread over the layers.")
     values: Values = key(Values(), "How new values are found.")
+    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
     share: Annotated[float, Field(gt=0, lt=1)] = key(
         0.95, "Share of its vector that the average request gets; sets λ where `weight` is empty."
     )
@@ -93,6 +101,7 @@ class AlphaEdit(Section):
     schedule: Schedule = key(Schedule(), "When requests are written.")
     place: Place = key(Place(), "Where; residuals are spread over the layers.")
     values: Values = key(Values(), "How new values are found.")
+    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
     share: Annotated[float, Field(gt=0, lt=1)] = key(
         0.9, "Share of its vector that the average request gets; sets the ridge where `weight` is empty."
     )
@@ -125,7 +134,7 @@ class Moments(Section):
     multiple: Count = key(
         100, "Tokens, as a multiple of the keys' width; 100 for specificity, 10 is a floor for efficacy."
     )
-    panel: bool = key(True, "Read documents that mention subjects of the panel too.")
+    edited: bool = key(True, "Read documents that mention subjects of the requests too.")
 
 
 class Requests(Section):
@@ -157,6 +166,22 @@ class Survival(Section):
     seed: int = key(0, "Seed of the adapters and of the documents' order.", ge=0)
 
 
+class Places(Section):
+    """Where a model can be edited: every token and block in turn, beside what predicts the best of them."""
+
+    editor: Name | None = key(
+        None, "Editor whose settings are used at every place, with as many layers as it has; none for no sweep."
+    )
+    edits: Count = key(50, "Requests in the batch, from the first on.")
+    distinct: bool = key(True, "Take only the first request of each subject.")
+    tokens: list[Literal["subject_last", "last"]] = key(
+        ["subject_last", "last"], "Tokens that are tried.", min_length=1
+    )
+    depth: Annotated[float, Field(ge=0, le=1)] = key(
+        0.25, "Share of the depth at which chooser `depth` edits; published editors lie between 0.11 and 0.35."
+    )
+
+
 class Edited(Section):
     """What is done to one model."""
 
@@ -164,6 +189,7 @@ class Edited(Section):
     requests: Requests = key(Requests(), "The requests.")
     editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
     survival: Survival = key(Survival(), "Whether edits survive fine-tuning.")
+    places: Places = key(Places(), "Where the model can be edited.")
 
 
 class Editing(Section):
@@ -189,12 +215,29 @@ def problems(config: Any) -> Iterable[str]:
             yield from missing(f"{where}.survival.editors", editor, dict.fromkeys(edited.editors), f"{where}.editors")
             if editor in editing.editors and editing.editors[editor].schedule.kind == "single":
                 yield f"{where}.survival.editors: `{editor}` rolls its edits back, so that none is left to survive"
+        yield from _of_places(config, name, edited)
         wanted = max((_edits(editing.editors, editor) for editor in edited.editors), default=0)
         if wanted > edited.requests.count:
             yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {wanted}; raise it"
     for name, editor in editing.editors.items():
+        if (moments := getattr(editor, "moments", None)) is not None:
+            yield from missing(f"editing.editors.{name}.moments", moments, editing.moments, "editing.moments")
         if editor.kind == "rome" and len(editor.place.layers) > 1:
             yield f"editing.editors.{name}.place.layers has {len(editor.place.layers)} layers; ROME edits one"
+
+
+def _of_places(config: Any, name: str, edited: Edited) -> Iterable[str]:
+    editing, where = config.editing, f"editing.models.{name}"
+    if edited.places.editor is not None:
+        yield from missing(f"{where}.places.editor", edited.places.editor, editing.editors, "editing.editors")
+        if (editor := editing.editors.get(edited.places.editor)) and not isinstance(editor, Located):
+            yield f"{where}.places.editor: `{edited.places.editor}` is of kind {editor.kind}, which has no place"
+    for editor in edited.editors:
+        by = getattr(getattr(editing.editors.get(editor), "place", None), "by", "given")
+        if by == "sweep" and edited.places.editor is None:
+            yield f"{where}: editor `{editor}` is placed by `sweep`; name the editor that sweeps in `{where}.places.editor`"
+        if by not in ("given", "depth", "sweep") and name not in config.tracing.models:
+            yield f"{where}: editor `{editor}` is placed by `{by}`; add `{name}` to `tracing.models`"
 
 
 def _edits(editors: Mapping[str, Any], name: str) -> int:

@@ -20,4 +20,13 @@ def read_survival(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
-__all__ = ["read", "read_survival", "summarise", "summarise_survival"]
+def read_places(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Where several models can be edited, one after the other."""
+    blanks = {column: [""] for column in ("layer", "estimate", "ci_low", "ci_high")}
+    return pd.concat(
+        [pd.read_csv(path, dtype={"layer": "Int64"}, keep_default_na=False, na_values=blanks) for path in paths],
+        ignore_index=True,
+    )
+
+
+__all__ = ["read", "read_places", "read_survival", "summarise", "summarise_survival"]

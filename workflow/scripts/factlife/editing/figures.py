@@ -97,3 +97,35 @@ def survival(table: pd.DataFrame) -> alt.Chart:
         .properties(width=210, height=170)
         .facet(row=alt.Row("tuned:N", title=None), column=alt.Column("read:N", title=None, sort=[*_DATA.values()]))
     )
+
+
+_TOKENS = {"subject_last": "subject's last token", "last": "prompt's last token"}
+
+
+def places(table: pd.DataFrame) -> alt.Chart:
+    """The score of every place, with the choosers' picks, and what each pick loses; a row for each model."""
+    rows = table[table["metric"] == "score"].assign(at=table["token"].map(_TOKENS))
+    colour = alt.Color("at:N", title="edited", scale=alt.Scale(domain=[*_TOKENS.values()]))
+    y = alt.Y("estimate:Q", title="score", scale=alt.Scale(domain=[0, 1]))
+    each = rows[rows["chooser"] == "each"]
+    layer = alt.X("layer:Q", title="block", axis=alt.Axis(tickMinStep=1, format="d"))
+    lost = table[table["metric"] == "regret"].assign(at=table["token"].map(_TOKENS))
+    lost = lost.assign(where=lost["chooser"] + lost["layer"].map(lambda at: "" if pd.isna(at) else f", block {at}"))
+    parts = []
+    for (model, seed), shown in each.groupby(["model", "seed"], sort=False):
+        base = alt.Chart(shown).encode(x=layer, color=colour)
+        curves = alt.layer(
+            base.mark_area(opacity=0.15).encode(y=alt.Y("ci_low:Q", title="score"), y2="ci_high:Q"),
+            base.mark_line(point=True).encode(y=y),
+        ).properties(width=300, height=170, title=f"{model}, seed {seed}")
+        own = alt.Chart(lost[(lost["model"] == model) & (lost["seed"] == seed)]).encode(
+            y=alt.Y("where:N", title=None, sort=alt.EncodingSortField("estimate"), axis=alt.Axis(labelLimit=200)),
+            color=alt.condition("datum.at == null", alt.value("#888"), colour),
+        )
+        x = alt.X("estimate:Q", title="score lost against the best place")
+        regrets = alt.layer(
+            own.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2="ci_high:Q"),
+            own.mark_circle(size=60, opacity=1).encode(x=x),
+        ).properties(width=230, height=170)
+        parts.append(alt.hconcat(curves, regrets))
+    return alt.vconcat(*parts)

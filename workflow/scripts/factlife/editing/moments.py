@@ -15,10 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from factlife.config.editing import Moments
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import anatomy, capture
-from factlife.world import World
 
 _BATCH_TOKENS = 8192
 
@@ -72,12 +70,9 @@ def measure(
     return moments, log
 
 
-def documents(tokens: pd.DataFrame, settings: Moments, world: World | None) -> list[list[int]]:
-    """Token ids of the documents that are read: all, or those that mention nobody of the world's panel."""
-    if not settings.panel and world is not None:
-        panel = set(world.facts["entity_id"][world.facts["panel"]])
-        tokens = tokens[[panel.isdisjoint(mentioned) for mentioned in tokens["entity_ids"]]]
-    return tokens["input_ids"].tolist()
+def documents(tokens: pd.DataFrame, left_out: set[str]) -> list[list[int]]:
+    """Token ids of the documents that mention none of some entities."""
+    return tokens["input_ids"][tokens["entity_ids"].map(left_out.isdisjoint)].tolist()
 
 
 def _batches(

@@ -140,3 +140,9 @@ def usable(probes: pd.DataFrame, edited: set[str], asked: set[str]) -> pd.DataFr
     own = probes["edit_id"].isin(asked) | (probes["edit_id"] == "")
     about_other = probes["about"].isin(edited) & (probes["about"] != probes["edit_id"])
     return probes[own & ~about_other].reset_index(drop=True)
+
+
+def told_apart(probes: pd.DataFrame, subjects: set[str]) -> pd.DataFrame:
+    """Recall of facts whose subject is edited is a metric of its own."""
+    of_edited = (probes["metric"] == "recall") & probes["about"].str.split(".").str[0].isin(subjects)
+    return probes.assign(metric=probes["metric"].mask(of_edited, "same_subject"))

@@ -14,7 +14,7 @@ from factlife.config.editing import Editor
 from factlife.editing.editable import Deltas, Editable, applied, merged
 from factlife.editing.editors import EDITORS
 from factlife.editing.evaluate import judge
-from factlife.editing.requests import usable
+from factlife.editing.requests import told_apart, usable
 from factlife.world.tables import write_table
 
 
@@ -54,7 +54,7 @@ def run(
         logging.warning("only %d of %d requests can be used", len(requests), schedule.edits)
     probes = usable(probes, set() if schedule.kind == "single" else set(requests["edit_id"]), set(requests["edit_id"]))
     if schedule.kind != "single":
-        probes = _told_apart(probes, set(requests["entity_id"]))
+        probes = told_apart(probes, set(requests["entity_id"]))
     before = judge(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
     original = before["first_token"].set_axis(probes["probe_id"])
     result, parts = Run(), []
@@ -95,12 +95,6 @@ def run(
     return result
 
 
-def _told_apart(probes: pd.DataFrame, subjects: set[str]) -> pd.DataFrame:
-    """Recall of facts whose subject is edited is a metric of its own."""
-    of_edited = (probes["metric"] == "recall") & probes["about"].str.split(".").str[0].isin(subjects)
-    return probes.assign(metric=probes["metric"].mask(of_edited, "same_subject"))
-
-
 def _singles(requests: pd.DataFrame, probes: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Each request with its probes, the subject's other facts, and its share of all facts, each asked once in all."""
     recall = probes[probes["metric"] == "recall"]
@@ -110,7 +104,7 @@ def _singles(requests: pd.DataFrame, probes: pd.DataFrame) -> Iterator[tuple[pd.
         shared = pd.Series(range(len(recall)), index=recall.index) % len(requests) == number
         others = recall[(related | shared) & (recall["about"] != row["fact_id"].iloc[0])]
         own = probes[probes["edit_id"] == row["edit_id"].iloc[0]]
-        yield row, _told_apart(pd.concat([own, others], ignore_index=True), {row["entity_id"].iloc[0]})
+        yield row, told_apart(pd.concat([own, others], ignore_index=True), {row["entity_id"].iloc[0]})
 
 
 def save(run: Run, folder: str | Path, *, model: str, seed: str, editor: str) -> None:
