@@ -240,7 +240,9 @@ def inputs_of_moments(wildcards):
     """The corpus, and the requests where documents about their subjects are left out."""
     moments = config["editing"]["moments"][wildcards.moments]
     tokenizer = config["models"][wildcards.model]["tokenizer"] or wildcards.model
-    requests = f"results/requests/{wildcards.model}/seed-{wildcards.seed}/requests.parquet"
+    requests = (
+        f"results/requests/{wildcards.model}/seed-{wildcards.seed}/requests.parquet"
+    )
     return {"tokens": f"results/tokens/{moments['corpus']}.{tokenizer}"} | (
         {} if moments["edited"] else {"requests": requests}
     )

@@ -124,6 +124,7 @@ rule edit_model:
         editor=lookup(within=config, dpath="editing/editors/{editor}"),
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         code=digest(
+            "editing.__init__",
             "editing.run",
             "editing.places",
             "editing.editors",
@@ -265,7 +266,7 @@ rule summarise_places:
         table="results/tables/edit_places.csv",
         figure=report(
             "results/figures/edit_places-choosers.svg",
-            category="4. Editing",
+            category="5. Editing",
             labels={"figure": "Where to edit, and who predicts it"},
             caption="../report/edit-places.rst",
         ),

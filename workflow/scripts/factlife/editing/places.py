@@ -242,7 +242,7 @@ def summarise(swept: pd.DataFrame, found: pd.DataFrame, *, resamples: int) -> pd
         thought = np.where(np.isnan(thought), np.nanmin(thought) - 1, thought)
         with np.errstate(invalid="ignore", divide="ignore"):
             every = pd.DataFrame(np.vstack([own, drawn]).T)
-            correlation = every.corrwith(pd.Series(thought), method="spearman").to_numpy()
+            correlation = every.rank().corrwith(pd.Series(thought).rank()).to_numpy()
         add(choice.chooser, choice.token, choice.layer, "rank_correlation", correlation[0], correlation[1:])
     score = _halves(swept)
     add("sweep", places["token"][best], places["layer"][best], "chosen", own[best], drawn[:, best])
