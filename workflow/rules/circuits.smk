@@ -11,6 +11,7 @@ rule find_circuits:
         model="results/models/{model}/seed-{seed}",
     output:
         table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
+        hypotheses="results/circuits/{model}/seed-{seed}/hypotheses.parquet",
         circuits=expand(
             "results/circuits/{{model}}/seed-{{seed}}/{relation}.{method}.json",
             relation=config["circuits"]["relations"],
@@ -31,8 +32,10 @@ rule find_circuits:
         circuits={
             key: value for key, value in config["circuits"].items() if key != "models"
         },
+        hypotheses=lookup(within=config, dpath="hypotheses"),
         code=digest(
             "circuits.find",
+            "circuits.hypotheses",
             "circuits.edges",
             "circuits.attribution",
             "circuits.discovery",
@@ -52,8 +55,19 @@ rule summarise_circuits:
     """Join what was measured of circuits, and draw it."""
     input:
         tables=CIRCUITS,
+        hypotheses=for_all_models(
+            "results/circuits/{model}/seed-{seed}/hypotheses.parquet",
+            only=config["circuits"]["models"],
+        ),
     output:
         table="results/tables/circuits.csv",
+        hypotheses="results/tables/hypotheses.csv",
+        hypotheses_drawn=report(
+            "results/figures/circuits-hypotheses.svg",
+            category="4. Location",
+            labels={"figure": "Hypotheses about parts of models"},
+            caption="../report/circuits-hypotheses.rst",
+        ),
         faithfulness=report(
             "results/figures/circuits-faithfulness.svg",
             category="4. Location",

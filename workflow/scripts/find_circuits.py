@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models, world
 from factlife.circuits.find import find
-from factlife.config.circuits import Circuits
+from factlife.config.circuits import Circuits, Hypothesis
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,10 +18,14 @@ with jobs.start(snakemake) as job:
         world.beside(snakemake.input.facts),
         models.checkpoints(snakemake.input.model),
         config.parse(Circuits, snakemake.params.circuits),
+        config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),
     )
-    table = found.table
-    table.insert(0, "model", snakemake.wildcards.model)
-    table.insert(1, "seed", int(snakemake.wildcards.seed))
-    table.to_parquet(snakemake.output.table, index=False)
+    for table, path in (
+        (found.table, snakemake.output.table),
+        (found.hypotheses, snakemake.output.hypotheses),
+    ):
+        table.insert(0, "model", snakemake.wildcards.model)
+        table.insert(1, "seed", int(snakemake.wildcards.seed))
+        table.to_parquet(path, index=False)
     for path, circuit in zip(snakemake.output.circuits, found.circuits.values(), strict=True):
         Path(path).write_text(json.dumps(circuit | {"provenance": job.provenance}, default=str))

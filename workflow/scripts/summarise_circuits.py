@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = pd.concat([pd.read_parquet(path) for path in snakemake.input.tables], ignore_index=True)
-    table.to_csv(snakemake.output.table, index=False)
+    for paths, path in (
+        (snakemake.input.tables, snakemake.output.table),
+        (snakemake.input.hypotheses, snakemake.output.hypotheses),
+    ):
+        pd.concat([pd.read_parquet(each) for each in paths], ignore_index=True).to_csv(path, index=False)
+    table = pd.read_csv(snakemake.output.table)
     figures.write_svg(drawn.faithfulness(table), snakemake.output.faithfulness)
     figures.write_svg(drawn.training(table), snakemake.output.training)
+    tested = pd.read_csv(snakemake.output.hypotheses)
+    figures.write_svg(drawn.hypotheses(tested), snakemake.output.hypotheses_drawn)

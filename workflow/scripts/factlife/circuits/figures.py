@@ -63,3 +63,32 @@ def training(table: pd.DataFrame) -> alt.TopLevelMixin:
         )
         panels.append(base.mark_line(point={"size": 30}).properties(width=260, height=190))
     return alt.hconcat(*panels)
+
+
+def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """Effect of knocking each part out, and the control's, with the smallest effect of interest and the verdict."""
+    rows = table[table["metric"].isin(["effect", "control_effect"])]
+    rows = rows.assign(
+        corrupted=rows["metric"].map({"effect": "another answer", "control_effect": "same answer (control)"}),
+        label=rows["model"] + ": " + rows["hypothesis"] + " (" + rows["component"] + ")",
+    )
+    y = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=420, minExtent=260))
+    colour = alt.Color(
+        "corrupted:N",
+        title="as of a subject with",
+        sort=["another answer", "same answer (control)"],
+        legend=alt.Legend(orient="top", titleOrient="left"),
+    )
+    x = alt.X("estimate:Q", title="share of the logit difference that is lost", axis=alt.Axis(format="%"))
+    base = alt.Chart(rows)
+    effects = base.transform_filter("datum.metric == 'effect'")
+    # Flipped for claims that knocking out raises the answer.
+    limit = "datum.direction == 'lowers' ? datum.smallest_effect : -datum.smallest_effect"
+    return (
+        base.mark_rule(strokeWidth=2).encode(y=y, x=alt.X("ci_low:Q"), x2="ci_high:Q", color=colour)
+        + base.mark_circle(size=45, opacity=1).encode(y=y, x=x, color=colour)
+        + effects.transform_calculate(limit=limit)
+        .mark_tick(color="#000", thickness=1.5, size=14)
+        .encode(y=y, x="limit:Q")
+        + effects.mark_text(align="left", fontSize=11).encode(y=y, x=alt.value(430), text="verdict:N")
+    ).properties(width=420, height=alt.Step(20))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ import pandas as pd
 import torch
 
 from factlife import stats
-from factlife.circuits import attribution, validation
+from factlife.circuits import attribution, hypotheses, validation
 from factlife.circuits.attribution import Attribution, Batch
 from factlife.circuits.discovery import BUDGETS, edge_entropy, edges_of, export, jaccard, select
 from factlife.circuits.edges import CircuitError, EdgeModel
-from factlife.config.circuits import Circuits
+from factlife.config.circuits import Circuits, Hypothesis
 from factlife.models import load
 from factlife.tracing.patching import embed, stack
 from factlife.tracing.prompts import Pair, make_pairs
@@ -37,14 +38,21 @@ class Found(NamedTuple):
     Attributes:
         circuits: by relation and method, in the format of MIB.
         table: rows of ``circuits.csv`` but for ``model`` and ``seed``.
+        hypotheses: rows of ``hypotheses.csv`` but for the same.
     """
 
     circuits: dict[tuple[str, str], dict[str, Any]]
     table: pd.DataFrame
+    hypotheses: pd.DataFrame
 
 
 def find(
-    model: Any, tokenizer: Any, world: World, checkpoints: Sequence[tuple[int, Path]], settings: Circuits
+    model: Any,
+    tokenizer: Any,
+    world: World,
+    checkpoints: Sequence[tuple[int, Path]],
+    settings: Circuits,
+    stated: Mapping[str, Hypothesis] | None = None,
 ) -> Found:
     """Find the circuits of relations, validate them, and follow them over training.
 
@@ -56,7 +64,7 @@ def find(
     held = {relation: batches(model, pairs[1]) for relation, pairs in halves.items()}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     rows: list[pd.DataFrame] = []
-    chosen = {}
+    chosen, strengths = {}, {}
     for relation, (discovery, _) in halves.items():
         for method in settings.methods:
             used = batches(model, discovery)
@@ -80,6 +88,8 @@ def find(
                 one.assign(**keys)
                 for one in _validate(edges, scored, circuit, controls, used, held[relation], settings)
             ]
+            if method == settings.methods[0]:
+                strengths[relation] = scored.scores.mean(0)
             if method == settings.methods[0] and len(checkpoints) > 1:
                 rows.append(_training(METHODS[method], checkpoints, discovery[:_FOLLOWED], budget).assign(**keys))
             for kind in ("paraphrase", "question"):
@@ -96,7 +106,18 @@ def find(
         on=table["on"].fillna("held_out"),
         control=table["control"].fillna(""),
     )
-    return Found(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]))
+    tested = hypotheses.test(
+        edges,
+        {
+            relation: hypotheses.Prompts(held[relation], same_answer(model, pairs[1]))
+            for relation, pairs in halves.items()
+        },
+        stated or {},
+        hypotheses.automatic(edges.graph, strengths, settings.automatic, settings.smallest_effect),
+        resamples=settings.resamples,
+        batch_tokens=settings.batch_tokens,
+    )
+    return Found(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]), tested)
 
 
 # Fewest pairs that have a circuit.
@@ -182,6 +203,12 @@ def batches(model: Any, pairs: Sequence[Pair]) -> list[Batch]:
         )
         for group in _by_length(pairs)
     ]
+
+
+def same_answer(model: Any, pairs: Sequence[Pair]) -> list[Batch]:
+    """As ``batches``, with subjects in the corrupted runs who have the same answer; pairs without one are left out."""
+    alike = [replace(pair, donor_ids=pair.same_answer_ids) for pair in pairs if pair.same_answer_ids]
+    return batches(model, alike)
 
 
 def _by_length(pairs: Sequence[Pair]) -> list[list[Pair]]:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factlife.config.base import Name, Section, hint, key, missing
-from factlife.config.circuits import Circuits
+from factlife.config.circuits import Circuits, Hypothesis
 from factlife.config.circuits import problems as problems_of_circuits
 from factlife.config.collapse import Collapse
 from factlife.config.collapse import problems as problems_of_collapse
@@ -50,6 +50,7 @@ class Config(Section):
     recall: Recall = key(Recall(), "How models are asked.")
     tracing: Tracing = key(Tracing(), "How facts are located.")
     circuits: Circuits = key(Circuits(), "How circuits are found and validated.")
+    hypotheses: dict[Name, Hypothesis] = key({}, "What parts of models are said to do, by name.")
     editing: Editing = key(Editing(), "Which facts are changed, and by what.")
     influence: Influence = key(Influence(), "Which documents taught models their facts.")
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")

@@ -32,9 +32,27 @@ class Circuits(Section):
     random: Count = key(200, "Random circuits, with as many edges of each kind, as the control.")
     minimality: Count = key(30, "Edges of a circuit that are taken out, one at a time, and edges that are put in.")
     bootstrap: Annotated[int, Field(ge=2)] = key(100, "Circuits found on resampled subjects, for stability.")
+    automatic: int = key(
+        3, "Parts for which hypotheses are made, of the strongest and as many of the weakest, for each relation.", ge=0
+    )
+    smallest_effect: float = key(0.05, "Of interest in those hypotheses, as a share of the logit difference.", gt=0)
     resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
     batch_tokens: Count = key(4096, "Tokens in a forward pass; no result depends on it but in the last digits.")
     seed: Annotated[int, Field(ge=0)] = key(0, "Of the division of subjects and of random circuits.")
+
+
+class Hypothesis(Section):
+    """What a part of a model is said to do, tested by knocking it out."""
+
+    claim: str = key(..., "In words.")
+    component: Annotated[str, Field(pattern=r"^(a\d+(\.h\d+)?|m\d+)$")] = key(
+        ..., "A head `a1.h3`, all heads of a layer `a1`, or an MLP `m1`."
+    )
+    relation: str = key(..., "Whose held-out prompts are the test; one of `circuits.relations`.")
+    direction: Literal["lowers", "raises"] = key(
+        "lowers", "What knocking the part out does to the answer's logit difference."
+    )
+    smallest_effect: float = key(0.1, "Of interest, as a share of the logit difference.", gt=0)
 
 
 def problems(config: Config) -> Iterable[str]:
@@ -44,3 +62,9 @@ def problems(config: Config) -> Iterable[str]:
     for field in ("models", "relations", "methods"):
         if len(set(values := getattr(config.circuits, field))) < len(values):
             yield f"circuits.{field} has duplicates"
+    for name, hypothesis in config.hypotheses.items():
+        if hypothesis.relation not in config.circuits.relations:
+            yield (
+                f"hypotheses.{name}.relation is `{hypothesis.relation}`, which is not in circuits.relations; there are "
+                f"{', '.join(config.circuits.relations)}"
+            )
