@@ -5,7 +5,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from factlife.config.editing import AlphaEdit, Emmet, LocFt, Memit, Place, Requests, Rome, Schedule, Values
+from factlife.config.editing import (
+    AlphaEdit,
+    Emmet,
+    Ft,
+    LocFt,
+    Lora,
+    Memit,
+    Place,
+    Requests,
+    Rome,
+    Schedule,
+    UltraEdit,
+    Values,
+)
 from factlife.editing.editable import EditError, applied, write
 from factlife.editing.editors import EDITORS
 from factlife.editing.evaluate import judge
@@ -20,7 +33,10 @@ EDITED = {
     "emmet": Emmet(kind="emmet", place=ONE, values=FAST),
     "memit": Memit(kind="memit", place=PLACE, values=FAST),
     "alphaedit": AlphaEdit(kind="alphaedit", place=PLACE, values=FAST, energy=0.5),
+    "ultraedit": UltraEdit(kind="ultraedit", layers=[1, 2]),
+    "ft": Ft(kind="ft", layer=2, rate=0.02, limit=1.0),
     "locft": LocFt(kind="locft", layer=1, rate=0.02, epochs=20),
+    "lora": Lora(kind="lora", layers=[1], rate=0.02, epochs=10),
 }
 
 
@@ -52,8 +68,11 @@ def test_every_editor_makes_new_values_likelier_and_leaves_the_model_as_it_was(t
 
     assert_same_bits(target.model, weights)
     assert set(EDITORS) == set(EDITED)
-    layers = {"locft": [1], "rome": [2], "emmet": [2]}.get(kind, [1, 2])
-    assert set(deltas) == {target.weight_name(layer) for layer in layers}
+    layers = {"locft": [1], "rome": [2], "emmet": [2], "ft": [2]}.get(kind, [1, 2])
+    if kind == "lora":
+        assert len(deltas) == 7 and all(name.startswith("model.layers.1.") for name in deltas)
+    else:
+        assert set(deltas) == {target.weight_name(layer) for layer in layers}
     with applied(target.model, deltas):
         after = judge(target.model, target.tokenizer, asked)
     assert_same_bits(target.model, weights)

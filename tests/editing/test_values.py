@@ -25,6 +25,7 @@ _COMMON = {
 FAMILIES = {
     "Cohere2": {"num_key_value_heads": 2, "sliding_window": 3},
     "GPT2": {},
+    "GPTJ": {"rotary_dim": 4, "n_inner": 48},
     "GPTNeoX": {"use_parallel_residual": True},
     "Gemma2": {"num_key_value_heads": 2, "head_dim": 16, "final_logit_softcapping": 2.0},
     "Llama": {"num_key_value_heads": 2},
@@ -53,10 +54,11 @@ def obvious(target, requests, place, settings):
     """One vector at a time, whole sequences, whole model, torch's own Adam."""
     needed = values.slots(target, requests, place, joint=settings.joint)
     block = target.parts.blocks[target.layer(place.layers[-1])].module
+    mlp = target.parts.blocks[target.layer(place.layers[-1])].mlp
     found = []
     for vector in range(needed[-1].vector + 1):
         slots = [slot for slot in needed if slot.vector == vector]
-        spoken, kept, initial = [], [], []
+        spoken, kept, initial, written = [], [], [], []
         for slot in slots:
             one = requests.iloc[slot.request]
             for prefix in ("", *target.contexts[: settings.contexts]):
@@ -77,15 +79,19 @@ def obvious(target, requests, place, settings):
 
         contexts = 1 + min(settings.contexts, len(target.contexts))
         for one in spoken[::contexts]:
-            run(one)
+            with patch(mlp, lambda output, one=one, written=written: written.append(output[0, one.place].detach())):
+                run(one)
         home = torch.stack(initial).mean(0)
         with torch.no_grad():
             before = [run(one)[one.asked] for one in kept]
         unit = torch.zeros_like(home, requires_grad=True)
-        scale, longest = home.norm() / len(home) ** 0.5, settings.clamp * len(home) ** 0.5
+        home = torch.stack(written).mean(0) if settings.scale == "mlp" else home
+        relative = settings.units == "relative"
+        scale = home.norm() / len(home) ** 0.5 if relative else 1.0
+        longest = settings.clamp * home.norm() / scale
         adam = torch.optim.Adam([unit], lr=settings.rate)
         for step in range(settings.steps):
-            loss = settings.decay * (unit**2).mean()
+            loss = settings.decay * ((unit**2).mean() if relative else unit.norm() / home.norm() ** 2)
             for one in spoken:
                 said = run(one, unit * scale)
                 picked = [-said[one.asked + n, token] for n, token in enumerate(one.target)]
@@ -102,6 +108,35 @@ def obvious(target, requests, place, settings):
                 unit *= longest / unit.norm().clamp(min=longest)
         found.append((unit * scale).detach())
     return torch.stack(found)
+
+
+ABSOLUTE = {"units": "absolute", "rate": 0.3, "decay": 0.5, "clamp": 4.0}
+
+
+@pytest.mark.parametrize("changed", [ABSOLUTE, ABSOLUTE | {"scale": "mlp"}, {"scale": "mlp"}], ids=str)
+def test_units_of_the_originals_are_what_plain_adam_finds(target, requests, changed):
+    settings = SETTINGS.model_copy(update=changed)
+
+    found = values.target_values(target, requests, PLACES[0], settings)
+
+    expected = obvious(target, requests, PLACES[0], settings)
+    assert (found.delta - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_vector_is_done_once_its_answer_was_the_likeliest_often_enough(target, requests):
+    settings = SETTINGS.model_copy(update={"steps": 40, "clamp": 20.0, "rate": 0.5})
+    free = values.target_values(target, requests, PLACES[1], settings)
+
+    for patience in (1, 3):
+        stopped = values.target_values(target, requests, PLACES[1], settings.model_copy(update={"argmax": patience}))
+        for vector in range(len(stopped.delta)):
+            steps = int(stopped.steps[vector])
+            assert patience - 1 <= steps < int(free.steps[vector])
+            # Its steps are those that it would have taken anyway.
+            short = settings.model_copy(update={"steps": steps + 1})
+            if vector < 2:
+                same = values.target_values(target, requests, PLACES[1], short)
+                torch.testing.assert_close(same.delta[vector], stopped.delta[vector], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)

@@ -30,6 +30,7 @@ COMMON = {
 GROUPED = COMMON | {"num_key_value_heads": 2}
 WIDE = GROUPED | {"head_dim": 16}
 ROTARY = {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}
+GPTJ = {"vocab_size": 40, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 32, "rotary_dim": 4}
 GPT2 = {"vocab_size": 40, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 32}
 
 # Class name and config of a tiny model per family, and whether it is parallel and writes through norms.
@@ -41,6 +42,7 @@ CONFIGS = {
     "gpt2": ("GPT2", GPT2, False, False),
     "gpt_neox": ("GPTNeoX", COMMON | {"use_parallel_residual": True, "rope_parameters": ROTARY}, True, False),
     "gpt_neox-sequential": ("GPTNeoX", COMMON | {"use_parallel_residual": False}, False, False),
+    "gptj": ("GPTJ", GPTJ, True, False),
     "llama": ("Llama", GROUPED | {"attention_bias": True, "mlp_bias": True}, False, False),
     "mistral": ("Mistral", WIDE | {"sliding_window": 3}, False, False),
     "olmo2": ("Olmo2", GROUPED, False, True),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factlife.config.base import Count, Name, Section, Share, key, missing
+from factlife.config.editing_presets import with_preset
 
 
 class Place(Section):
@@ -24,21 +25,46 @@ class Place(Section):
         "Who chooses: `given`, the keys beside this one; or a chooser of `edit_places.csv`: then of `layers` only their "
         "number counts, the chosen block being the last of them.",
     )
+    spread: Literal["residual", "boundary"] = key(
+        "residual",
+        "`residual`: every layer writes its share of what the vectors after the last one ask for; `boundary`: only the "
+        "first and the last are written, each with vectors of its own (BLUE).",
+    )
 
 
 class Values(Section):
     """How the vector is found that, written at the place, makes the model say the new value."""
 
+    units: Literal["relative", "absolute"] = key(
+        "relative",
+        "What `rate` and `decay` count in: `relative` to ‖h‖ (see `scale`), so that they hold for models of any scale; "
+        "`absolute`, as the originals do: Adam's plain step, and a decay of ‖δ‖ / ‖h‖².",
+    )
+    scale: Literal["stream", "mlp"] = key(
+        "stream",
+        "Whose norm at the place is ‖h‖, to which `clamp` is relative: the residual stream's (MEMIT), or that of what "
+        "the MLP adds to it (ROME).",
+    )
     steps: Count = key(25, "Gradient steps; the last only looks.")
-    rate: float = key(0.2, "Step of Adam, in units of the residual stream's norm over the root of its width.", gt=0)
-    clamp: float = key(1.0, "Longest vector, in units of the residual stream's norm at the place.", gt=0)
-    decay: float = key(0.05, "Weight of the vector's squared length, in the same units.", ge=0)
+    rate: float = key(0.2, "Step of Adam; relative: in units of ‖h‖ over the root of its width.", gt=0)
+    clamp: float = key(1.0, "Longest vector, in units of ‖h‖.", gt=0)
+    decay: float = key(0.05, "Weight of the vector's length; relative: of (‖δ‖ / ‖h‖)².", ge=0)
     kl: float = key(0.0625, "Weight of the divergence that keeps what else is said about the subject.", ge=0)
     kl_over: Literal["relations", "essence"] = key(
         "relations",
         "`relations`: the prompts of the subject's other facts, where they are known; `essence`: ROME's `… is a`.",
     )
     stop: float = key(0.05, "Loss in nats at which a request is done.", ge=0)
+    argmax: Count | None = key(
+        None,
+        "A request is also done once the new value has been the most probable one in all contexts that many times "
+        "(MPES, ENCORE's early stop).",
+    )
+    anchor: bool = key(
+        False,
+        "Give what the MLP is to write, vector included, the mean norm that it had over the first batch, in the "
+        "original model; a vector that makes it longer than twice that is left out (NAS).",
+    )
     contexts: int = key(5, "Sentences of the corpus that are put before the prompt, beside the bare prompt.", ge=0)
     joint: bool = key(True, "Find one vector for all requests about one subject, which share its last token's key.")
     batch: Count = key(64, "Vectors that are found at once; none depends on it.")
@@ -56,7 +82,21 @@ class Schedule(Section):
     points: Count = key(5, "Times at which all edits so far are judged, where sequential.")
 
 
-class Rome(Section):
+class _Editor(Section):
+    """What all editors share."""
+
+    kind: str
+    preset: str | None = key(
+        None, "The originals' hyper-parameters for a model, such as `gpt-j`, under the keys that are given beside it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        return with_preset(given["kind"], given) if isinstance(given, Mapping) and given.get("preset") else given
+
+
+class Rome(_Editor):
     """ROME (Meng et al. 2022) with the averaged key everywhere (r-ROME, Gupta et al. 2024): one request, exactly."""
 
     kind: Literal["rome"] = key(..., "The editor.")
@@ -64,9 +104,13 @@ class Rome(Section):
     place: Place = key(Place(), "Where; one layer.")
     values: Values = key(Values(), "How new values are found.")
     moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
+    legacy: bool = key(
+        False, "As first published: the bare prompt's key in the denominator, so that some edits disable the model."
+    )
+    spare: bool = key(True, "Spare the keys of the corpus: C; without, C is the identity, as in EasyEdit's settings.")
 
 
-class Emmet(Section):
+class Emmet(_Editor):
     """EMMET (Gupta et al. 2024): a batch of requests, exactly but for a ridge."""
 
     kind: Literal["emmet"] = key(..., "The editor.")
@@ -77,7 +121,7 @@ class Emmet(Section):
     weight: float = key(0.1, "Ridge.", ge=0)
 
 
-class Memit(Section):
+class Memit(_Editor):
     """MEMIT (Meng et al. 2023): a batch of requests, balanced against the keys of a corpus."""
 
     kind: Literal["memit"] = key(..., "The editor.")
@@ -92,9 +136,10 @@ class Memit(Section):
         None, "λ: how many keys of the corpus one edited key is worth, as the originals give it.", gt=0
     )
     remember: bool = key(False, "Spare the keys of earlier batches too (MEMIT sequential).")
+    ridge: float = key(0.0, "Weight of the change's own squared norm (ENCORE), as the original gives it.", ge=0)
 
 
-class AlphaEdit(Section):
+class AlphaEdit(_Editor):
     """AlphaEdit (Fang et al. 2025): a batch of requests, in the space that the corpus's keys leave free."""
 
     kind: Literal["alphaedit"] = key(..., "The editor.")
@@ -112,7 +157,7 @@ class AlphaEdit(Section):
     threshold: float | None = key(None, "Largest eigenvalue of the free space, as the original gives it.", gt=0)
 
 
-class LocFt(Section):
+class LocFt(_Editor):
     """LocFT-BF (2025): plain fine-tuning of one down-projection, breadth first."""
 
     kind: Literal["locft"] = key(..., "The editor.")
@@ -121,9 +166,61 @@ class LocFt(Section):
     epochs: Count = key(25, "Times through the requests.")
     batch: Count = key(10, "Requests in a step.")
     rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
+    end: bool = key(False, "New values end with the end-of-text token.")
 
 
-Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt, Field(discriminator="kind")]
+class Ft(_Editor):
+    """FT-L (Zhu et al. 2020, Meng et al. 2022): fine-tuning of one down-projection, no entry of which moves far.
+
+    Every token of a new value is predicted from those before it; the published code predicts them all from the prompt.
+    """
+
+    kind: Literal["ft"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(kind="single", edits=50), "When requests are written.")
+    layer: int = key(-1, "Block whose down-projection is trained; negative ones count from the end.")
+    steps: Count = key(25, "Times through the requests, at most.")
+    batch: Count = key(100, "Requests in a step.")
+    rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
+    units: Literal["relative", "absolute"] = key(
+        "relative", "What `limit` counts in: standard deviations of the weight's entries, or the weight's own units."
+    )
+    limit: float = key(0.2, "Farthest that an entry of the weight may move.", gt=0)
+    stop: float = key(1e-2, "Mean loss in nats at which training ends.", ge=0)
+    end: bool = key(False, "New values end with the end-of-text token.")
+
+
+class Lora(_Editor):
+    """LoRA (Hu et al. 2022) on all linear maps of some blocks, merged into the weights."""
+
+    kind: Literal["lora"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    layers: list[int] | None = key(None, "Blocks, negative ones count from the end; empty for all.")
+    rank: Count = key(8, "Rank of each change.")
+    alpha: float = key(16.0, "Changes are scaled by this over `rank`.", gt=0)
+    epochs: Count = key(30, "Times through the requests.")
+    batch: Count = key(10, "Requests in a step.")
+    rate: float = key(5e-3, "Learning rate of Adam.", gt=0)
+    end: bool = key(False, "New values end with the end-of-text token.")
+    seed: int = key(0, "Seed of the first factors.", ge=0)
+
+
+class UltraEdit(_Editor):
+    """UltraEdit (Gu et al. 2025, 2505.14679): one pass forward and one backward, no target values, no subject."""
+
+    kind: Literal["ultraedit"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    layers: list[int] = key([-2, -1], "Blocks whose down-projections are changed, where `modules` is empty.")
+    modules: list[str] = key([], "Linear maps that are changed, by their names in the model.")
+    units: Literal["relative", "absolute"] = key(
+        "relative",
+        "What `rate` and `ridge` count in: `relative`: the root mean square of what the map returns at the answers, and "
+        "mean squared entries of its keys; `absolute`, as the original does.",
+    )
+    rate: float = key(1.0, "Size of the step against the normalised gradient.", gt=0)
+    ridge: float = key(1.0, "Ridge.", gt=0)
+
+
+Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt | Ft | Lora | UltraEdit, Field(discriminator="kind")]
 Located = Rome | Emmet | Memit | AlphaEdit
 
 
@@ -224,6 +321,10 @@ def problems(config: Any) -> Iterable[str]:
             yield from missing(f"editing.editors.{name}.moments", moments, editing.moments, "editing.moments")
         if editor.kind == "rome" and len(editor.place.layers) > 1:
             yield f"editing.editors.{name}.place.layers has {len(editor.place.layers)} layers; ROME edits one"
+        if editor.kind == "rome" and editor.legacy and editor.place.token != "subject_last":
+            yield f"editing.editors.{name}.legacy needs place.token subject_last, the only one that the first ROME knew"
+        if editor.kind == "memit" and editor.ridge and editor.weight is None:
+            yield f"editing.editors.{name}.ridge counts in units of `weight`, which is empty; give both, or neither"
 
 
 def _of_places(config: Any, name: str, edited: Edited) -> Iterable[str]:

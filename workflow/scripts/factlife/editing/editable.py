@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from factlife.config.editing import Place
@@ -70,9 +70,12 @@ class Editable:
 
     def delta(self, layer: int, change: Tensor) -> Deltas:
         """A change of a block's down-projection, (d_model, d_mlp), as the module keeps its weight."""
-        module = self.parts.blocks[layer].mlp_out
-        change = change.T if isinstance(module, Conv1D) else change
-        return {self.weight_name(layer): change.to(module.weight)}
+        return {self.weight_name(layer): as_kept(self.parts.blocks[layer].mlp_out, change)}
+
+
+def as_kept(module: nn.Module, change: Tensor) -> Tensor:
+    """A change of a linear map, (out, in), the way round and in the type in which the module keeps its weight."""
+    return (change.T if isinstance(module, Conv1D) else change).to(module.weight)
 
 
 @contextmanager
@@ -129,7 +132,16 @@ class Row:
     target: list[int]
 
 
-def row(target: Editable, place: Place, text: str, subject: str, answer: str = "", token: int | None = None) -> Row:
+def row(
+    target: Editable,
+    place: Place,
+    text: str,
+    subject: str,
+    answer: str = "",
+    token: int | None = None,
+    *,
+    end: bool = False,
+) -> Row:
     """A prompt, and what is to follow, as tokens.
 
     Args:
@@ -139,6 +151,7 @@ def row(target: Editable, place: Place, text: str, subject: str, answer: str = "
         subject: in the prompt, at its last occurrence.
         answer: what is to follow; empty for nothing.
         token: only this one of the answer's tokens, after those before it; the prompt ends there.
+        end: the answer ends with the end-of-text token.
 
     Raises:
         EditError: the subject is not in the prompt, or the answer cannot be written after it.
@@ -150,6 +163,10 @@ def row(target: Editable, place: Place, text: str, subject: str, answer: str = "
     ids, wanted = encoded["input_ids"], Answers(target.tokenizer).after(text, answer) if answer else []
     if answer and not wanted:
         raise EditError(f"the tokenizer cannot write {answer!r} after {text!r}")
+    if end:
+        if target.tokenizer.eos_token_id is None:
+            raise EditError("the tokenizer has no end-of-text token for new values to end with; set `end: false`")
+        wanted = [*wanted, target.tokenizer.eos_token_id]
     if token is not None:
         ids, wanted = [*ids, *wanted[:token]], wanted[token : token + 1]
     last = len(ids) - 1

@@ -30,6 +30,7 @@ class Suffixes:
 
     Attributes:
         hidden: the residual stream after the block from the place on, (sequence, column, d_model); column 0 is the place.
+        written: what the block's MLP returns at the place, (sequence, d_model).
         lengths: columns of each sequence that are no padding, (sequence,).
     """
 
@@ -68,15 +69,18 @@ class Suffixes:
                 use_cache=True,
             )
             self.kept = [(layer.keys, layer.values) for layer in cache.layers]
-            with capture({"block": self.parts.blocks[layer].module}) as found:
+            block, returned = self.parts.blocks[layer], []
+            hook = block.module.register_forward_hook(lambda _, __, output: returned.append(isinstance(output, tuple)))
+            with capture({"block": block.module, "mlp": block.mlp}) as found:
                 self.final = self._run()
-        self.hidden = found["block"]
+            hook.remove()
+        self.hidden, self.written, self.wrapped = found["block"], found["mlp"][:, 0], returned[0]
 
     def rerun(self, hidden: Tensor) -> Tensor:
         """What the final norm returns, (sequence, column, d_model), if the block had returned ``hidden``."""
         later = self.parts.blocks[self.layer + 1 :]
         entry = later[0].module if later else self.parts.final_norm
-        with _skipped(self.parts, self.layer), patch(entry, lambda _: hidden, inputs=True):
+        with _skipped(self.parts, self.layer, self.wrapped), patch(entry, lambda _: hidden, inputs=True):
             return self._run()
 
     def take(self, rows: Tensor) -> Suffixes:
@@ -85,6 +89,7 @@ class Suffixes:
         taken.model, taken.layer, taken.parts, taken.before = self.model, self.layer, self.parts, self.before
         taken.mask, taken.positions, taken.ids = self.mask[rows], self.positions[rows], self.ids[rows]
         taken.lengths, taken.hidden, taken.final = self.lengths[rows], self.hidden[rows], self.final[rows]
+        taken.written, taken.wrapped = self.written[rows], self.wrapped
         taken.kept = [(keys[rows], values[rows]) for keys, values in self.kept]
         return taken
 
@@ -101,10 +106,10 @@ class Suffixes:
 
 
 @contextmanager
-def _skipped(parts: Anatomy, layer: int) -> Any:
-    """Blocks up to one return what they take in."""
+def _skipped(parts: Anatomy, layer: int, wrapped: bool) -> Any:
+    """Blocks up to one return what they take in, as the first of a tuple where blocks of this architecture do so."""
     with ExitStack() as stack:
         for block in parts.blocks[: layer + 1]:
-            block.module.forward = lambda hidden_states, *_, **__: hidden_states
+            block.module.forward = lambda hidden_states, *_, **__: (hidden_states,) if wrapped else hidden_states
             stack.callback(delattr, block.module, "forward")
         yield

@@ -46,6 +46,7 @@ class Found:
         slots: what each vector is for.
         wanted: residual stream after the last edited block that makes the model say the new values, (vector, d_model).
         delta: what was added to get there, (vector, d_model).
+        written: what the MLP of that block wrote there before, (vector, d_model).
         losses: the last loss of each vector, in nats, (vector,).
         steps: gradient steps that each took, (vector,).
     """
@@ -53,6 +54,7 @@ class Found:
     slots: list[Slot]
     wanted: Tensor
     delta: Tensor
+    written: Tensor
     losses: Tensor
     steps: Tensor
 
@@ -82,7 +84,8 @@ def target_values(target: Editable, requests: pd.DataFrame, place: Place, settin
     The loss of a vector is the sum over its requests of the mean over contexts of -log p(new value) per token, plus
     ``kl`` times the mean over the subject's other prompts of KL(edited ‖ original), plus ``decay`` · (‖δ‖ / ‖h‖)². Adam
     steps δ in units of ‖h‖ / √d, after each step ‖δ‖ ≤ ``clamp`` · ‖h‖. h is the residual stream at the edited token of
-    the bare prompt.
+    the bare prompt, or what the MLP adds to it there. In absolute units, Adam steps δ itself, and the last term is
+    ``decay`` · ‖δ‖ / ‖h‖², as in ROME's and MEMIT's code.
 
     Args:
         target: the model; its weights stay as they are.
@@ -96,13 +99,14 @@ def target_values(target: Editable, requests: pd.DataFrame, place: Place, settin
         for start in range(0, needed[-1].vector + 1, settings.batch)
         if (chunk := [slot for slot in needed if start <= slot.vector < start + settings.batch])
     ]
-    initial, delta, losses, steps = (torch.cat(column) for column in zip(*parts, strict=True))
+    initial, delta, written, losses, steps = (torch.cat(column) for column in zip(*parts, strict=True))
+    longest = settings.clamp * (written if settings.scale == "mlp" else initial).norm(dim=1)
     logging.info(
         "target values of %d requests, %d vectors: loss %.3f after %.1f steps on average, %.0f %% at the clamp",
         len(requests), len(delta), losses.mean(), steps.double().mean(),
-        100 * (delta.norm(dim=1) > 0.999 * settings.clamp * initial.norm(dim=1)).double().mean(),
+        100 * (delta.norm(dim=1) > 0.999 * longest).double().mean(),
     )  # fmt: skip
-    return Found(needed, initial + delta, delta, losses, steps)
+    return Found(needed, initial + delta, delta, written, losses, steps)
 
 
 @dataclass
@@ -148,7 +152,7 @@ def _kept(request: pd.Series, edited: set[str], settings: Values) -> list[str]:
 
 def _search(
     target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, settings: Values
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     layer = target.layer(place.layers[-1])
     made = _rows(target, requests, needed, place, settings)
     vectors = needed[-1].vector - needed[0].vector + 1
@@ -168,20 +172,30 @@ def _search(
         for number, one in enumerate(made.rows)
         if not one.target
     ]
-    initial = _mean_by(suffixes.hidden[bare, 0], owner[bare], vectors)
-    scale = initial.norm(dim=1, keepdim=True) / initial.shape[1] ** 0.5
-    longest = settings.clamp * initial.shape[1] ** 0.5
-    # δ in units of ‖h‖ / √d.
+    initial, written = (
+        _mean_by(stream[bare], owner[bare], vectors) for stream in (suffixes.hidden[:, 0], suffixes.written)
+    )
+    length = (written if settings.scale == "mlp" else initial).norm(dim=1, keepdim=True)
+    # δ is searched in units of ‖h‖ / √d, or as it is.
+    relative = settings.units == "relative"
+    scale = length / initial.shape[1] ** 0.5 if relative else torch.ones_like(length)
+    longest = settings.clamp * length / scale
     delta, first, second = (torch.zeros_like(initial) for _ in range(3))
-    losses, steps = torch.zeros(vectors, device=device), torch.zeros(vectors, dtype=torch.long, device=device)
+    losses, steps, right = (
+        torch.zeros(vectors, dtype=kind, device=device) for kind in (torch.float, torch.long, torch.long)
+    )
     limit = settings.stop * torch.bincount(owner[bare], minlength=vectors)
     work = _Work(suffixes, owner, asked, kept, torch.arange(vectors, device=device))
     for step in range(settings.steps):
         active = work.vectors
         free = delta[active].requires_grad_()
-        loss = work.loss(free * scale[active]) + settings.decay * (free**2).mean(1)
+        loss, said = work.loss(free * scale[active])
+        loss = loss + settings.decay * ((free**2).mean(1) if relative else free.norm(dim=1) / length[active, 0] ** 2)
         losses[active], steps[active] = loss.detach(), step
+        right[active] += said
         going = loss.detach() >= limit[active]
+        if settings.argmax is not None:
+            going &= right[active] < settings.argmax
         if step == settings.steps - 1 or not going.any():
             break
         (gradient,) = torch.autograd.grad(loss.sum(), free)
@@ -190,7 +204,7 @@ def _search(
         delta[work.vectors] = _adam(gradient, delta, first, second, work.vectors, step + 1, settings.rate)
         norm = delta.norm(dim=1, keepdim=True)
         delta = delta * (longest / norm.clamp(min=longest))
-    return initial, delta * scale, losses, steps
+    return initial, delta * scale, written, losses, steps
 
 
 def _adam(
@@ -218,8 +232,8 @@ class _Work:
             still = suffixes.final[self.row[~self.answers], self.column[~self.answers]]
             self.before = unembed(suffixes.parts, still).float().log_softmax(-1)
 
-    def loss(self, delta: Tensor) -> Tensor:
-        """Of each vector, (vector,), with δ, (vector, d_model), added at the place."""
+    def loss(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each vector with δ, (vector, d_model), added at the place; and whether all its answers are the likeliest."""
         hidden = self.suffixes.hidden
         changed = torch.cat([hidden[:, :1] + delta[self.owner][:, None], hidden[:, 1:]], 1)
         normed = self.suffixes.rerun(changed)[self.row, self.column]
@@ -227,8 +241,11 @@ class _Work:
         said = -log_p[self.answers].gather(1, self.token[self.answers, None])[:, 0]
         now = log_p[~self.answers]
         drift = (now.exp() * (now - self.before)).sum(1)
-        parts = torch.cat([said, drift]) * self.weight
-        return torch.zeros(len(delta), device=parts.device).index_add(0, self.owner[self.row], parts)
+        parts, owner = torch.cat([said, drift]) * self.weight, self.owner[self.row]
+        missed = (log_p[self.answers].argmax(-1) != self.token[self.answers]).long()
+        wrong = torch.zeros(len(delta), dtype=torch.long, device=parts.device)
+        wrong = wrong.index_add(0, owner[self.answers], missed)
+        return torch.zeros(len(delta), device=parts.device).index_add(0, owner, parts), wrong == 0
 
     def take(self, going: Tensor) -> _Work:
         """Only the vectors that are not done."""
@@ -251,16 +268,25 @@ def _mean_by(values: Tensor, owner: Tensor, vectors: int) -> Tensor:
 
 
 def keys(
-    target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, layer: int, number: int
+    target: Editable,
+    requests: pd.DataFrame,
+    needed: Sequence[Slot],
+    place: Place,
+    layer: int,
+    number: int,
+    *,
+    halves: bool = True,
 ) -> Tensor:
     """What a down-projection reads where each vector is written, (d_mlp, vector).
 
-    Half is the bare prompt's key, half the mean over contexts (MEMIT), ``number`` of them at most; the mean over the
-    requests that share a vector.
+    Half is the bare prompt's key, half the mean over contexts (MEMIT), or, without ``halves``, the mean over the bare
+    prompt and contexts (ROME); ``number`` contexts at most; the mean over the requests that share a vector.
     """
     module = target.parts.blocks[layer].mlp_out
     read = [_read(target, requests, needed, place, module, prefix) for prefix in ("", *target.contexts[:number])]
-    return (read[0] if len(read) == 1 else (read[0] + torch.stack(read[1:]).mean(0)) / 2).T
+    if halves and len(read) > 1:
+        return ((read[0] + torch.stack(read[1:]).mean(0)) / 2).T
+    return torch.stack(read).mean(0).T
 
 
 def residual(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, layer: int) -> Tensor:

@@ -77,6 +77,17 @@ FAMILIES = {
         attention_out="dense",
         mlp_out="dense_4h_to_h",
     ),
+    "gptj": Family(
+        blocks="transformer.h",
+        embeddings=("transformer.wte",),
+        final_norm="transformer.ln_f",
+        attention="attn",
+        attention_out="out_proj",
+        mlp_out="fc_out",
+        attention_norm="ln_1",
+        mlp_norm="ln_1",
+        parallel=True,
+    ),
     "llama": Family(),
     "mistral": Family(),
     "olmo2": Family(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from factlife.editing.editors import alphaedit, emmet, locft, memit, rome
+from factlife.editing.editors import alphaedit, emmet, ft, locft, lora, memit, rome, ultraedit
 
 EDITORS: dict[str, Callable[..., Any]] = {
     "rome": rome.edit,
     "emmet": emmet.edit,
     "memit": memit.edit,
     "alphaedit": alphaedit.edit,
+    "ultraedit": ultraedit.edit,
+    "ft": ft.edit,
     "locft": locft.edit,
+    "lora": lora.edit,
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from factlife.config.editing import Located
@@ -14,25 +16,39 @@ from factlife.editing.editable import Deltas, Editable, applied, merged
 from factlife.editing.requests import EditError
 from factlife.editing.solver import Cost, ridge_for, solve
 
-# By block: the cost of changes, with what was written before, and the ridge.
-Memory = dict[int, tuple[Cost, float]]
+
+@dataclass
+class Memory:
+    """What later batches are told of earlier ones.
+
+    Attributes:
+        costs: by block, the cost of changes, with what was written before, and the ridge.
+        norms: by block, the norm to which NAS scales what MLPs are to write.
+    """
+
+    costs: dict[int, tuple[Cost, float]] = field(default_factory=dict)
+    norms: dict[int, float] = field(default_factory=dict)
 
 
 def edit(
     target: Editable,
     requests: pd.DataFrame,
     settings: Located,
-    memory: Memory,
+    memory: dict[str, Memory],
     *,
     cost: Callable[[Tensor], Cost],
     weight: float | None,
     share: float | None = None,
     remember: bool = False,
+    halves: bool = True,
+    bare: bool = False,
 ) -> Deltas:
     """Changes that write a batch of requests.
 
     The residual that the new values need after the last layer is spread over the layers: the first of n writes 1/n of
-    it, the next 1/(n-1) of what is then left (MEMIT, Meng et al. 2023, eq. 20).
+    it, the next 1/(n-1) of what is then left (MEMIT, Meng et al. 2023, eq. 20). With ``place.spread`` at the boundary,
+    the first layer writes all that vectors after it ask for, and then the last one what is still lacking there (BLUE,
+    2502.03748).
 
     Args:
         target: the model; its weights are as before when this returns.
@@ -43,6 +59,8 @@ def edit(
         weight: λ; if it is None, that at which the average key gets ``share`` of its residual.
         share: see there.
         remember: spare the keys of this batch in later ones.
+        halves: the bare prompt is half of each key; without, it counts as one of the contexts.
+        bare: scale changes such that the bare prompt's key gets the whole residual, alone.
 
     Raises:
         EditError: the editor cannot edit this model.
@@ -52,34 +70,60 @@ def edit(
             "this architecture writes its MLP's output through a norm, which closed forms do not solve for; "
             "use an editor of kind locft"
         )
+    known = memory.setdefault("closed form", Memory())
     place, search = settings.place, settings.values
     layers = [target.layer(layer) for layer in place.layers]
-    found = values.target_values(target, requests, place, search)
+    if place.spread == "boundary":
+        layers = list(dict.fromkeys([layers[0], layers[-1]]))
+    stages = [[layer] for layer in layers] if place.spread == "boundary" else [layers]
     deltas: Deltas = {}
-    for number, layer in enumerate(layers):
+    for stage in stages:
         with applied(target.model, deltas):
-            keys = values.keys(target, requests, found.slots, place, layer, search.contexts)
-            left = found.wanted - values.residual(target, requests, found.slots, place, layers[-1])
-        if layer not in memory:
-            price = cost(target.moment(layer))
-            strength = price.strength(keys)
-            ridge = weight if weight is not None else ridge_for(share, strength)
-            logging.info(
-                "block %d: q %.3g to %.3g, λ %.3g, %d dimensions",
-                layer,
-                strength.min(),
-                strength.max(),
-                ridge,
-                price.size,
-            )
-            memory[layer] = price, ridge
-        price, ridge = memory[layer]
-        deltas = merged(deltas, target.delta(layer, solve(left.T / (len(layers) - number), keys, price, ridge)))
+            found = values.target_values(target, requests, place.model_copy(update={"layers": stage}), search)
+        if search.anchor:
+            found = _anchored(found, known, stage[-1])
+        for number, layer in enumerate(stage):
+            with applied(target.model, deltas):
+                keys = values.keys(target, requests, found.slots, place, layer, search.contexts, halves=halves)
+                left = found.wanted - values.residual(target, requests, found.slots, place, stage[-1])
+                alone = values.keys(target, requests, found.slots, place, layer, 0) if bare else None
+            if layer not in known.costs:
+                known.costs[layer] = _priced(cost(target.moment(layer)), keys, weight, share, layer)
+            change = solve(left.T / (len(stage) - number), keys, *known.costs[layer])
+            if alone is not None:
+                change = change * _part(change, keys, alone)
+            deltas = merged(deltas, target.delta(layer, change))
     if remember:
         # The keys that the edited model reads, as the original adds them after all layers are written.
         with applied(target.model, deltas):
             for layer in layers:
-                price, ridge = memory[layer]
-                keys = values.keys(target, requests, found.slots, place, layer, search.contexts)
-                memory[layer] = price.remember(keys, ridge), ridge
+                price, ridge = known.costs[layer]
+                keys = values.keys(target, requests, found.slots, place, layer, search.contexts, halves=halves)
+                known.costs[layer] = price.remember(keys, ridge), ridge
     return deltas
+
+
+def _priced(price: Cost, keys: Tensor, weight: float | None, share: float | None, layer: int) -> tuple[Cost, float]:
+    strength = price.strength(keys)
+    ridge = weight if weight is not None else ridge_for(share, strength)
+    logging.info(
+        "block %d: q %.3g to %.3g, λ %.3g, %d dimensions", layer, strength.min(), strength.max(), ridge, price.size
+    )
+    return price, ridge
+
+
+def _anchored(found: values.Found, known: Memory, layer: int) -> values.Found:
+    """What the MLP is to write, rescaled to the mean norm over the first batch, less its longest twentieth (NAS)."""
+    written = found.written + found.delta
+    norms = written.norm(dim=1)
+    if layer not in known.norms:
+        known.norms[layer] = norms.sort().values[: max(1, len(norms) - len(norms) // 20)].mean().item()
+    norm = known.norms[layer]
+    scaled = torch.where((norms > 2 * norm)[:, None], found.written, written * (norm / norms)[:, None])
+    return replace(found, wanted=found.wanted - found.delta + scaled - found.written, delta=scaled - found.written)
+
+
+def _part(change: Tensor, keys: Tensor, alone: Tensor) -> Tensor:
+    """uᵀ k / uᵀ k₀ of the rank-one change δ uᵀ / (uᵀ k)."""
+    got, asked = change @ alone.double(), change @ keys.double()
+    return (asked * asked).sum() / (got * asked).sum()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from factlife.config.editing import Memit
 from factlife.editing.editable import Deltas, Editable
@@ -11,8 +13,17 @@ from factlife.editing.solver import Cost
 
 
 def edit(target: Editable, requests: pd.DataFrame, settings: Memit, memory: closed_form.Memory) -> Deltas:
-    """Δ = R Kᵀ (λ C + K Kᵀ)⁻¹, in the solver's form; λ such that the average request gets its share."""
+    """Δ = R Kᵀ (λ C + K Kᵀ)⁻¹, in the solver's form; λ such that the average request gets its share.
+
+    With ENCORE's ridge γ: Δ = R Kᵀ (λ C + γ I + K Kᵀ)⁻¹ (2502.01636).
+    """
+
+    def cost(moment: Tensor) -> Cost:
+        if not settings.ridge:
+            return Cost(moment)
+        return Cost(moment + settings.ridge / settings.weight * torch.eye(len(moment)).to(moment))
+
     return closed_form.edit(
         target, requests, settings, memory,
-        cost=Cost, weight=settings.weight, share=settings.share, remember=settings.remember,
+        cost=cost, weight=settings.weight, share=settings.share, remember=settings.remember,
     )  # fmt: skip

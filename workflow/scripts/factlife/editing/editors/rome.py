@@ -1,8 +1,10 @@
-"""ROME (Meng et al. 2022), with the averaged key wherever a key stands (r-ROME, Gupta et al. 2024)."""
+"""ROME (Meng et al. 2022), with the averaged key wherever a key stands (r-ROME, Gupta et al. 2024), or as first published."""
 
 from __future__ import annotations
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from factlife.config.editing import Rome
 from factlife.editing.editable import Deltas, Editable
@@ -11,5 +13,15 @@ from factlife.editing.solver import Cost
 
 
 def edit(target: Editable, requests: pd.DataFrame, settings: Rome, memory: closed_form.Memory) -> Deltas:
-    """Δ = δ uᵀ / (uᵀ k), u = C⁻¹ k: the solver without a ridge."""
-    return closed_form.edit(target, requests, settings, memory, cost=Cost, weight=0.0)
+    """Δ = δ uᵀ / (uᵀ k), u = C⁻¹ k: the solver without a ridge; k is the mean over the bare prompt and contexts.
+
+    As first published, the denominator is uᵀ k₀ with k₀ of the bare prompt alone: where uᵀ k₀ is small, the change is large
+    and disables the model.
+    """
+
+    def cost(moment: Tensor) -> Cost:
+        return Cost(moment if settings.spare else torch.eye(len(moment), dtype=moment.dtype, device=moment.device))
+
+    return closed_form.edit(
+        target, requests, settings, memory, cost=cost, weight=0.0, halves=False, bare=settings.legacy
+    )

@@ -1,0 +1,89 @@
+"""What editors by fine-tuning share: requests as batches of labelled tokens, and epochs of Adam over them."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from factlife.config.editing import Place
+from factlife.editing.editable import Editable, Row, row
+
+_ANYWHERE = Place(token="last")
+
+
+def rows(target: Editable, requests: pd.DataFrame, *, end: bool = False) -> list[Row]:
+    """Requests as tokens: a prompt with its new value, which may end with the end-of-text token."""
+    return [row(target, _ANYWHERE, one.prompt, one.subject, one.target, end=end) for one in requests.itertuples()]
+
+
+def tune(
+    model: Any,
+    made: Sequence[Row],
+    trained: Sequence[Tensor],
+    *,
+    epochs: int,
+    batch: int,
+    rate: float,
+    fill: int,
+    stop: float = 0.0,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Train some weights, which change in place, by Adam on -log p(new value), each token given those before it.
+
+    The order of requests is shuffled anew, from a fixed seed, in every epoch.
+
+    Args:
+        model: in eval mode.
+        made: requests as tokens.
+        trained: the weights.
+        epochs: times through the requests.
+        batch: requests in a step.
+        rate: learning rate.
+        fill: a token id for padding.
+        stop: mean loss of an epoch in nats below which the next does not begin.
+        after: called after each step.
+    """
+    optimizer = torch.optim.Adam(trained, lr=rate)
+    rng, losses = random.Random("tuning"), []
+    for _ in range(epochs):
+        order, total = rng.sample(range(len(made)), len(made)), 0.0
+        for start in range(0, len(order), batch):
+            chosen = [made[number] for number in order[start : start + batch]]
+            loss = answer_nats(model, chosen, fill)
+            for weight, gradient in zip(trained, torch.autograd.grad(loss, list(trained)), strict=True):
+                weight.grad = gradient
+            optimizer.step()
+            after()
+            total += loss.item() * len(chosen)
+        losses.append(total / len(made))
+        if losses[-1] < stop:
+            break
+    for weight in trained:
+        weight.grad = None
+    logging.info(
+        "fine-tuning: loss %.3f in the first of %d epochs, %.4f in the last", losses[0], len(losses), losses[-1]
+    )
+
+
+def answer_nats(model: Any, made: Sequence[Row], fill: int) -> Tensor:
+    """Mean over the answers' tokens of -log p, each given those before it."""
+    ids, labels, mask = padded(made, fill, next(model.parameters()).device)
+    logits = model(ids, attention_mask=mask, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def padded(made: Sequence[Row], fill: int, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, labels (-100 but where an answer's token follows) and mask, each (row, position)."""
+    width = max(len(one.ids) for one in made)
+    ids, labels = torch.full((len(made), width), fill), torch.full((len(made), width), -100)
+    for number, one in enumerate(made):
+        ids[number, : len(one.ids)] = torch.tensor(one.ids)
+        labels[number, one.asked : one.asked + len(one.target)] = torch.tensor(one.target)
+    mask = torch.arange(width) < torch.tensor([len(one.ids) for one in made])[:, None]
+    return ids.to(device), labels.to(device), mask.long().to(device)
