@@ -22,8 +22,8 @@ include: "workflow/rules/circuits.smk"
 include: "workflow/rules/editing.smk"
 include: "workflow/rules/influence.smk"
 include: "workflow/rules/dynamics.smk"
-include: "workflow/rules/ledger.smk"
 include: "workflow/rules/collapse.smk"
+include: "workflow/rules/ledger.smk"
 include: "workflow/rules/costs.smk"
 
 
@@ -36,8 +36,8 @@ rule all:
         rules.edits.input,
         rules.influence.input,
         rules.dynamics.input,
-        rules.ledger.input,
         rules.collapse.input,
+        rules.ledger.input,
         rules.summarise_costs.output,
 
 

@@ -96,6 +96,44 @@ def test_edits_count_once_they_are_all_made():
     assert found["edited_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edited_memit"])
 
 
+def test_edits_survive_where_they_had_been_right():
+    rows = [
+        (fact, group, layers, step, right)
+        for fact, group, layers, rights in [
+            ("kept", "edits", "all", [True, False, True]),
+            ("kept", "edits", "late", [True, True, False]),
+            ("lost", "edits", "all", [True, True, False]),
+            ("never", "edits", "all", [False, True, True]),
+            ("other", "control", "all", [True, True, True]),
+        ]
+        for step, right in zip((0, 10, 30), rights, strict=True)
+    ]
+    followed = pd.DataFrame(rows, columns=["fact_id", "group", "trained_layers", "step", "correct"])
+    found = life.survival(followed.assign(editor="memit", finetuning="lora", data="related"))
+    assert found["survived_memit_lora_related"].to_dict() == pytest.approx(
+        {"kept": 0.5, "lost": 0.0, "never": np.nan}, nan_ok=True
+    )
+
+
+def test_circuits_are_of_the_relation():
+    rows = [
+        ("city", "a", "faithfulness", 0.7, np.nan, ""),
+        ("city", "a", "faithfulness", 0.1, np.nan, "random_weights"),
+        ("city", "a", "faithfulness", 0.8, 10.0, ""),
+        ("city", "a", "faithfulness", 0.9, 20.0, ""),
+        ("city", "a", "faithfulness", 1.0, 40.0, ""),
+        ("city", "b", "faithfulness", 1.0, 1.0, ""),
+        ("major", "a", "faithfulness", 0.5, np.nan, ""),
+        ("major", "a", "faithfulness", 0.8, 40.0, ""),
+    ]
+    evaluated = pd.DataFrame(rows, columns=["relation", "method", "metric", "estimate", "edges", "control"])
+    evaluated = evaluated.assign(on="held_out", step=np.nan)
+    facts = pd.DataFrame({"relation": ["city", "major", "employer"]}, index=["f", "g", "h"])
+    found = life.circuits(evaluated, facts)
+    assert found["circuit_faithfulness"].to_dict() == pytest.approx({"f": 0.7, "g": 0.5, "h": np.nan}, nan_ok=True)
+    assert found["circuit_edges"].to_dict() == pytest.approx({"f": 20, "g": np.nan, "h": np.nan}, nan_ok=True)
+
+
 def test_a_fact_lasts_until_it_is_first_lost():
     grown = {"stays": [1, 1, 1], "lost": [1, 0, 0], "back": [1, 0, 1], "never": [0, 1, 1]}
     chain = [scores({fact: [[row[generation]]] for fact, row in grown.items()}) for generation in range(3)]

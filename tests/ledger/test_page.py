@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from factlife.ledger.page import curves, examples, page
+from factlife.ledger.page import curves, examples, page, traced
 
 
 def ledger(**changes):
@@ -24,7 +24,7 @@ def data(text):
 
 
 def test_page_holds_the_ledger_and_null_is_not_zero():
-    text = page(ledger(), {"m seed 0 p0.city": [[0, 0.0]]}, {}, {})
+    text = page(ledger(), {"m seed 0 p0.city": [[0, 0.0]]}, {}, {}, {})
     found = data(text)
     row = dict(zip(found["columns"], found["rows"][0], strict=True))
     assert row["subject"] == "Ann </script> & Co" and row["step_learned"] is None
@@ -34,7 +34,7 @@ def test_page_holds_the_ledger_and_null_is_not_zero():
 
 
 def test_page_asks_for_nothing_from_a_network():
-    assert not re.findall(r'(?:src|href)="(?!\$)|https?://|@import|url\(', page(ledger(), {}, {}, {}))
+    assert not re.findall(r'(?:src|href)="(?!\$)|https?://|@import|url\(', page(ledger(), {}, {}, {}, {}))
 
 
 def test_curves_are_of_trained_templates_at_every_checkpoint():
@@ -49,3 +49,17 @@ def test_examples_are_training_documents_that_state_the_fact():
     documents = pd.DataFrame(rows, columns=["doc_id", "fact_ids", "split"]).assign(text="T", kind="biography")
     found = examples(documents, "m", 0, each=1)
     assert found == {"m seed 0 f": [["d1", "T", "biography"]], "m seed 0 g": [["d1", "T", "biography"]]}
+
+
+def test_traced_documents_are_those_that_rankers_put_first():
+    documents = pd.DataFrame({"doc_id": ["d0", "d1"], "text": ["S", "T"], "fact_ids": [["f"], ["g"]]})
+    scores = pd.DataFrame(
+        [("q", "d0", 1.0), ("q", "d1", 2.0), ("r", "d0", 5.0), ("r", "d1", 5.0)],
+        columns=["query_id", "doc_id", "score"],
+    )
+    rankings = {"up": scores, "down": scores.assign(score=-scores["score"]), "same": scores}
+    found = traced(rankings, documents, {"q": "f", "r": "g"}, "m", 0)
+    assert found == {
+        "m seed 0 f": [["d1", "T", ["same", "up"], False], ["d0", "S", ["down"], True]],
+        "m seed 0 g": [["d0", "S", ["down", "same", "up"], False]],
+    }

@@ -267,26 +267,40 @@ def lives():
 
 
 def life(model, seed):
-    settings, run = config["models"][model], f"{model}/seed-{seed}"
+    run = f"{model}/seed-{seed}"
     paths = {
         "model": model,
         "seed": seed,
-        "facts": f"results/worlds/{settings['world']}/facts.parquet",
+        "facts": f"results/worlds/{config['models'][model]['world']}/facts.parquet",
         "recall": f"results/recall/{run}.parquet",
         "folder": f"results/models/{run}",
     }
     if model in TRAINED:
         paths["documents"] = (
-            f"results/corpora/{settings['training']['corpus']}/documents.parquet"
+            "results/corpora/{training[corpus]}/documents.parquet".format(
+                **config["models"][model]
+            )
         )
     if model in config["tracing"]["models"]:
         paths["tracing"] = f"results/tracing/{run}.parquet"
+    if model in config["circuits"]["models"]:
+        paths["circuits"] = f"results/circuits/{run}/evaluation.parquet"
     if INFLUENCE["models"].get(model, {}).get("rankers"):
         paths["influence"] = f"results/influence/{run}.queries.parquet"
+        corpus = factlife_config.influence.corpus_of(settings, model)
+        paths["rankings"] = {
+            ranker: SCORES.format(model=model, seed=seed, corpus=corpus, ranker=ranker)
+            for ranker in INFLUENCE["models"][model]["rankers"]
+        }
     if model in EDITED:
         paths["edits"] = [
             f"results/edits/{run}/{editor}" for editor in EDITED[model]["editors"]
         ]
+        followed = EDITED[model]["survival"]["editors"]
+        if followed:
+            paths["survival"] = [
+                f"results/survival/{run}/{editor}.parquet" for editor in followed
+            ]
     arms = [arm for arm in ARMS if config["collapse"]["arms"][arm]["model"] == model]
     if arms:
         paths["generations"] = {

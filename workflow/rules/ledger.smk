@@ -1,14 +1,33 @@
 LIVES = lives()
+# The stages' summaries, of which the run's findings are told.
+SUMMARIES = sorted(
+    {
+        path
+        for stage in (
+            rules.recall,
+            rules.dynamics,
+            rules.circuits,
+            rules.edits,
+            rules.influence,
+            rules.collapse,
+        )
+        for path in stage.input
+        if re.fullmatch(r"results/tables/[^/]*\.csv", path)
+    }
+)
 
 
 rule make_ledger:
-    """Join what all stages say of every fact, and ask what one stage says of another."""
+    """Join what all stages say of every fact, ask what one says of another, and tell what was found."""
     input:
-        [path for life in LIVES for path in files_of_life(life)],
+        lives=[path for life in LIVES for path in files_of_life(life)],
+        summaries=SUMMARIES,
     output:
         ledger="results/ledger.parquet",
         csv="results/ledger.csv",
         questions="results/tables/questions.csv",
+        # Beside the page, where the first page of the report finds it.
+        findings="results/figures/ledger-findings.rst",
         page=report(
             "results/figures/ledger-facts.html",
             category="8. Ledger",

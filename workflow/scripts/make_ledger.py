@@ -1,11 +1,12 @@
-"""Join what all stages say of every fact, and ask what one stage says of another."""
+"""Join what all stages say of every fact, ask what one says of another, and tell what was found."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factlife import config, figures, jobs, ledger
 from factlife.config.ledger import Ledger
 from factlife.ledger import figures as drawn
-from factlife.ledger import questions
+from factlife.ledger import findings, questions
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,3 +21,5 @@ with jobs.start(snakemake):
     answers.to_csv(snakemake.output.questions, index=False)
     figures.write_svg(drawn.effects(answers), snakemake.output.effects)
     figures.write_svg(drawn.outcomes(lives, answers), snakemake.output.outcomes)
+    told = findings.findings(findings.read(snakemake.input.summaries))
+    Path(snakemake.output.findings).write_text(findings.restructured_text(told), encoding="utf-8")

@@ -21,7 +21,8 @@ def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
             world), ``recall``, ``folder`` (the model), and where they were made ``documents``, ``tracing``,
-            ``influence``, ``edits`` (a folder for each editor) and ``generations`` (by arm, from generation 0 on).
+            ``circuits``, ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a folder for each editor), ``survival`` (a file for each editor)
+            and ``generations`` (by arm, from generation 0 on).
 
     Returns:
         One row per fact, model and seed, columns as in ``COLUMNS``; what a stage does not say is null.
@@ -46,11 +47,18 @@ def write_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], path: 
     """Write the page on which facts are looked up; ``models`` as in ``build``."""
     curves: dict[str, Any] = {}
     documents: dict[str, Any] = {}
+    traced: dict[str, Any] = {}
     for paths in models:
         curves |= page.curves(pd.read_parquet(paths["recall"]))
-        if "documents" in paths:
-            documents |= page.examples(corpus.read(paths["documents"]), paths["model"], paths["seed"])
-    Path(path).write_text(page.page(ledger, curves, documents, {}), encoding="utf-8")
+        if "documents" not in paths:
+            continue
+        read, of = corpus.read(paths["documents"]), (paths["model"], paths["seed"])
+        documents |= page.examples(read, *of)
+        if "rankings" in paths:
+            queries = pd.read_parquet(paths["influence"], columns=["query_id", "fact_id"]).drop_duplicates()
+            rankings = {ranker: pd.read_parquet(scores) for ranker, scores in paths["rankings"].items()}
+            traced |= page.traced(rankings, read, dict(queries.itertuples(index=False)), *of)
+    Path(path).write_text(page.page(ledger, curves, documents, traced, {}), encoding="utf-8")
 
 
 def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
@@ -60,10 +68,14 @@ def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
         parts.append(life.support(corpus.read(paths["documents"])))
     if "tracing" in paths:
         parts.append(life.tracing(pd.read_parquet(paths["tracing"])))
+    if "circuits" in paths:
+        parts.append(life.circuits(pd.read_parquet(paths["circuits"]), parts[0]))
     if "influence" in paths:
         parts.append(life.influence(pd.read_parquet(paths["influence"])))
     if "edits" in paths:
         parts.append(life.edits(pd.concat(pd.read_parquet(f"{folder}/edits.parquet") for folder in paths["edits"])))
+    if "survival" in paths:
+        parts.append(life.survival(pd.concat(pd.read_parquet(path) for path in paths["survival"])))
     for arm, folders in paths.get("generations", {}).items():
         parts.append(life.collapse(arm, [pd.read_parquet(f"{folder}/recall.parquet") for folder in folders]))
     table = parts[0].join(parts[1:]).reset_index()

@@ -26,6 +26,8 @@ class Column:
 _WORLD, _RECALL = "worlds/{world}", "recall/{model}/seed-{seed}.parquet"
 _TRACING = "tracing/{model}/seed-{seed}.parquet"
 _EDITS = "edits/{model}/seed-{seed}/{editor}"
+_CIRCUITS = "circuits/{model}/seed-{seed}/evaluation.parquet"
+_SURVIVAL = "survival/{model}/seed-{seed}/{editor}.parquet"
 _COLLAPSE = "collapse/{arm}/seed-{seed}/generation-{generation}"
 _INFLUENCE = "influence/{model}/seed-{seed}.queries.parquet"
 
@@ -57,9 +59,18 @@ COLUMNS = [
     Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, from 0."),
     Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back."),
     Column(
+        "circuit_faithfulness", "share", _CIRCUITS, "Of the logit difference, what the circuit of the fact's relation brings back on held-out subjects."
+    ),
+    Column(
+        "circuit_edges", "edges", _CIRCUITS, "Of the sizes tried, the smallest circuit of its relation with a faithfulness of 0.9. Null: none has it."
+    ),
+    Column(
         "edited_paraphrase_{editor}", "share", _EDITS, "Held-out templates after which the new value is the most probable, once all edits are made."
     ),
     Column("edited_{editor}", "share", _EDITS, "Whether the new value is the most probable after the edited prompt."),
+    Column(
+        "survived_{editor}_{finetuning}_{data}", "share", _SURVIVAL, "Whether the edit is left after further training. Null: it had not been right before."
+    ),
     Column(
         "influence_rank_{ranker}", "place", _INFLUENCE, "Place of the first document that states it; 1 is best, ties at their mean."
     ),

@@ -101,6 +101,44 @@ def edits(judged: pd.DataFrame) -> pd.DataFrame:
     return parts[0].join(parts[1]).astype(float).rename_axis("fact_id")
 
 
+def survival(followed: pd.DataFrame) -> pd.DataFrame:
+    """Whether edits are left at the last step of further training, of those that were right before it.
+
+    Args:
+        followed: every fact at every step, as ``results/survival`` has them; depths of training count alike.
+    """
+    edited = followed[followed["group"] == "edits"]
+    keys = ["editor", "finetuning", "data", "trained_layers", "fact_id"]
+    steps = edited.groupby(keys, observed=True)["step"]
+    first, last = (
+        edited[edited["step"] == at].set_index(keys)["correct"].astype(float)
+        for at in (steps.transform("min"), steps.transform("max"))
+    )
+    left = last.where(first == 1).groupby(level=["fact_id", "editor", "finetuning", "data"], observed=True).mean()
+    table = left.unstack(["editor", "finetuning", "data"])
+    return table.set_axis(["survived_" + "_".join(each) for each in table.columns], axis=1)
+
+
+def circuits(evaluated: pd.DataFrame, facts: pd.DataFrame, enough: float = 0.9) -> pd.DataFrame:
+    """The circuit of a fact's relation: how well it stands for the model, and how few edges do.
+
+    Args:
+        evaluated: circuits of all relations, as ``results/circuits`` has them; the first method counts.
+        facts: all facts of the world, indexed by ``fact_id``.
+        enough: faithfulness from which a circuit counts as one.
+    """
+    of = evaluated[(evaluated["method"] == evaluated["method"].iloc[0]) & (evaluated["on"] == "held_out")]
+    of = of[(of["metric"] == "faithfulness") & of["control"].isin(["", None]) & of["step"].isna()]
+    chosen, curve = of[of["edges"].isna()], of[of["estimate"] >= enough]
+    table = pd.DataFrame(
+        {
+            "circuit_faithfulness": chosen.groupby("relation")["estimate"].mean(),
+            "circuit_edges": curve.groupby("relation")["edges"].min(),
+        }
+    )
+    return facts[["relation"]].join(table, on="relation").drop(columns="relation").astype(float)
+
+
 def collapse(arm: str, generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """For how many generations a fact lasts.
 

@@ -33,6 +33,7 @@ def page(
     ledger: pd.DataFrame,
     curves: Mapping[str, Any],
     documents: Mapping[str, Any],
+    traced: Mapping[str, Any],
     graphs: Mapping[str, str],
 ) -> str:
     """The page.
@@ -40,7 +41,8 @@ def page(
     Args:
         ledger: one row per fact, model and seed.
         curves: by ``{model} seed {seed} {fact_id}``: pairs of statements read and share of templates answered.
-        documents: by the same: ``[id, text, what is said of it]`` of some that state the fact.
+        documents: by the same: ``[id, text, kind]`` of some that state the fact.
+        traced: by the same: ``[id, text, rankers that put it first, whether it states the fact]``.
         graphs: by the same: the address of the fact's attribution graph, relative to the page.
     """
     data = {
@@ -52,6 +54,7 @@ def page(
         "stages": _STAGES,
         "curves": curves,
         "documents": documents,
+        "traced": traced,
         "graphs": graphs,
     }
     # `</` would end the script element.
@@ -79,6 +82,33 @@ def examples(documents: pd.DataFrame, model: str, seed: int, *, each: int = 3) -
     for row in first.itertuples():
         found.setdefault(f"{model} seed {seed} {row.fact_ids}", []).append([row.doc_id, row.text, row.kind])
     return found
+
+
+def traced(
+    rankings: Mapping[str, pd.DataFrame], documents: pd.DataFrame, facts: Mapping[str, str], model: str, seed: int
+) -> dict[str, list[list[Any]]]:
+    """The document that each ranker puts first for each fact; of equals, the first document.
+
+    Args:
+        rankings: by ranker: ``query_id, doc_id, score``.
+        documents: all documents.
+        facts: the fact of each query.
+        model: the model's name.
+        seed: the model's seed.
+    """
+    texts, stated = documents.set_index("doc_id")["text"], documents.set_index("doc_id")["fact_ids"]
+    chosen: dict[str, dict[str, list[str]]] = {}
+    for ranker, scores in rankings.items():
+        for query, place in scores.groupby("query_id")["score"].idxmax().items():
+            if query in facts:
+                chosen.setdefault(facts[query], {}).setdefault(scores.at[place, "doc_id"], []).append(ranker)
+    return {
+        f"{model} seed {seed} {fact}": [
+            [document, texts[document], sorted(set(rankers)), fact in stated[document]]
+            for document, rankers in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        ]
+        for fact, found in sorted(chosen.items())
+    }
 
 
 def _about(name: str) -> str:

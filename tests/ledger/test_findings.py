@@ -1,0 +1,173 @@
+"""What a run found, told from tables small enough to read."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from factlife.ledger.findings import FINDINGS, findings, read, restructured_text
+
+
+def table(columns: str, *rows: tuple, **same: object) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns.split()).assign(**same)
+
+
+INTERVAL = {"ci_low": 0.1, "ci_high": 0.95}
+
+
+def experiment(name: str, metric: str, group: str, control: float, arm: float, low: float, high: float):
+    return table(
+        "arm estimate effect effect_low effect_high",
+        ("plain", control, float("nan"), float("nan"), float("nan")),
+        ("rich", arm, arm - control, low, high),
+        **(dict(experiment=name, metric=metric, group=group, control="plain", seed=0) | INTERVAL),
+    )
+
+
+TABLES = {
+    "recall": table(
+        "step probe_kind estimate",
+        (0, "forward", 0.0),
+        (9, "forward", 0.9),
+        (9, "paraphrase", 0.8),
+        (9, "untaught", 0.1),
+        **(dict(model="m", seed=0, exposures="all", relation="all", metric="first_token_accuracy") | INTERVAL),
+    ),
+    "dynamics": pd.concat(
+        [
+            experiment("tokenization", "steps_to_50", "", 100.0, 60.0, -50.0, -30.0),
+            experiment("augmentation", "final_question_exact_match", "unasked", 0.1, 0.9, 0.7, 0.9),
+            experiment("interference", "kept", "early", 0.5, 0.52, -0.1, 0.14),
+        ]
+    ),
+    "tracing": table(
+        "metric component window layer token_role estimate ci_low ci_high",
+        ("total_effect_logit", "", None, None, "", 10.0, 9.0, 11.0),
+        ("indirect_effect_logit", "mlp", 1, 0, "subject_last", 5.0, 4.0, 6.0),
+        ("indirect_effect_logit", "mlp", 3, 1, "subject_last", 9.0, 8.0, 9.0),
+        ("indirect_effect_logit", "mlp", 1, 2, "last", 2.0, 1.0, 3.0),
+        model="m", seed=0, corruption="replacement",
+    ),
+    "circuits": table(
+        "metric control edges n estimate ci_low ci_high",
+        ("faithfulness", None, None, 30, 0.9, 0.8, 0.95),
+        ("faithfulness", "random_weights", None, 30, 0.3, 0.2, 0.4),
+        ("faithfulness", None, 5.0, 30, 0.2, 0.1, 0.3),
+        ("random_best", None, None, 200, 0.27, None, None),
+        model="m", seed=0, relation="major", method="eap_ig", budget=0.15, on="held_out", step=None,
+    ),
+    "edits": table(
+        "editor schedule n_edits phase metric estimate",
+        *(
+            (editor, schedule, n, phase, metric, value - (0.5 if phase == "pre" else 0))
+            for editor, schedule, n, phase, value in [
+                ("weak", "batch", 8, "end", 0.6), ("strong", "batch", 4, "end", 0.7), ("strong", "batch", 8, "end", 0.8),
+                ("one", "single", 1, "post", 0.9), ("one", "single", 1, "pre", 1.0),
+            ]
+            for metric in ("efficacy", "paraphrase", "neighbourhood", "score")
+        ),
+        **(dict(model="m", seed=0, judge="argmax") | INTERVAL),
+    ),
+    "edit_survival": table(
+        "step data group estimate",
+        (0, "related", "edits", 1.0), (9, "related", "edits", 0.6), (9, "related", "control", 0.9),
+        **(dict(model="m", seed=0, editor="strong", finetuning="lora", trained_layers="all", metric="retention") | INTERVAL),
+    ),
+    "influence": table(
+        "ranker estimate",
+        ("bm25", 0.4), ("gradient", 0.9), ("random", 0.05), ("other", 0.7),
+        **(dict(model="m", seed=0, metric="mrr", credit="chain", document_kind="all", answered="all", depth="all", group="all") | INTERVAL),
+    ),
+    "collapse": table(
+        "arm generation group estimate",
+        ("replace", 0, "all", 0.9), ("replace", 2, "all", 0.5), ("replace", 2, "tail", 0.2), ("real-only", 2, "all", 0.85),
+        **(dict(seed=0, metric="recall") | INTERVAL),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        (
+            "Learning",
+            "After 9 steps *m* completes 90 % (10 to 95) of statements in trained wordings and 80 % (10 to 95) in "
+            "wordings that it never saw (first token); about people it was never taught, 10 % (10 to 95) by chance.",
+        ),
+        (
+            "Tokenization",
+            "Steps until half of the facts are recalled: *plain* 100 (0 to 1); *rich* 60 (0 to 1), "
+            "which is −40 (−50 to −30) against *plain*.",
+        ),
+        (
+            "Augmentation",
+            "Questions answered about people whose questions were never trained: *plain* 10 % (10 to 95); *rich* 90 % "
+            "(10 to 95), which is +80 points (+70 to +90) against *plain*.",
+        ),
+        (
+            "Forgetting",
+            "Kept of what was known before new facts were taught: *plain* 50 % (10 to 95); *rich* 52 % (10 to 95), "
+            "which is +2 points (−10 to +14) against *plain*, no clear difference.",
+        ),
+        (
+            "Location",
+            "Where one MLP brings back most of the logit difference that another subject's name takes away: in *m*, at "
+            "the subject last token in layer 0, bringing back 50 % (40 to 60).",
+        ),
+        (
+            "Circuit",
+            "15 % of the edges carry 90 % (80 to 95) of the answer to *major* on subjects that did not choose them; the "
+            "best of 200 random circuits of that size, 27 %.",
+        ),
+        (
+            "Editing",
+            "New values said, said in other wordings, neighbours left right: *one* (one edit at a time) 90 % (10 to 95), "
+            "90 % (10 to 95), 90 % (10 to 95); *strong* (8 edits) 80 % (10 to 95), 80 % (10 to 95), 80 % (10 to 95); "
+            "*weak* (8 edits) 60 % (10 to 95), 60 % (10 to 95), 60 % (10 to 95).",
+        ),
+        (
+            "Survival of edits",
+            "Left of *strong*'s edits after 9 more steps of training (*lora*) on *related* text 60 % (10 to 95) (facts "
+            "never edited: 90 % (10 to 95)).",
+        ),
+        (
+            "Influence",
+            "The ranker that puts documents which state a fact highest (mean reciprocal rank): for *m*, *gradient* 0.90 "
+            "(0.10 to 0.95), *bm25* 0.40, *random* 0.05.",
+        ),
+        (
+            "Collapse",
+            "Facts recalled by generation 2: *replace* 50 % (10 to 95), of rare ones 20 % (10 to 95); *real-only* "
+            "85 % (10 to 95).",
+        ),
+    ],
+)
+def test_findings_say_what_tables_hold(title, text):
+    assert dict(findings(TABLES))[title] == text
+
+
+def test_what_was_not_measured_is_said():
+    assert findings({}) == [(title, "Not measured in this run.") for title in FINDINGS]
+    assert len(FINDINGS) == 10
+
+
+@pytest.mark.parametrize("title", FINDINGS)
+def test_a_table_without_the_row_is_not_measured(title):
+    lacking = {name: rows[rows["metric"] == "none"] for name, rows in TABLES.items()}
+    assert dict(findings(lacking))[title] == "Not measured in this run."
+
+
+def test_nothing_is_found_where_nothing_was_lost():
+    traced = TABLES["tracing"].assign(ci_low=-1.0)
+    assert dict(findings({"tracing": traced}))["Location"].endswith(
+        "in *m*, nowhere, because that name takes nothing away."
+    )
+
+
+def test_findings_are_read_from_files_and_numbered(tmp_path):
+    for name, rows in TABLES.items():
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    found = findings(read(sorted(tmp_path.iterdir())))
+    assert found == findings(TABLES)
+    lines = restructured_text(found).splitlines()
+    assert lines[0].startswith("1. **Learning.** After 9 steps") and lines[9].startswith("10. **Collapse.**")

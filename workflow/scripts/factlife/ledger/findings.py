@@ -1,0 +1,234 @@
+"""What a run found, in words and numbers: one sentence or two for each stage, read from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+class NotMeasuredError(LookupError):
+    """The tables of this run do not hold what a finding needs."""
+
+
+def read(paths: Sequence[str | Path]) -> Tables:
+    """Read summaries, by file name."""
+    return {Path(path).stem: pd.read_csv(path, dtype={"exposures": str, "depth": str}) for path in paths}
+
+
+def findings(tables: Tables) -> list[tuple[str, str]]:
+    """Title and text of every finding, in the order of the story; what was not measured is said to be so.
+
+    Args:
+        tables: summaries by name, such as ``recall``, with the columns of ``results/tables``.
+    """
+    found = []
+    for title, tell in FINDINGS.items():
+        try:
+            found.append((title, tell(tables)))
+        except NotMeasuredError:
+            found.append((title, "Not measured in this run."))
+    return found
+
+
+def restructured_text(found: Sequence[tuple[str, str]]) -> str:
+    """Findings as a numbered list of the report's first page."""
+    return "\n".join(f"{number}. **{title}.** {text}" for number, (title, text) in enumerate(found, 1)) + "\n"
+
+
+def learning(tables: Tables) -> str:
+    """Recall at the end of training, of wordings that were trained and that were not, and of people never taught."""
+    of = _first(_table(tables, "recall"), "model", "seed")
+    last = _some(of, step=of["step"].max(), exposures="all", relation="all", metric="first_token_accuracy")
+    trained, unseen = (_percent(_one(last, probe_kind=kind)) for kind in ("forward", "paraphrase"))
+    told = f"after {last['step'].iloc[0]} steps {_name(of)} completes {trained} of statements in trained wordings and "
+    told += f"{unseen} in wordings that it never saw (first token)"
+    untaught = last[last["probe_kind"] == "untaught"]
+    if len(untaught):
+        told += f"; about people it was never taught, {_percent(untaught.iloc[0])} by chance"
+    return _sentence([told])
+
+
+def tokenization(tables: Tables) -> str:
+    """Steps to half of the recall, arm by arm."""
+    return _arms(tables, "tokenization", "steps_to_50", "steps until half of the facts are recalled")
+
+
+def augmentation(tables: Tables) -> str:
+    """Questions answered about subjects whose questions were never trained."""
+    told = "questions answered about people whose questions were never trained"
+    return _arms(tables, "augmentation", "final_question_exact_match", told, group="unasked", share=True)
+
+
+def forgetting(tables: Tables) -> str:
+    """What is kept of the old while the new is learnt."""
+    told = "kept of what was known before new facts were taught"
+    return _arms(tables, "interference", "kept", told, group="early", share=True)
+
+
+def location(tables: Tables) -> str:
+    """Token and layer whose MLP brings back most of the answer, model by model."""
+    table = _some(_table(tables, "tracing"), corruption="replacement")
+    parts = []
+    for _, traced in table.groupby("model", sort=False):
+        of = _first(traced, "seed")
+        mlp = _some(of, metric="indirect_effect_logit", component="mlp", window=1)
+        peak = mlp.loc[mlp["estimate"].idxmax()]
+        lost = _one(of, metric="total_effect_logit")
+        if lost["ci_low"] <= 0:
+            parts.append(f"in {_name(of)}, nowhere, because that name takes nothing away")
+            continue
+        share = peak[["estimate", "ci_low", "ci_high"]] / lost["estimate"]
+        parts.append(
+            f"in {_name(of)}, at the {peak['token_role'].replace('_', ' ')} token in layer {int(peak['layer'])}, "
+            f"bringing back {_percent(share)}"
+        )
+    told = "where one MLP brings back most of the logit difference that another subject's name takes away"
+    return _sentence([f"{told}: {'; '.join(parts)}"])
+
+
+def circuit(tables: Tables) -> str:
+    """How much of the behaviour a few edges carry on subjects that did not choose them."""
+    table = _first(_table(tables, "circuits"), "model", "seed", "method")
+    table = _some(table[table[["control", "step", "edges"]].isna().all(axis=1)], on="held_out")
+    parts = []
+    for relation, of in table.groupby("relation", sort=False):
+        faithful, best = _one(of, metric="faithfulness"), _one(of, metric="random_best")
+        parts.append(
+            f"{100 * faithful['budget']:g} % of the edges carry {_percent(faithful)} of the answer to *{relation}* on "
+            f"subjects that did not choose them; the best of {best['n']} random circuits of that size, "
+            f"{100 * best['estimate']:.0f} %"
+        )
+    return _sentence(parts)
+
+
+def editing(tables: Tables) -> str:
+    """The three editors of the highest score: what they write and what they leave alone."""
+    table = _some(_first(_table(tables, "edits"), "model", "seed"), judge="argmax")
+    final = table[table["phase"] == table["schedule"].eq("single").map({True: "post", False: "end"})]
+    final = final[final["n_edits"] == final.groupby(["editor", "schedule"])["n_edits"].transform("max")]
+    parts = []
+    for row in _some(final, metric="score").sort_values("estimate", ascending=False)[:3].itertuples():
+        of = _some(final, editor=row.editor, schedule=row.schedule)
+        written, held, left = (
+            _percent(_one(of, metric=metric)) for metric in ("efficacy", "paraphrase", "neighbourhood")
+        )
+        edits = "one edit at a time" if row.schedule == "single" else f"{row.n_edits} edits"
+        parts.append(f"*{row.editor}* ({edits}) {written}, {held}, {left}")
+    return _sentence([f"new values said, said in other wordings, neighbours left right: {'; '.join(parts)}"])
+
+
+def survival(tables: Tables) -> str:
+    """What is left of edits after further training, beside facts that were never edited."""
+    table = _first(_table(tables, "edit_survival"), "model", "seed", "editor", "finetuning", "trained_layers")
+    table = _some(table, metric="retention", step=table["step"].max())
+    parts = [
+        f"*{data}* text {_percent(_one(of, group='edits'))} (facts never edited: {_percent(_one(of, group='control'))})"
+        for data, of in table.groupby("data", sort=False)
+    ]
+    of = table.iloc[0]
+    told = f"left of *{of['editor']}*'s edits after {of['step']} more steps of training (*{of['finetuning']}*)"
+    return _sentence([f"{told} on {'; on '.join(parts)}"])
+
+
+def influence(tables: Tables) -> str:
+    """How high rankers put a document that states the fact, beside word overlap and chance."""
+    table = _some(_table(tables, "influence"), metric="mrr", credit="chain", document_kind="all", answered="all")
+    parts = []
+    for _, of in _some(table, depth="all", group="all").groupby("model", sort=False):
+        ranked = _first(of, "seed").sort_values("estimate", ascending=False)
+        best, *others = ranked.itertuples()
+        beside = [f", *{row.ranker}* {row.estimate:.2f}" for row in others if row.ranker in ("bm25", "random")]
+        parts.append(f"for {_name(of)}, *{best.ranker}* {_number(best._asdict())}{''.join(beside)}")
+    told = "the ranker that puts documents which state a fact highest (mean reciprocal rank)"
+    return _sentence([f"{told}: {'; '.join(parts)}"])
+
+
+def collapse(tables: Tables) -> str:
+    """What the last generation of each arm still knows, of all facts and of rare ones."""
+    table = _some(_first(_table(tables, "collapse"), "seed"), metric="recall")
+    parts = []
+    for arm, of in table.groupby("arm", sort=False):
+        last = _some(of, generation=of["generation"].max())
+        text = f"*{arm}* {_percent(_one(last, group='all'))}"
+        tail = last[last["group"] == "tail"]
+        parts.append(text + (f", of rare ones {_percent(tail.iloc[0])}" if len(tail) else ""))
+    return _sentence([f"facts recalled by generation {table['generation'].max()}: {'; '.join(parts)}"])
+
+
+FINDINGS: dict[str, Callable[[Tables], str]] = {
+    "Learning": learning,
+    "Tokenization": tokenization,
+    "Augmentation": augmentation,
+    "Forgetting": forgetting,
+    "Location": location,
+    "Circuit": circuit,
+    "Editing": editing,
+    "Survival of edits": survival,
+    "Influence": influence,
+    "Collapse": collapse,
+}
+
+
+def _arms(tables: Tables, experiment: str, metric: str, told: str, group: str = "", share: bool = False) -> str:
+    """Each arm's value, and how far it is from the control's."""
+    table = _first(_some(_table(tables, "dynamics"), experiment=experiment, metric=metric), "seed")
+    table = _some(table, group=group) if group else table
+    scale, unit = (100, " points") if share else (1, "")
+    parts = []
+    for row in table.itertuples():
+        text = f"*{row.arm}* {_percent(row._asdict()) if share else _number(row._asdict(), 0)}"
+        if row.arm != row.control:
+            unclear = "" if row.effect_low > 0 or row.effect_high < 0 else ", no clear difference"
+            effect, low, high = (
+                f"{scale * each:+.0f}".replace("-", "−") for each in (row.effect, row.effect_low, row.effect_high)
+            )
+            text += f", which is {effect}{unit} ({low} to {high}) against *{row.control}*{unclear}"
+        parts.append(text)
+    return _sentence([f"{told}: {'; '.join(parts)}"])
+
+
+def _table(tables: Tables, name: str) -> pd.DataFrame:
+    if name not in tables or tables[name].empty:
+        raise NotMeasuredError(name)
+    return tables[name]
+
+
+def _some(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
+    for column, value in keys.items():
+        table = table[table[column] == value]
+    if table.empty:
+        raise NotMeasuredError(str(keys))
+    return table
+
+
+def _one(table: pd.DataFrame, **keys: object) -> pd.Series:
+    return _some(table, **keys).iloc[0]
+
+
+def _first(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Rows of the first model, seed, … that a table names."""
+    for column in columns:
+        table = table[table[column] == table[column].iloc[0]]
+    return table
+
+
+def _number(row: Mapping[str, float] | pd.Series, digits: int = 2) -> str:
+    return f"{row['estimate']:.{digits}f} ({row['ci_low']:.{digits}f} to {row['ci_high']:.{digits}f})"
+
+
+def _percent(row: Mapping[str, float] | pd.Series) -> str:
+    estimate, low, high = (100 * row[each] for each in ("estimate", "ci_low", "ci_high"))
+    return f"{estimate:.0f} % ({low:.0f} to {high:.0f})"
+
+
+def _name(table: pd.DataFrame) -> str:
+    return f"*{table['model'].iloc[0]}*"
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
