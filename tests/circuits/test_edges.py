@@ -96,7 +96,7 @@ def test_shared_keys_feed_every_head_of_their_group():
 def test_a_model_that_writes_through_norms_has_no_edges():
     config = transformers.Gemma2Config(**shared.GROUPED, head_dim=16)
 
-    with pytest.raises(CircuitError, match="edges of gemma2 do not add up"):
+    with pytest.raises(CircuitError, match=r"edges of gemma2 do not add up"):
         EdgeModel(transformers.Gemma2ForCausalLM(config))
 
 

@@ -57,6 +57,23 @@ def test_the_circuit_keeps_to_its_budget(found):
     assert chosen == found.table.loc[found.table["metric"] == "edges", "estimate"].item()
 
 
+def test_heads_and_hypotheses_come_with_circuits(found):
+    assert set(found.heads["head"]) == {"a0.h0", "a0.h1", "a1.h0", "a1.h1"}
+    assert set(found.hypotheses["kind"]) == {"automatic"}
+
+
+def test_methods_are_compared(small_model, small_tokenizer, small_world):
+    settings = SETTINGS.model_copy(update={"methods": ["eap_ig", "exact", "denoising"], "nodes": True})
+
+    table = find(small_model, small_tokenizer, small_world, [], settings).table
+
+    pearson = table[table["metric"] == "pearson"].set_index(["method", "on"])["estimate"]
+    assert len(pearson) == 6 and pearson.between(-1, 1).all()
+    assert pearson["eap_ig", "exact"] == pytest.approx(pearson["exact", "eap_ig"])
+    # Four heads and two MLPs; a circuit of a share of .3 has two.
+    assert table[table["metric"] == "edges"]["estimate"].tolist() == [2, 2, 2]
+
+
 def test_it_is_the_same_again(found, small_model, small_tokenizer, small_world):
     again = find(small_model, small_tokenizer, small_world, [], SETTINGS)
 

@@ -12,6 +12,7 @@ rule find_circuits:
     output:
         table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
         hypotheses="results/circuits/{model}/seed-{seed}/hypotheses.parquet",
+        heads="results/circuits/{model}/seed-{seed}/heads.parquet",
         circuits=expand(
             "results/circuits/{{model}}/seed-{{seed}}/{relation}.{method}.json",
             relation=config["circuits"]["relations"],
@@ -37,6 +38,8 @@ rule find_circuits:
             "circuits.find",
             "circuits.hypotheses",
             "circuits.edges",
+            "circuits.nodes",
+            "circuits.roles",
             "circuits.attribution",
             "circuits.discovery",
             "circuits.validation",
@@ -59,9 +62,20 @@ rule summarise_circuits:
             "results/circuits/{model}/seed-{seed}/hypotheses.parquet",
             only=config["circuits"]["models"],
         ),
+        heads=for_all_models(
+            "results/circuits/{model}/seed-{seed}/heads.parquet",
+            only=config["circuits"]["models"],
+        ),
     output:
         table="results/tables/circuits.csv",
         hypotheses="results/tables/hypotheses.csv",
+        heads="results/tables/heads.csv",
+        heads_drawn=report(
+            "results/figures/circuits-heads.svg",
+            category="4. Location",
+            labels={"figure": "Heads: what each reads and writes"},
+            caption="../report/circuits-heads.rst",
+        ),
         hypotheses_drawn=report(
             "results/figures/circuits-hypotheses.svg",
             category="4. Location",

@@ -23,6 +23,7 @@ with jobs.start(snakemake) as job:
     for table, path in (
         (found.table, snakemake.output.table),
         (found.hypotheses, snakemake.output.hypotheses),
+        (found.heads, snakemake.output.heads),
     ):
         table.insert(0, "model", snakemake.wildcards.model)
         table.insert(1, "seed", int(snakemake.wildcards.seed))

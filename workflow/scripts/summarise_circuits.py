@@ -14,6 +14,7 @@ with jobs.start(snakemake):
     for paths, path in (
         (snakemake.input.tables, snakemake.output.table),
         (snakemake.input.hypotheses, snakemake.output.hypotheses),
+        (snakemake.input.heads, snakemake.output.heads),
     ):
         pd.concat([pd.read_parquet(each) for each in paths], ignore_index=True).to_csv(path, index=False)
     table = pd.read_csv(snakemake.output.table)
@@ -21,3 +22,4 @@ with jobs.start(snakemake):
     figures.write_svg(drawn.training(table), snakemake.output.training)
     tested = pd.read_csv(snakemake.output.hypotheses)
     figures.write_svg(drawn.hypotheses(tested), snakemake.output.hypotheses_drawn)
+    figures.write_svg(drawn.heads(pd.read_csv(snakemake.output.heads)), snakemake.output.heads_drawn)

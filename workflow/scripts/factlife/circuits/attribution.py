@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from factlife.circuits.edges import EdgeModel, difference, frozen
+from factlife.circuits.nodes import NodeModel
+
+# Edges, or nodes in their place.
+Model = EdgeModel | NodeModel
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,12 @@ class Attribution:
         return self.gap.quantile(0.9).item()
 
 
-def eap(edges: EdgeModel, batches: Sequence[Batch]) -> Attribution:
+def eap(edges: Model, batches: Sequence[Batch]) -> Attribution:
     """Edge attribution patching: (clean − corrupted) · gradient in the clean run (Syed et al. 2023, eq. 1)."""
     return _joined([_along(edges, batch, [1.0]) for batch in batches], 1)
 
 
-def eap_ig(
-    edges: EdgeModel, batches: Sequence[Batch], *, gap: float = GAP, steps: Sequence[int] = STEPS
-) -> Attribution:
+def eap_ig(edges: Model, batches: Sequence[Batch], *, gap: float = GAP, steps: Sequence[int] = STEPS) -> Attribution:
     """Edge attribution patching with integrated gradients (Hanna et al. 2024, eq. 3), by the midpoint rule.
 
     The gradient is averaged over inputs on the line from the corrupted to the clean embeddings. Edges out of the input
@@ -76,7 +78,7 @@ def eap_ig(
     return found
 
 
-def exact(edges: EdgeModel, batches: Sequence[Batch], *, batch_tokens: int = 4096) -> Attribution:
+def exact(edges: Model, batches: Sequence[Batch], *, batch_tokens: int = 4096) -> Attribution:
     """Exact edge patching: what the logit difference loses when one edge alone is corrupted.
 
     One run for each edge and pair.
@@ -95,7 +97,17 @@ def exact(edges: EdgeModel, batches: Sequence[Batch], *, batch_tokens: int = 409
     return _joined(parts, 0)
 
 
-def measure(edges: EdgeModel, batch: Batch, masks: Tensor, *, batch_tokens: int = 4096) -> Tensor:
+def denoising(edges: Model, batches: Sequence[Batch], *, batch_tokens: int = 4096) -> Attribution:
+    """What the corrupted run's logit difference gains when one edge alone carries its clean value.
+
+    The other side of ``exact``, which corrupts one edge of the clean run; the two differ where parts act together.
+    """
+    swapped = [Batch(one.corrupted, one.clean, one.answers, one.subjects) for one in batches]
+    found = exact(edges, swapped, batch_tokens=batch_tokens)
+    return Attribution(-found.scores, found.gap, 0)
+
+
+def measure(edges: Model, batch: Batch, masks: Tensor, *, batch_tokens: int = 4096) -> Tensor:
     """Logit difference, and whether the answer is the most probable token, of circuits: (circuit, pair, 2)."""
     pairs, length = batch.clean.shape[:2]
     parts = []
@@ -108,24 +120,24 @@ def measure(edges: EdgeModel, batch: Batch, masks: Tensor, *, batch_tokens: int 
     return torch.cat(parts)
 
 
-def _along(edges: EdgeModel, batch: Batch, points: Sequence[float]) -> Attribution:
+def _along(edges: Model, batch: Batch, points: Sequence[float]) -> Attribution:
     """Scores of one batch with gradients averaged over points between corrupted, 0, and clean, 1."""
     with torch.no_grad():
         base, clean = edges.record(batch.corrupted), edges.record(batch.clean)
-    changes, full = clean.writes - base.writes, edges.graph.edges.float()[None]
-    total = torch.zeros(len(batch.clean), *full.shape[1:], dtype=changes.dtype)
+    full = edges.graph.edges.float()[None]
+    total = torch.zeros(len(batch.clean), *full.shape[1:], dtype=batch.clean.dtype)
     with frozen(edges.model), torch.enable_grad():
         for point in points:
             # Cloned: tensors of inference mode take no gradient.
             inputs = torch.lerp(batch.corrupted, batch.clean, point).clone().requires_grad_()
             logits, reads = edges.run(inputs, base, full)
             gradients = torch.autograd.grad(difference(logits[0], batch.answers).sum(), reads)
-            gradient = torch.cat([each[0] for each in gradients])
-            total += torch.einsum("sbpd,rbpd->bsr", changes, gradient).cpu()
-    scores = total * edges.graph.edges / len(points)
+            total += edges.effects(clean, base, gradients).cpu()
+    scores = total / len(points)
     both = measure(edges, batch, torch.cat([full, 0 * full]))[..., 0]
     whole = both[0] - both[1]
-    return Attribution(scores, (scores[:, 0].sum(-1) - whole).abs() / whole.abs(), len(points))
+    gap = (scores[:, 0].sum(-1) - whole).abs() / whole.abs()
+    return Attribution(scores * edges.graph.edges, gap, len(points))
 
 
 def _joined(parts: Sequence[Attribution], steps: int) -> Attribution:

@@ -15,7 +15,9 @@ BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def connected(graph: Graph, circuit: Tensor) -> Tensor:
-    """The edges of a circuit, (writer, reader), that lie on a path from the input to the logits."""
+    """The edges of a circuit, (writer, reader), that lie on a path from the input to the logits; of nodes, all."""
+    if len(graph.readers) == 1:
+        return circuit
     feeds = graph.feeds().numpy()
     edges = circuit.numpy()
     # Writers come in the order in which they run, so one pass forward and one back are enough.
@@ -74,7 +76,19 @@ def edge_entropy(scores: Tensor) -> float:
 
 
 def export(graph: Graph, scores: Tensor, circuit: Tensor, *, d_model: int, parallel: bool) -> dict[str, Any]:
-    """A circuit in the format of the MIB benchmark; keys and values that heads share are written for each of them."""
+    """A circuit in the format of the MIB benchmark; keys and values that heads share are written for each of them.
+
+    A circuit of nodes has no edges, and the scores at its nodes.
+    """
+    cfg = {"n_layers": graph.n_layers, "n_heads": graph.n_heads, "parallel_attn_mlp": parallel, "d_model": d_model}
+    if len(graph.readers) == 1:
+        ends = {"input": {"in_graph": True}, "logits": {"in_graph": True}}
+        inside = {
+            name: {"score": float(scores[row, 0]), "in_graph": bool(circuit[row, 0])}
+            for row, name in enumerate(graph.writers)
+            if row
+        }
+        return {"cfg": cfg, "nodes": ends | inside, "edges": {}}
     group = graph.n_heads // graph.n_kv_heads
     within = circuit.any(1)
     nodes = {name: {"in_graph": bool(within[row])} for row, name in enumerate(graph.writers)}
@@ -91,5 +105,4 @@ def export(graph: Graph, scores: Tensor, circuit: Tensor, *, d_model: int, paral
                     "score": float(scores[row, column]),
                     "in_graph": bool(circuit[row, column]),
                 }
-    cfg = {"n_layers": graph.n_layers, "n_heads": graph.n_heads, "parallel_attn_mlp": parallel, "d_model": d_model}
     return {"cfg": cfg, "nodes": nodes, "edges": edges}

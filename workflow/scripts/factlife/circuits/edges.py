@@ -2,12 +2,12 @@
 
 The residual stream is a sum, so what a head or an MLP reads is the sum of what the embedding and all earlier heads and
 MLPs wrote. An edge is one term of that sum. Where writers pass a norm of their own (Gemma 2, OLMo 2), heads do not add
-up, and there are no edges; ``nodes`` works there.
+up, and there are no edges; ``factlife.circuits.nodes`` works there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -186,7 +186,7 @@ class EdgeModel:
         if parts.post_normed:
             raise CircuitError(
                 f"edges of {model.config.model_type} do not add up, since attention and MLPs write through norms; "
-                "use the method `nodes`"
+                "set circuits.nodes: true"
             )
         self.graph = graph(parts.n_layers, parts.n_heads, parts.n_kv_heads, parallel=parts.parallel)
         self.layers = [head_reads(block, parts.n_heads, parts.n_kv_heads, parts.head_dim) for block in parts.blocks]
@@ -241,6 +241,11 @@ class EdgeModel:
             repeated = inputs.repeat(count, 1, 1)
             logits = self.model(inputs_embeds=repeated, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits.unflatten(0, (count, -1)), run.reads
+
+    def effects(self, clean: States, base: States, gradients: Sequence[Tensor]) -> Tensor:
+        """(clean − corrupted) · gradient of each edge, (batch, writer, reader), for gradients of one circuit's reads."""
+        gradient = torch.cat([each[0] for each in gradients])
+        return torch.einsum("sbpd,rbpd->bsr", clean.writes - base.writes, gradient)
 
     def _heads(self, layer: int, z: Tensor) -> Tensor:
         """What each head writes, (head, …, d_model), from what the output projection reads, (…, n_heads · head_dim)."""

@@ -92,3 +92,37 @@ def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:
         .encode(y=y, x="limit:Q")
         + effects.mark_text(align="left", fontSize=11).encode(y=y, x=alt.value(430), text="verdict:N")
     ).properties(width=420, height=alt.Step(20))
+
+
+_SHOWN = 24
+
+
+def heads(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """Direct effect of each head on the answer by where it read it, with its role, one panel a relation."""
+    table = table[table["role"] != "none"].assign(circuit=table["model"] + ": " + table["relation"])
+    from_ = {"from_subject": "the subject", "from_relation": "tokens after it"}
+    wide = table.pivot_table(
+        index=["circuit", "head", "layer", "role"], columns="metric", values="estimate", aggfunc="mean"
+    ).reindex(columns=[*from_, "contrast"])
+    size = wide[list(from_)].abs().sum(axis=1)
+    wide = wide[size.groupby("circuit").rank(ascending=False) <= _SHOWN].reset_index().sort_values(["layer", "head"])
+    panels = []
+    for circuit, rows in wide.groupby("circuit", sort=False):
+        y = alt.Y("head:N", title=None, sort=None)
+        long = rows.melt(["head", "role"], list(from_), "source", "effect").replace({"source": from_})
+        bars = (
+            alt.Chart(long)
+            .mark_bar(height=9)
+            .encode(
+                y=y,
+                x=alt.X("effect:Q", title="direct effect on the answer's logit"),
+                color=alt.Color(
+                    "source:N", title="read from", sort=list(from_.values()), legend=alt.Legend(orient="top")
+                ),
+            )
+        )
+        base = alt.Chart(rows).encode(y=y)
+        ticks = base.mark_tick(color="#000", thickness=1.5, size=13).encode(x="contrast:Q")
+        words = base.mark_text(align="left", fontSize=11).encode(x=alt.value(330), text="role:N")
+        panels.append((bars + ticks + words).properties(width=320, height=alt.Step(15), title=circuit))
+    return alt.hconcat(*panels)

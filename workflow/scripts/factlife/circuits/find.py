@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +16,11 @@ import torch
 
 from factlife import stats
 from factlife.circuits import attribution, hypotheses, validation
-from factlife.circuits.attribution import Attribution, Batch
+from factlife.circuits.attribution import Attribution, Batch, Model
 from factlife.circuits.discovery import BUDGETS, edge_entropy, edges_of, export, jaccard, select
 from factlife.circuits.edges import CircuitError, EdgeModel
+from factlife.circuits.nodes import NodeModel
+from factlife.circuits.roles import roles
 from factlife.config.circuits import Circuits, Hypothesis
 from factlife.models import load
 from factlife.tracing.patching import embed, stack
@@ -29,6 +32,7 @@ METHODS: dict[str, Callable[..., Attribution]] = {
     "eap": attribution.eap,
     "eap_ig": attribution.eap_ig,
     "exact": attribution.exact,
+    "denoising": attribution.denoising,
 }
 
 
@@ -39,11 +43,13 @@ class Found(NamedTuple):
         circuits: by relation and method, in the format of MIB.
         table: rows of ``circuits.csv`` but for ``model`` and ``seed``.
         hypotheses: rows of ``hypotheses.csv`` but for the same.
+        heads: rows of ``heads.csv`` but for the same; none where heads' effects do not add up.
     """
 
     circuits: dict[tuple[str, str], dict[str, Any]]
     table: pd.DataFrame
     hypotheses: pd.DataFrame
+    heads: pd.DataFrame
 
 
 def find(
@@ -59,12 +65,12 @@ def find(
     Raises:
         CircuitError: a relation's answers have several tokens, or it has too few prompts.
     """
-    edges = EdgeModel(model)
+    edges = (NodeModel if settings.nodes else EdgeModel)(model)
     halves = {relation: split(model, tokenizer, world, relation, settings) for relation in settings.relations}
     held = {relation: batches(model, pairs[1]) for relation, pairs in halves.items()}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     rows: list[pd.DataFrame] = []
-    chosen, strengths = {}, {}
+    chosen, strengths = {}, defaultdict(dict)
     for relation, (discovery, _) in halves.items():
         for method in settings.methods:
             used = batches(model, discovery)
@@ -88,10 +94,11 @@ def find(
                 one.assign(**keys)
                 for one in _validate(edges, scored, circuit, controls, used, held[relation], settings)
             ]
-            if method == settings.methods[0]:
-                strengths[relation] = scored.scores.mean(0)
+            strengths[relation][method] = scored.scores.mean(0)
             if method == settings.methods[0] and len(checkpoints) > 1:
-                rows.append(_training(METHODS[method], checkpoints, discovery[:_FOLLOWED], budget).assign(**keys))
+                rows.append(
+                    _training(type(edges), METHODS[method], checkpoints, discovery[:_FOLLOWED], budget).assign(**keys)
+                )
             for kind in ("paraphrase", "question"):
                 pairs = known_pairs(
                     model, tokenizer, world, relation, kind, settings, {one.fact_id for one in halves[relation][1]}
@@ -99,7 +106,7 @@ def find(
                 if len(pairs) >= ENOUGH:
                     measured = _run(edges, batches(model, pairs), [circuit], settings)
                     rows.append(_faithfulness(measured, 0, "faithfulness", settings).assign(on=kind, **keys))
-    rows += list(_between(edges, chosen, held, settings))
+    rows += [*_between(edges, chosen, held, settings), *_methods(edges, strengths)]
     table = pd.concat(rows, ignore_index=True)
     table = table.assign(
         budget=table["budget"].fillna(settings.budget),
@@ -113,11 +120,18 @@ def find(
             for relation, pairs in halves.items()
         },
         stated or {},
-        hypotheses.automatic(edges.graph, strengths, settings.automatic, settings.smallest_effect),
+        hypotheses.automatic(
+            edges.graph,
+            {relation: found[settings.methods[0]] for relation, found in strengths.items()},
+            settings.automatic,
+            settings.smallest_effect,
+        ),
         resamples=settings.resamples,
         batch_tokens=settings.batch_tokens,
     )
-    return Found(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]), tested)
+    asked = [] if edges.parts.post_normed else [pair for pairs in halves.values() for pair in pairs[1]]
+    heads = roles(model, asked, resamples=settings.resamples)
+    return Found(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]), tested, heads)
 
 
 # Fewest pairs that have a circuit.
@@ -171,10 +185,10 @@ def known_pairs(
     )
     if left_out:
         logging.info("%d prompts of %s are left out: %s", len(left_out), relation, sorted(set(left_out.values()))[0])
-    if several := [pair for pair in pairs if pair.target_tokens > 1]:
+    if not settings.first_token and (several := [pair for pair in pairs if pair.target_tokens > 1]):
         raise CircuitError(
             f"the answer to {several[0].probe_id} has {several[0].target_tokens} tokens; circuits explain one token: "
-            f"leave relation `{relation}` out of circuits.relations"
+            f"leave relation `{relation}` out of circuits.relations, or set circuits.first_token: true"
         )
     order = np.random.default_rng(settings.seed).permutation(len(pairs))
     pairs = [pairs[place] for place in order]
@@ -219,13 +233,13 @@ def _by_length(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 
 def _run(
-    edges: EdgeModel, held: Sequence[Batch], circuits: Sequence[torch.Tensor], settings: Circuits
+    edges: Model, held: Sequence[Batch], circuits: Sequence[torch.Tensor], settings: Circuits
 ) -> validation.Measured:
     return validation.run(edges, held, circuits, batch_tokens=settings.batch_tokens)
 
 
 def _validate(
-    edges: EdgeModel,
+    edges: Model,
     scored: Attribution,
     circuit: torch.Tensor,
     controls: dict[str, torch.Tensor],
@@ -296,12 +310,16 @@ def _against_random(
 
 
 def _training(
-    method: Callable[..., Attribution], checkpoints: Sequence[tuple[int, Path]], pairs: Sequence[Pair], budget: int
+    kind: type[Model],
+    method: Callable[..., Attribution],
+    checkpoints: Sequence[tuple[int, Path]],
+    pairs: Sequence[Pair],
+    budget: int,
 ) -> pd.DataFrame:
     """Entropy of the edges' scores at each checkpoint, and overlap of its circuit with the last one's, on a few pairs."""
     scores, chosen = {}, {}
     for step, folder in checkpoints:
-        edges = EdgeModel(load(folder)[0])
+        edges = kind(load(folder)[0])
         scores[step] = method(edges, batches(edges.model, pairs)).scores.mean(0)
         chosen[step] = select(edges.graph, scores[step], budget)
     last = chosen[checkpoints[-1][0]]
@@ -313,7 +331,7 @@ def _training(
 
 
 def _controls(
-    edges: EdgeModel, used: Sequence[Batch], method: Callable[..., Attribution], settings: Circuits
+    edges: Model, used: Sequence[Batch], method: Callable[..., Attribution], settings: Circuits
 ) -> Iterable[tuple[str, torch.Tensor]]:
     """Scores that know nothing: of a model with random weights, and of answers that belong to other prompts."""
     model = edges.model
@@ -322,14 +340,14 @@ def _controls(
         blank = type(model)(model.config).eval().to(model.device)
     tables = blank.get_input_embeddings().weight.std() / model.get_input_embeddings().weight.std()
     ours = [Batch(one.clean * tables, one.corrupted * tables, one.answers, one.subjects) for one in used]
-    yield "random_weights", method(EdgeModel(blank), ours).scores.mean(0).detach()
+    yield "random_weights", method(type(edges)(blank), ours).scores.mean(0).detach()
     answers = torch.cat([one.answers for one in used]).roll(1, 0).split([len(one.answers) for one in used])
     shuffled = [Batch(one.clean, one.corrupted, other, one.subjects) for one, other in zip(used, answers, strict=True)]
     yield "shuffled_labels", method(edges, shuffled).scores.mean(0)
 
 
 def _between(
-    edges: EdgeModel, chosen: dict[tuple[str, str], torch.Tensor], held: dict[str, list[Batch]], settings: Circuits
+    edges: Model, chosen: dict[tuple[str, str], torch.Tensor], held: dict[str, list[Batch]], settings: Circuits
 ) -> Iterable[pd.DataFrame]:
     """Overlap of relations' circuits, and how well each does on the others' prompts."""
     for (relation, method), circuit in chosen.items():
@@ -339,6 +357,16 @@ def _between(
                 measured = _run(edges, held[other], [circuit], settings)
                 yield _faithfulness(measured, 0, "faithfulness", settings).assign(on=other, **keys)
                 yield _point("overlap", jaccard(circuit, chosen[other, method])).assign(on=other, **keys)
+
+
+def _methods(edges: Model, strengths: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterable[pd.DataFrame]:
+    """Pearson correlation of the scores that methods give the edges of one relation."""
+    there = edges.graph.edges
+    for relation, by_method in strengths.items():
+        for one, other in itertools.permutations(by_method, 2):
+            both = torch.stack([by_method[one][there], by_method[other][there]])
+            row = _point("pearson", torch.corrcoef(both)[0, 1].item(), int(there.sum()))
+            yield row.assign(on=other, relation=relation, method=one)
 
 
 def _faithfulness(measured: validation.Measured, circuit: int, metric: str, settings: Circuits) -> pd.DataFrame:

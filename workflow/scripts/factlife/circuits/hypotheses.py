@@ -12,8 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from factlife import stats
-from factlife.circuits.attribution import Batch
-from factlife.circuits.edges import CircuitError, EdgeModel, Graph
+from factlife.circuits.attribution import Batch, Model
+from factlife.circuits.edges import CircuitError, Graph
 from factlife.circuits.validation import run
 from factlife.config.circuits import Hypothesis
 
@@ -61,7 +61,7 @@ def automatic(graph: Graph, scores: Mapping[str, Tensor], count: int, smallest_e
 
 
 def test(
-    edges: EdgeModel,
+    edges: Model,
     prompts: Mapping[str, Prompts],
     stated: Mapping[str, Hypothesis],
     generated: Mapping[str, Hypothesis],
@@ -149,7 +149,7 @@ def knocked_out(graph: Graph, component: str, name: str) -> Tensor:
 
 
 def _tested(
-    edges: EdgeModel, prompts: Prompts, mask: Tensor, hypothesis: Hypothesis, resamples: int, batch_tokens: int
+    edges: Model, prompts: Prompts, mask: Tensor, hypothesis: Hypothesis, resamples: int, batch_tokens: int
 ) -> pd.DataFrame:
     sign = 1 if hypothesis.direction == "lowers" else -1
     scale, parts, p = 1.0, [], 1.0

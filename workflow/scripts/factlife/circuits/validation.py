@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.circuits.attribution import Batch, measure
+from factlife.circuits.attribution import Batch, Model, measure
 from factlife.circuits.discovery import jaccard, select
-from factlife.circuits.edges import EdgeModel, Graph
+from factlife.circuits.edges import Graph
 from factlife.stats import LEVEL, Interval
 
 
@@ -47,9 +47,7 @@ class Measured:
         return (weights @ (self.differences - self.empty).T) / (weights @ (self.full - self.empty))[:, None]
 
 
-def run(
-    edges: EdgeModel, batches: Sequence[Batch], circuits: Sequence[Tensor], *, batch_tokens: int = 4096
-) -> Measured:
+def run(edges: Model, batches: Sequence[Batch], circuits: Sequence[Tensor], *, batch_tokens: int = 4096) -> Measured:
     """Run circuits, each (writer, reader), on pairs."""
     full = edges.graph.edges
     masks = torch.stack([full, torch.zeros_like(full), *circuits]).float()

@@ -17,13 +17,24 @@ class Circuits(Section):
     """Circuits of relations: which edges between heads and MLPs an answer goes through."""
 
     models: list[Name] = key([], "Models, of those that are run, whose circuits are found.")
-    relations: list[str] = key(["major"], "Relations, whose values must be single tokens.", min_length=1)
-    methods: list[Literal["eap_ig", "eap", "exact"]] = key(
+    relations: list[str] = key(
+        ["major"], "Relations, whose values must be single tokens unless `first_token` is set.", min_length=1
+    )
+    nodes: bool = key(
+        False,
+        "Circuits of whole heads and MLPs instead of edges; the only ones where attention and MLPs write through norms "
+        "(Gemma 2, OLMo 2).",
+    )  # fmt: skip
+    methods: list[Literal["eap_ig", "eap", "exact", "denoising"]] = key(
         ["eap_ig"],
         "How edges are scored: gradients integrated from the corrupted to the clean input, the clean run's gradient, or "
-        "one run for each edge. The first is the one whose circuits are followed over training.",
+        "one run for each edge: the clean run with that edge corrupted, or the corrupted run with that edge clean. The "
+        "first is the one whose circuits are followed over training.",
         min_length=1,
     )  # fmt: skip
+    first_token: bool = key(
+        False, "Explain the first token of answers that have several; otherwise such an answer is an error."
+    )
     budget: float = key(0.15, "Share of edges that a circuit may have.", gt=0, le=1)
     pairs: Annotated[int, Field(ge=2)] = key(48, "Prompts on which circuits are found, at most.")
     held_out: Annotated[int, Field(ge=2)] = key(

@@ -1,0 +1,121 @@
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from factlife.circuits.attribution import denoising, eap, eap_ig, exact, measure
+from factlife.circuits.discovery import export, select
+from factlife.circuits.edges import CircuitError, EdgeModel, difference
+from factlife.circuits.nodes import NodeModel
+from factlife.circuits.validation import random_circuits
+from factlife.models.anatomy import anatomy, patch
+
+_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
+shared = util.module_from_spec(_spec)
+_spec.loader.exec_module(shared)
+
+
+@pytest.fixture(scope="module")
+def post_normed():
+    """A small Gemma 2, whose attention and MLPs write through norms, and pairs of prompts."""
+    torch.manual_seed(0)
+    config = Gemma2Config(**shared.GROUPED, head_dim=16, query_pre_attn_scalar=16, sliding_window=8)
+    model = Gemma2ForCausalLM(config).eval()
+    return model, shared.pairs_for(model)
+
+
+def outcome(model, inputs, answers):
+    with torch.no_grad():
+        return difference(model(inputs_embeds=inputs).logits[:, -1], answers)
+
+
+def test_a_model_without_edges_says_what_to_set(post_normed):
+    with pytest.raises(CircuitError, match=r"write through norms; set circuits\.nodes: true"):
+        EdgeModel(post_normed[0])
+
+
+@pytest.mark.parametrize("name", ["gemma2", *shared.MODELS])
+def test_all_nodes_kept_is_the_clean_run_and_none_the_corrupted_one(name, post_normed):
+    model = post_normed[0] if name == "gemma2" else shared.tiny(name)
+    batch, nodes = shared.pairs_for(model), NodeModel(model)
+    full = nodes.graph.edges.float()
+
+    whole, empty = measure(nodes, batch, torch.stack([full, 0 * full]))[..., 0]
+
+    torch.testing.assert_close(whole, outcome(model, batch.clean, batch.answers), atol=1e-4, rtol=1e-4)
+    # Attention and MLPs see nothing of the clean run, and the last token is the same in both.
+    torch.testing.assert_close(empty, outcome(model, batch.corrupted, batch.answers), atol=1e-4, rtol=1e-4)
+
+
+def test_one_node_at_a_time_by_hooks(post_normed):
+    """Noising: the clean run with one head or MLP of the corrupted run; denoising: the other way round."""
+    model, batch = post_normed
+    nodes, parts = NodeModel(model), anatomy(model)
+    base, clean = nodes.record(batch.corrupted), nodes.record(batch.clean)
+    lost, gained = exact(nodes, [batch]).scores, denoising(nodes, [batch]).scores
+
+    def put(state, head):
+        def write(own):
+            own = own.clone()
+            own[..., head] = state[..., head]
+            return own
+
+        return write
+
+    block, width = parts.blocks[1], parts.head_dim
+    for name, module, number, head, inputs in (
+        ("a1.h2", block.attention_out, 3, slice(2 * width, 3 * width), True),
+        ("m1", block.mlp_post_norm, 4, slice(None), False),
+    ):
+        row = nodes.graph.writers.index(name)
+        whole, empty = (outcome(model, each, batch.answers) for each in (batch.clean, batch.corrupted))
+        with patch(module, put(base.writes[number], head), inputs=inputs):
+            expected = whole - outcome(model, batch.clean, batch.answers)
+        torch.testing.assert_close(lost[:, row, 0], expected, atol=1e-5, rtol=1e-3)
+        with patch(module, put(clean.writes[number], head), inputs=inputs):
+            expected = outcome(model, batch.corrupted, batch.answers) - empty
+        torch.testing.assert_close(gained[:, row, 0], expected, atol=1e-5, rtol=1e-3)
+    assert lost.abs().max() > 1e-3 and (lost - gained).abs().max() > 1e-5
+
+
+def test_attribution_patching_is_the_slope_of_a_small_replacement(post_normed):
+    model, batch = post_normed
+    nodes = NodeModel(model)
+    scores, base = eap(nodes, [batch]).scores, nodes.record(batch.corrupted)
+    full, step = nodes.graph.edges.float(), 1e-2
+    for row in (2, 5, 8):
+        more, less = full.clone(), full.clone()
+        more[row] += step
+        less[row] -= step
+        with torch.no_grad():
+            logits = nodes.run(batch.clean, base, torch.stack([more, less]))[0]
+        slope = (difference(logits[0], batch.answers) - difference(logits[1], batch.answers)) / (2 * step)
+        torch.testing.assert_close(scores[:, row, 0], slope, atol=1e-3, rtol=1e-2)
+
+
+def test_integrated_gradients_of_the_input_account_for_the_whole_change(post_normed):
+    model, batch = post_normed
+
+    found = eap_ig(NodeModel(model), [batch], gap=0.02)
+
+    assert found.gap_90 <= 0.02
+    assert found.scores[:, 0].abs().max() == 0  # the embedding is never taken out
+
+
+def test_circuits_of_nodes_keep_to_their_budget_and_kinds(post_normed):
+    model, batch = post_normed
+    nodes = NodeModel(model)
+    scores = exact(nodes, [batch]).scores.mean(0)
+
+    circuit = select(nodes.graph, scores, 4)
+
+    assert set(circuit[:, 0].nonzero()[:, 0].tolist()) == set(scores[:, 0].abs().argsort(descending=True)[:4].tolist())
+    heads = np.array([name.startswith("a") for name in nodes.graph.writers])
+    for drawn in random_circuits(nodes.graph, circuit, 5, 0):
+        assert drawn.sum() == 4 and drawn[heads].sum() == circuit[heads].sum()
+    written = export(nodes.graph, scores, circuit, d_model=32, parallel=False)
+    assert written["edges"] == {} and len(written["nodes"]) == 2 + 2 * 5
+    assert sum(node["in_graph"] for node in written["nodes"].values()) == 4 + 2
