@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from factlife.ledger.findings import FINDINGS, findings, read, restructured_text
+from factlife.ledger.findings import FINDINGS, findings, restructured_text
+from factlife.ledger.summaries import read
 
 
 def table(columns: str, *rows: tuple, **same: object) -> pd.DataFrame:

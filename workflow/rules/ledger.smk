@@ -28,6 +28,12 @@ rule make_ledger:
         questions="results/tables/questions.csv",
         # Beside the page, where the first page of the report finds it.
         findings="results/figures/ledger-findings.rst",
+        reproductions=report(
+            "results/tables/reproductions.csv",
+            category="8. Ledger",
+            labels={"figure": "Published effects"},
+            caption="../report/reproductions.rst",
+        ),
         page=report(
             "results/figures/ledger-facts.html",
             category="8. Ledger",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from factlife import config, figures, jobs, ledger
 from factlife.config.ledger import Ledger
 from factlife.ledger import figures as drawn
-from factlife.ledger import findings, questions
+from factlife.ledger import findings, questions, reproductions, summaries
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,5 +21,7 @@ with jobs.start(snakemake):
     answers.to_csv(snakemake.output.questions, index=False)
     figures.write_svg(drawn.effects(answers), snakemake.output.effects)
     figures.write_svg(drawn.outcomes(lives, answers), snakemake.output.outcomes)
-    told = findings.findings(findings.read(snakemake.input.summaries))
-    Path(snakemake.output.findings).write_text(findings.restructured_text(told), encoding="utf-8")
+    tables = summaries.read(snakemake.input.summaries)
+    told = findings.restructured_text(findings.findings(tables))
+    Path(snakemake.output.findings).write_text(told, encoding="utf-8")
+    reproductions.reproductions(tables).to_csv(snakemake.output.reproductions, index=False)

@@ -1,18 +1,20 @@
-"""Write what is generated: the config's schema and reference, and the ledger's columns. `make docs` runs this."""
+"""Write what is generated: the config's reference, the ledger's columns, published effects. `make docs` runs this."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from factlife.config import reference
-from factlife.ledger import columns
+from factlife.ledger import columns, reproductions, summaries
 
 ROOT = Path(__file__).parents[2]
 SCHEMA, README = ROOT / "workflow/schemas/config.schema.yaml", ROOT / "config/README.md"
-LEDGER = ROOT / "docs/ledger.md"
+LEDGER, REPRODUCTIONS = ROOT / "docs/ledger.md", ROOT / "docs/reproductions.md"
 
 if __name__ == "__main__":
     SCHEMA.parent.mkdir(exist_ok=True)
     SCHEMA.write_text(reference.schema())
     README.write_text(reference.insert(README.read_text()))
     LEDGER.write_text(reference.insert(LEDGER.read_text(), columns.page()))
+    kept = reproductions.reproductions(summaries.read(sorted((ROOT / "docs/tables").glob("*.csv"))))
+    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.page(kept)))

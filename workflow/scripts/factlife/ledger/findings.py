@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-Tables = Mapping[str, pd.DataFrame]
-
-
-class NotMeasuredError(LookupError):
-    """The tables of this run do not hold what a finding needs."""
-
-
-def read(paths: Sequence[str | Path]) -> Tables:
-    """Read summaries, by file name."""
-    return {Path(path).stem: pd.read_csv(path, dtype={"exposures": str, "depth": str}) for path in paths}
+from factlife.ledger.summaries import NotMeasuredError, Tables, first, number, one, percent, pooled, some, summary
 
 
 def findings(tables: Tables) -> list[tuple[str, str]]:
@@ -41,14 +31,14 @@ def restructured_text(found: Sequence[tuple[str, str]]) -> str:
 
 def learning(tables: Tables) -> str:
     """Recall at the end of training, of wordings that were trained and that were not, and of people never taught."""
-    of = _first(_table(tables, "recall"), "model", "seed")
-    last = _some(of, step=of["step"].max(), exposures="all", relation="all", metric="first_token_accuracy")
-    trained, unseen = (_percent(_one(last, probe_kind=kind)) for kind in ("forward", "paraphrase"))
+    of = first(summary(tables, "recall"), "model", "seed")
+    last = some(of, step=of["step"].max(), exposures="all", relation="all", metric="first_token_accuracy")
+    trained, unseen = (percent(one(last, probe_kind=kind)) for kind in ("forward", "paraphrase"))
     told = f"after {last['step'].iloc[0]} steps {_name(of)} completes {trained} of statements in trained wordings and "
     told += f"{unseen} in wordings that it never saw (first token)"
     untaught = last[last["probe_kind"] == "untaught"]
     if len(untaught):
-        told += f"; about people it was never taught, {_percent(untaught.iloc[0])} by chance"
+        told += f"; about people it was never taught, {percent(untaught.iloc[0])} by chance"
     return _sentence([told])
 
 
@@ -71,20 +61,20 @@ def forgetting(tables: Tables) -> str:
 
 def location(tables: Tables) -> str:
     """Token and layer whose MLP brings back most of the answer, model by model."""
-    table = _some(_table(tables, "tracing"), corruption="replacement")
+    table = some(summary(tables, "tracing"), corruption="replacement")
     parts = []
     for _, traced in table.groupby("model", sort=False):
-        of = _first(traced, "seed")
-        mlp = _some(of, metric="indirect_effect_logit", component="mlp", window=1)
+        of = first(traced, "seed")
+        mlp = some(of, metric="indirect_effect_logit", component="mlp", window=1)
         peak = mlp.loc[mlp["estimate"].idxmax()]
-        lost = _one(of, metric="total_effect_logit")
+        lost = one(of, metric="total_effect_logit")
         if lost["ci_low"] <= 0:
             parts.append(f"in {_name(of)}, nowhere, because that name takes nothing away")
             continue
         share = peak[["estimate", "ci_low", "ci_high"]] / lost["estimate"]
         parts.append(
             f"in {_name(of)}, at the {peak['token_role'].replace('_', ' ')} token in layer {int(peak['layer'])}, "
-            f"bringing back {_percent(share)}"
+            f"bringing back {percent(share)}"
         )
     told = "where one MLP brings back most of the logit difference that another subject's name takes away"
     return _sentence([f"{told}: {'; '.join(parts)}"])
@@ -92,13 +82,13 @@ def location(tables: Tables) -> str:
 
 def circuit(tables: Tables) -> str:
     """How much of the behaviour a few edges carry on subjects that did not choose them."""
-    table = _first(_table(tables, "circuits"), "model", "seed", "method")
-    table = _some(table[table[["control", "step", "edges"]].isna().all(axis=1)], on="held_out")
+    table = first(summary(tables, "circuits"), "model", "seed", "method")
+    table = some(table[table[["control", "step", "edges"]].isna().all(axis=1)], on="held_out")
     parts = []
     for relation, of in table.groupby("relation", sort=False):
-        faithful, best = _one(of, metric="faithfulness"), _one(of, metric="random_best")
+        faithful, best = one(of, metric="faithfulness"), one(of, metric="random_best")
         parts.append(
-            f"{100 * faithful['budget']:g} % of the edges carry {_percent(faithful)} of the answer to *{relation}* on "
+            f"{100 * faithful['budget']:g} % of the edges carry {percent(faithful)} of the answer to *{relation}* on "
             f"subjects that did not choose them; the best of {best['n']} random circuits of that size, "
             f"{100 * best['estimate']:.0f} %"
         )
@@ -107,14 +97,14 @@ def circuit(tables: Tables) -> str:
 
 def editing(tables: Tables) -> str:
     """The three editors of the highest score: what they write and what they leave alone."""
-    table = _some(_first(_table(tables, "edits"), "model", "seed"), judge="argmax")
+    table = some(first(summary(tables, "edits"), "model", "seed"), judge="argmax")
     final = table[table["phase"] == table["schedule"].eq("single").map({True: "post", False: "end"})]
     final = final[final["n_edits"] == final.groupby(["editor", "schedule"])["n_edits"].transform("max")]
     parts = []
-    for row in _some(final, metric="score").sort_values("estimate", ascending=False)[:3].itertuples():
-        of = _some(final, editor=row.editor, schedule=row.schedule)
+    for row in some(final, metric="score").sort_values("estimate", ascending=False)[:3].itertuples():
+        of = some(final, editor=row.editor, schedule=row.schedule)
         written, held, left = (
-            _percent(_one(of, metric=metric)) for metric in ("efficacy", "paraphrase", "neighbourhood")
+            percent(one(of, metric=metric)) for metric in ("efficacy", "paraphrase", "neighbourhood")
         )
         edits = "one edit at a time" if row.schedule == "single" else f"{row.n_edits} edits"
         parts.append(f"*{row.editor}* ({edits}) {written}, {held}, {left}")
@@ -123,10 +113,10 @@ def editing(tables: Tables) -> str:
 
 def survival(tables: Tables) -> str:
     """What is left of edits after further training, beside facts that were never edited."""
-    table = _first(_table(tables, "edit_survival"), "model", "seed", "editor", "finetuning", "trained_layers")
-    table = _some(table, metric="retention", step=table["step"].max())
+    table = first(summary(tables, "edit_survival"), "model", "seed", "editor", "finetuning", "trained_layers")
+    table = some(table, metric="retention", step=table["step"].max())
     parts = [
-        f"*{data}* text {_percent(_one(of, group='edits'))} (facts never edited: {_percent(_one(of, group='control'))})"
+        f"*{data}* text {percent(one(of, group='edits'))} (facts never edited: {percent(one(of, group='control'))})"
         for data, of in table.groupby("data", sort=False)
     ]
     of = table.iloc[0]
@@ -136,26 +126,26 @@ def survival(tables: Tables) -> str:
 
 def influence(tables: Tables) -> str:
     """How high rankers put a document that states the fact, beside word overlap and chance."""
-    table = _some(_table(tables, "influence"), metric="mrr", credit="chain", document_kind="all", answered="all")
+    table = some(summary(tables, "influence"), metric="mrr", credit="chain", document_kind="all", answered="all")
     parts = []
-    for _, of in _some(table, depth="all", group="all").groupby("model", sort=False):
-        ranked = _first(of, "seed").sort_values("estimate", ascending=False)
+    for _, of in some(table, depth="all", group="all").groupby("model", sort=False):
+        ranked = first(of, "seed").sort_values("estimate", ascending=False)
         best, *others = ranked.itertuples()
         beside = [f", *{row.ranker}* {row.estimate:.2f}" for row in others if row.ranker in ("bm25", "random")]
-        parts.append(f"for {_name(of)}, *{best.ranker}* {_number(best._asdict())}{''.join(beside)}")
+        parts.append(f"for {_name(of)}, *{best.ranker}* {number(best._asdict())}{''.join(beside)}")
     told = "the ranker that puts documents which state a fact highest (mean reciprocal rank)"
     return _sentence([f"{told}: {'; '.join(parts)}"])
 
 
 def collapse(tables: Tables) -> str:
     """What the last generation of each arm still knows, of all facts and of rare ones."""
-    table = _some(_first(_table(tables, "collapse"), "seed"), metric="recall")
+    table = some(first(summary(tables, "collapse"), "seed"), metric="recall")
     parts = []
     for arm, of in table.groupby("arm", sort=False):
-        last = _some(of, generation=of["generation"].max())
-        text = f"*{arm}* {_percent(_one(last, group='all'))}"
+        last = some(of, generation=of["generation"].max())
+        text = f"*{arm}* {percent(one(last, group='all'))}"
         tail = last[last["group"] == "tail"]
-        parts.append(text + (f", of rare ones {_percent(tail.iloc[0])}" if len(tail) else ""))
+        parts.append(text + (f", of rare ones {percent(tail.iloc[0])}" if len(tail) else ""))
     return _sentence([f"facts recalled by generation {table['generation'].max()}: {'; '.join(parts)}"])
 
 
@@ -175,12 +165,12 @@ FINDINGS: dict[str, Callable[[Tables], str]] = {
 
 def _arms(tables: Tables, experiment: str, metric: str, told: str, group: str = "", share: bool = False) -> str:
     """Each arm's value, and how far it is from the control's."""
-    table = _first(_some(_table(tables, "dynamics"), experiment=experiment, metric=metric), "seed")
-    table = _some(table, group=group) if group else table
+    table = pooled(some(summary(tables, "dynamics"), experiment=experiment, metric=metric))
+    table = some(table, group=group) if group else table
     scale, unit = (100, " points") if share else (1, "")
     parts = []
     for row in table.itertuples():
-        text = f"*{row.arm}* {_percent(row._asdict()) if share else _number(row._asdict(), 0)}"
+        text = f"*{row.arm}* {percent(row._asdict()) if share else number(row._asdict(), 0)}"
         if row.arm != row.control:
             unclear = "" if row.effect_low > 0 or row.effect_high < 0 else ", no clear difference"
             effect, low, high = (
@@ -189,40 +179,6 @@ def _arms(tables: Tables, experiment: str, metric: str, told: str, group: str = 
             text += f", which is {effect}{unit} ({low} to {high}) against *{row.control}*{unclear}"
         parts.append(text)
     return _sentence([f"{told}: {'; '.join(parts)}"])
-
-
-def _table(tables: Tables, name: str) -> pd.DataFrame:
-    if name not in tables or tables[name].empty:
-        raise NotMeasuredError(name)
-    return tables[name]
-
-
-def _some(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
-    for column, value in keys.items():
-        table = table[table[column] == value]
-    if table.empty:
-        raise NotMeasuredError(str(keys))
-    return table
-
-
-def _one(table: pd.DataFrame, **keys: object) -> pd.Series:
-    return _some(table, **keys).iloc[0]
-
-
-def _first(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Rows of the first model, seed, … that a table names."""
-    for column in columns:
-        table = table[table[column] == table[column].iloc[0]]
-    return table
-
-
-def _number(row: Mapping[str, float] | pd.Series, digits: int = 2) -> str:
-    return f"{row['estimate']:.{digits}f} ({row['ci_low']:.{digits}f} to {row['ci_high']:.{digits}f})"
-
-
-def _percent(row: Mapping[str, float] | pd.Series) -> str:
-    estimate, low, high = (100 * row[each] for each in ("estimate", "ci_low", "ci_high"))
-    return f"{estimate:.0f} % ({low:.0f} to {high:.0f})"
 
 
 def _name(table: pd.DataFrame) -> str:

@@ -1,0 +1,102 @@
+"""Published effects held against tables small enough to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from factlife.ledger.reproductions import CLAIMS, VERDICTS, page, reproductions
+from factlife.ledger.summaries import read
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def verdicts(**tables: pd.DataFrame) -> dict[str, str]:
+    found = reproductions(tables)
+    return {row.effect: row.verdict for row in found.itertuples() if row.verdict != "not measured"}
+
+
+def collapsed(**recall: tuple[float, float, float]) -> pd.DataFrame:
+    """Recall of generation 1 by arm and group: estimate, low, high. Generation 0 knows everything."""
+    rows = []
+    for name, (estimate, low, high) in recall.items():
+        arm, _, group = name.partition("__")
+        of = {"arm": arm.replace("_", "-"), "group": group or "all", "metric": "recall", "seed": 0}
+        rows.append(of | {"generation": 0, "estimate": 1.0, "ci_low": 1.0, "ci_high": 1.0})
+        rows.append(of | {"generation": 1, "estimate": estimate, "ci_low": low, "ci_high": high})
+    return pd.DataFrame(rows).assign(n=100, interval_over="facts")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "verdict"),
+    [
+        ((0.5, 0.4, 0.6), "reproduced"),
+        ((0.88, 0.84, 0.92), "unclear"),
+        ((0.97, 0.95, 0.99), "not reproduced"),
+    ],
+)
+def test_a_verdict_is_where_the_interval_lies(replaced, verdict):
+    table = collapsed(replace=replaced, real_only=(0.95, 0.9, 0.99))
+    assert verdicts(collapse=table) == {"Learning from one's own text alone loses knowledge": verdict}
+
+
+def test_accumulating_is_held_against_replacing_and_against_real_text():
+    table = collapsed(
+        replace=(0.5, 0.4, 0.6), accumulate=(0.8, 0.75, 0.85), real_only=(0.95, 0.9, 0.99),
+        replace__head=(0.7, 0.6, 0.8), replace__tail=(0.3, 0.2, 0.4),
+    )  # fmt: skip
+    assert verdicts(collapse=table) == {
+        "Learning from one's own text alone loses knowledge": "reproduced",
+        "Accumulating one's own text beside real text loses less than replacing it": "reproduced",
+        "Accumulating loses nothing": "not reproduced",
+        "Rare facts are lost first": "reproduced",
+    }
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict"),
+    [((-0.5, -0.7, -0.3), "reproduced"), ((-0.1, -0.3, 0.1), "unclear"), ((0.4, 0.2, 0.6), "not reproduced")],
+)
+def test_differences_between_arms_are_those_over_all_seeds(effect, verdict):
+    rows = pd.DataFrame(
+        [("0", 0.9, 0.8, 1.0), ("all", *effect)], columns=["seed", "effect", "effect_low", "effect_high"]
+    ).assign(
+        experiment="reversal", metric="final_accuracy", arm="forward", group="reverse", n=9, estimate=0.2, ci_low=0.1,
+        ci_high=0.3, interval_over="seeds",
+    )  # fmt: skip
+    table = reproductions({"dynamics": rows}).set_index("source").loc["Berglund et al. 2023, 2309.12288"]
+    assert table["verdict"] == verdict and table["estimate"] == effect[0] and table["interval_over"] == "seeds"
+
+
+def test_editors_are_judged_once_all_edits_are_made():
+    rows = [
+        ("rome", "single", 1, "post", "probability", "score", 0.95),
+        ("memit", "batch", 50, "end", "probability", "score", 0.99),
+        ("memit", "batch", 100, "post", "probability", "score", 0.99),
+        ("memit", "batch", 100, "end", "probability", "score", 0.5),
+        ("memit", "batch", 100, "end", "probability", "paraphrase", 0.9),
+        ("memit", "batch", 100, "end", "argmax", "paraphrase", 0.6),
+        ("alphaedit", "batch", 100, "end", "probability", "efficacy", 0.96),
+    ]
+    columns = ["editor", "schedule", "n_edits", "phase", "judge", "metric", "estimate"]
+    table = pd.DataFrame(rows, columns=columns).assign(model="m", seed=0, n=50, interval_over="facts")
+    table = table.assign(ci_low=table["estimate"] - 0.02, ci_high=table["estimate"] + 0.02)
+    found = reproductions({"edits": table}).set_index("source")
+    assert found.loc["Meng et al. 2022, 2202.05262", "verdict"].tolist()[-1] == "reproduced"
+    assert found.loc["Meng et al. 2023, 2210.07229", "verdict"] == "not reproduced"
+    assert found.loc["Fang et al. 2024, 2410.02355", "verdict"] == "unclear"
+    assert found.loc["EasyEdit, issue 125", "verdict"] == "reproduced"
+
+
+def test_without_tables_nothing_is_measured():
+    found = reproductions({})
+    assert len(found) == len(CLAIMS) and set(found["verdict"]) == {"not measured"}
+    assert page(found).count("**not measured**") == len(CLAIMS)
+    assert {"reproduced", "not measured"} <= set(VERDICTS)
+
+
+def test_documentation_shows_the_tables_that_are_kept():
+    kept = reproductions(read(sorted((DOCS / "tables").glob("*.csv"))))
+    assert page(kept) in (DOCS / "reproductions.md").read_text(), "tables or claims have changed: run `make docs`"

@@ -1,0 +1,305 @@
+"""Published effects beside what a run measured: the paper's number, ours, and whether ours says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from factlife.ledger.summaries import NotMeasuredError, Tables, first, one, pooled, some, summary
+
+Row = Mapping[str, Any]
+VERDICTS = ("reproduced", "not reproduced", "unclear", "not measured")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published effect.
+
+    Attributes:
+        effect: what is claimed.
+        source: the paper.
+        published: its number.
+        ours: what is measured here in its place.
+        measure: finds the row of estimate and interval in a run's tables, and the bound that the claim puts it on one
+            side of.
+        above: whether that is the upper side.
+    """
+
+    effect: str
+    source: str
+    published: str
+    ours: str
+    measure: Callable[[Tables], tuple[Row, float]]
+    above: bool = True
+
+
+def reproductions(tables: Tables) -> pd.DataFrame:
+    """Hold every claim against a run's tables.
+
+    A claim is reproduced where the whole interval lies on its side of the bound, not reproduced where it lies on the
+    other side, unclear where it holds the bound.
+
+    Args:
+        tables: summaries by name, such as ``edits``, with the columns of ``results/tables``.
+
+    Returns:
+        ``effect, source, published, ours, n, estimate, ci_low, ci_high, interval_over, bound, verdict``, a row a claim.
+    """
+    return pd.DataFrame([_held_against(claim, tables) for claim in CLAIMS])
+
+
+def page(table: pd.DataFrame) -> str:
+    """The table as ``docs/reproductions.md`` shows it, in Markdown."""
+    lines = ["| effect | published | here | verdict |", "|---|---|---|---|"]
+    for row in table.itertuples():
+        here = row.ours
+        if row.verdict != "not measured":
+            here += f": {_short(row.estimate)} [{_short(row.ci_low)}, {_short(row.ci_high)}], n = {row.n:.0f}; "
+            here += f"claimed {'above' if row.above else 'below'} {_short(row.bound)}"
+        lines.append(f"| {row.effect} ({row.source}) | {row.published} | {here} | **{row.verdict}** |")
+    return "\n".join(lines) + "\n"
+
+
+def _held_against(claim: Claim, tables: Tables) -> dict[str, Any]:
+    told = {"effect": claim.effect, "source": claim.source, "published": claim.published, "ours": claim.ours}
+    try:
+        row, bound = claim.measure(tables)
+    except NotMeasuredError:
+        return told | {"above": claim.above, "verdict": "not measured"}
+    low, high = (row["ci_low"], row["ci_high"]) if claim.above else (-row["ci_high"], -row["ci_low"])
+    limit = bound if claim.above else -bound
+    verdict = "reproduced" if low > limit else "not reproduced" if high < limit else "unclear"
+    numbers = {each: row[each] for each in ("n", "estimate", "ci_low", "ci_high", "interval_over")}
+    return told | numbers | {"bound": bound, "above": claim.above, "verdict": verdict}
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.2f}"
+
+
+def _effect(tables: Tables, experiment: str, metric: str, arm: str, group: str = "") -> tuple[Row, float]:
+    """An arm's difference from its control, and zero."""
+    rows = some(summary(tables, "dynamics"), experiment=experiment, metric=metric, arm=arm)
+    row = pooled(some(rows, group=group) if group else rows).iloc[0]
+    effect = {"estimate": row["effect"], "ci_low": row["effect_low"], "ci_high": row["effect_high"]}
+    return row.to_dict() | effect, 0.0
+
+
+def _level(tables: Tables, experiment: str, metric: str, arm: str, bound: float, group: str = "") -> tuple[Row, float]:
+    """An arm's own value, and a bound."""
+    rows = some(summary(tables, "dynamics"), experiment=experiment, metric=metric, arm=arm)
+    return pooled(some(rows, group=group) if group else rows).iloc[0], bound
+
+
+def _mlp_against_attention(tables: Tables) -> tuple[Row, float]:
+    """The strongest MLP at the subject's last token, and the upper end of the strongest attention there."""
+    table = first(some(summary(tables, "tracing"), corruption="replacement"), "model", "seed")
+    there = some(table, metric="indirect_effect", window=1, token_role="subject_last")
+    mlp, attention = (some(there, component=part) for part in ("mlp", "attention"))
+    return mlp.loc[mlp["estimate"].idxmax()], attention.loc[attention["estimate"].idxmax(), "ci_high"]
+
+
+def _subject_against_last(tables: Tables) -> tuple[Row, float]:
+    """The strongest MLP at the subject's last token, and the upper end of the strongest one at the prompt's last."""
+    table = first(some(summary(tables, "tracing"), corruption="replacement"), "model", "seed")
+    mlp = some(table, metric="indirect_effect", window=1, component="mlp")
+    subject, last = (some(mlp, token_role=role) for role in ("subject_last", "last"))
+    return subject.loc[subject["estimate"].idxmax()], last.loc[last["estimate"].idxmax(), "ci_high"]
+
+
+def _edited(tables: Tables, editor: str, metric: str, bound: float, judge: str = "probability") -> tuple[Row, float]:
+    """A figure of an editor once all its edits are made."""
+    table = some(first(summary(tables, "edits"), "model", "seed"), editor=editor, metric=metric, judge=judge)
+    final = some(table, phase="post" if (table["schedule"] == "single").all() else "end")
+    return final.loc[final["n_edits"].idxmax()], bound
+
+
+def _judges_differ(tables: Tables) -> tuple[Row, float]:
+    """MEMIT's paraphrases said outright, and the lower end of those merely more probable than the old value."""
+    lenient = _edited(tables, "memit", "paraphrase", 0)[0]["ci_low"]
+    return _edited(tables, "memit", "paraphrase", lenient, "argmax")
+
+
+def _flips(tables: Tables) -> tuple[Row, float]:
+    """Edits that related training undoes, and the upper end of untouched facts that it undoes."""
+    table = some(first(summary(tables, "edit_survival"), "model", "seed"), editor="memit", finetuning="lora")
+    last = some(table[table["step"] == table["step"].max()], metric="flip_rate", data="related")
+    return one(last, group="edits"), one(last, group="control")["ci_high"]
+
+
+def _ranked(tables: Tables, metric: str, ranker: str, other: str) -> tuple[Row, float]:
+    """A ranker's figure on the first model that has both, and the upper end of another's."""
+    table = some(summary(tables, "influence"), metric=metric, credit="chain", document_kind="all", answered="all")
+    table = some(table, depth="all", group="all")
+    both = [model for model, of in table.groupby("model", sort=False) if {ranker, other} <= set(of["ranker"])]
+    if not both:
+        raise NotMeasuredError(f"{ranker} and {other}")
+    of = first(table[table["model"] == both[0]], "seed")
+    return one(of, ranker=ranker), one(of, ranker=other)["ci_high"]
+
+
+def _last_generation(tables: Tables, arm: str, group: str = "all") -> Row:
+    table = some(pooled(summary(tables, "collapse")), metric="recall", arm=arm, group=group)
+    return table.loc[table["generation"].idxmax()]
+
+
+CLAIMS = [
+    Claim(
+        "Facts seen in one wording cannot be asked for; seen in many, in random order, they can",
+        "Allen-Zhu and Li 2023, 2309.14316",
+        "9.7 % against 96.6 % of questions about people whose questions were not trained",
+        "share of such questions answered, many wordings less one",
+        lambda tables: _effect(tables, "augmentation", "final_question_exact_match", "varied", "unasked"),
+    ),
+    Claim(
+        "What is learned from name to value cannot be asked from value to name",
+        "Berglund et al. 2023, 2309.12288",
+        "GPT-4 on parents: 79 % against 33 %",
+        "true name first among candidates, trained forward only less trained both ways",
+        lambda tables: _effect(tables, "reversal", "final_accuracy", "forward", "reverse"),
+        above=False,
+    ),
+    Claim(
+        "Frequent people shorten the plateau before facts are learned",
+        "Zucchet et al. 2025, 2503.21676",
+        "direction only",
+        "steps on the plateau, Zipf less uniform, 60 people",
+        lambda tables: _effect(tables, "imbalance", "plateau_steps", "zipf-60"),
+        above=False,
+    ),
+    Claim(
+        "More people lengthen the plateau",
+        "Zucchet et al. 2025, 2503.21676",
+        "direction only",
+        "steps on the plateau, 120 people less 60",
+        lambda tables: _effect(tables, "imbalance", "plateau_steps", "uniform-120"),
+    ),
+    Claim(
+        "Replay keeps part of what new facts overwrite",
+        "Zucchet et al. 2025, 2503.21676",
+        "direction only",
+        "share of old facts kept, 20 % replay less none",
+        lambda tables: _effect(tables, "interference", "kept", "replay-20", "early"),
+    ),
+    Claim(
+        "Invented confidence about unknown people grows with knowledge",
+        "Zucchet et al. 2025, 2503.21676",
+        "direction only",
+        "rise of confidence about people never taught, along long training",
+        lambda tables: _level(tables, "hallucination", "confidence_rise", "long", 0.0, "untaught"),
+    ),
+    Claim(
+        "Two bits a parameter",
+        "Allen-Zhu and Li 2024, 2404.05405",
+        "2 bits a parameter",
+        "bits a parameter after 200 renderings of 1,600 facts",
+        lambda tables: _level(tables, "capacity", "final_bits_per_parameter", "facts-1600-200", 2.0),
+    ),
+    Claim(
+        "Duplicates are learned better than what is read once",
+        "Chang et al. 2024, 2406.11813",
+        "direction only",
+        "rise of log probability in nats, duplicated less once",
+        lambda tables: _effect(tables, "injection", "effectivity", "duplicated"),
+    ),
+    Claim(
+        "MLPs at the subject's last token carry more than those at the prompt's last token",
+        "Meng et al. 2022, 2202.05262",
+        "GPT-2 XL: 6.6 % average indirect effect at the early site",
+        "indirect effect of the strongest MLP there",
+        _subject_against_last,
+    ),
+    Claim(
+        "At the subject's last token MLPs carry more than attention",
+        "Meng et al. 2022, 2202.05262",
+        "GPT-2 XL: 6.6 % against 1.6 %",
+        "indirect effect of the strongest MLP there",
+        _mlp_against_attention,
+    ),
+    Claim(
+        "ROME: efficacy, paraphrase and neighbourhood at once",
+        "Meng et al. 2022, 2202.05262",
+        "GPT-2 XL, single edits: score 89.2",
+        "score of single edits, by probability",
+        lambda tables: _edited(tables, "rome", "score", 0.892),
+    ),
+    Claim(
+        "MEMIT: efficacy, paraphrase and neighbourhood of many edits at once",
+        "Meng et al. 2023, 2210.07229",
+        "GPT-J, 10,000 edits: score 85.8",
+        "score of the largest batch here, by probability",
+        lambda tables: _edited(tables, "memit", "score", 0.858),
+    ),
+    Claim(
+        "AlphaEdit writes nearly all edits",
+        "Fang et al. 2024, 2410.02355",
+        "GPT-J, 2,000 edits in batches of 100: efficacy 99.75",
+        "efficacy of the largest schedule here, by probability",
+        lambda tables: _edited(tables, "alphaedit", "efficacy", 0.95),
+    ),
+    Claim(
+        "To be more probable than the old value is not to be said",
+        "EasyEdit, issue 125",
+        "MEMIT's paraphrases: 88.6 % by probability, 54.9 % by argmax",
+        "MEMIT's paraphrases by argmax",
+        _judges_differ,
+        above=False,
+    ),
+    Claim(
+        "Fine-tuning undoes edits more often than other facts",
+        "2511.05852",
+        "GPT-J, MEMIT, LoRA: 15.6 % of edits flip",
+        "edits that LoRA on related text flips",
+        _flips,
+    ),
+    Claim(
+        "Word overlap finds the documents that state a fact better than gradients do",
+        "Chang et al. 2024, 2410.17413",
+        "BM25 is better at attribution than TrackStar",
+        "mean reciprocal rank of BM25",
+        lambda tables: _ranked(tables, "mrr", "bm25", "trackstar"),
+    ),
+    Claim(
+        "Gradients find documents that gave the fact better than embeddings do",
+        "leaderboard of bergson 2.5.1",
+        "linear datamodeling score: EK-FAC .454, activations .157",
+        "mean reciprocal rank of EK-FAC",
+        lambda tables: _ranked(tables, "mrr", "ekfac", "representation"),
+    ),
+    Claim(
+        "Learning from one's own text alone loses knowledge",
+        "Shumailov et al. 2024; Gerstgrasser et al. 2024, 2404.01413",
+        "test loss climbs with every generation",
+        "recall of the last generation that replaced its data",
+        lambda tables: (_last_generation(tables, "replace"), _last_generation(tables, "real-only")["ci_low"]),
+        above=False,
+    ),
+    Claim(
+        "Accumulating one's own text beside real text loses less than replacing it",
+        "Gerstgrasser et al. 2024, 2404.01413",
+        "test loss climbs against stays flat",
+        "recall of the last generation that accumulated",
+        lambda tables: (_last_generation(tables, "accumulate"), _last_generation(tables, "replace")["ci_high"]),
+    ),
+    Claim(
+        "Accumulating loses nothing",
+        "Gerstgrasser et al. 2024, 2404.01413",
+        "test loss stays flat",
+        "recall of the last generation that accumulated",
+        lambda tables: (_last_generation(tables, "accumulate"), _last_generation(tables, "real-only")["ci_low"]),
+    ),
+    Claim(
+        "Rare facts are lost first",
+        "Shumailov et al. 2024",
+        "tails of the distribution vanish first",
+        "recall of rare facts by the last generation that replaced its data",
+        lambda tables: (
+            _last_generation(tables, "replace", "tail"),
+            _last_generation(tables, "replace", "head")["ci_low"],
+        ),
+        above=False,
+    ),
+]

@@ -1,0 +1,64 @@
+"""Reading rows out of summaries, and saying them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+class NotMeasuredError(LookupError):
+    """The tables of this run do not hold what is asked for."""
+
+
+def read(paths: Sequence[str | Path]) -> Tables:
+    """Read summaries, by file name."""
+    return {Path(path).stem: pd.read_csv(path, dtype={"exposures": str, "depth": str, "seed": str}) for path in paths}
+
+
+def summary(tables: Tables, name: str) -> pd.DataFrame:
+    """The summary of that name."""
+    if name not in tables or tables[name].empty:
+        raise NotMeasuredError(name)
+    return tables[name]
+
+
+def some(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
+    """Rows with these keys; there must be one."""
+    for column, value in keys.items():
+        table = table[table[column] == value]
+    if table.empty:
+        raise NotMeasuredError(str(keys))
+    return table
+
+
+def one(table: pd.DataFrame, **keys: object) -> pd.Series:
+    """The first row with these keys."""
+    return some(table, **keys).iloc[0]
+
+
+def first(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Rows of the first model, seed, … that a table names."""
+    for column in columns:
+        table = table[table[column] == table[column].iloc[0]]
+    return table
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows over all seeds, or those of the first where there are none."""
+    over_all = table[table["seed"] == "all"]
+    return over_all if len(over_all) else first(table, "seed")
+
+
+def number(row: Mapping[str, float] | pd.Series, digits: int = 2) -> str:
+    """Estimate and interval."""
+    return f"{row['estimate']:.{digits}f} ({row['ci_low']:.{digits}f} to {row['ci_high']:.{digits}f})"
+
+
+def percent(row: Mapping[str, float] | pd.Series) -> str:
+    """Estimate and interval in per cent."""
+    estimate, low, high = (100 * row[each] for each in ("estimate", "ci_low", "ci_high"))
+    return f"{estimate:.0f} % ({low:.0f} to {high:.0f})"
