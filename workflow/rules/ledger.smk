@@ -28,8 +28,9 @@ rule make_ledger:
         questions="results/tables/questions.csv",
         # Beside the page, where the first page of the report finds it.
         findings="results/figures/ledger-findings.rst",
-        reproductions=report(
-            "results/tables/reproductions.csv",
+        reproductions="results/tables/reproductions.csv",
+        published=report(
+            "results/figures/ledger-reproductions.html",
             category="8. Ledger",
             labels={"figure": "Published effects"},
             caption="../report/reproductions.rst",

@@ -24,4 +24,6 @@ with jobs.start(snakemake):
     tables = summaries.read(snakemake.input.summaries)
     told = findings.restructured_text(findings.findings(tables))
     Path(snakemake.output.findings).write_text(told, encoding="utf-8")
-    reproductions.reproductions(tables).to_csv(snakemake.output.reproductions, index=False)
+    held = reproductions.reproductions(tables)
+    held.to_csv(snakemake.output.reproductions, index=False)
+    Path(snakemake.output.published).write_text(reproductions.page(held), encoding="utf-8")

@@ -17,4 +17,4 @@ if __name__ == "__main__":
     README.write_text(reference.insert(README.read_text()))
     LEDGER.write_text(reference.insert(LEDGER.read_text(), columns.page()))
     kept = reproductions.reproductions(summaries.read(sorted((ROOT / "docs/tables").glob("*.csv"))))
-    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.page(kept)))
+    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.markdown(kept)))

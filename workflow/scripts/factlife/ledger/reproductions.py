@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,6 @@ import pandas as pd
 from factlife.ledger.summaries import NotMeasuredError, Tables, first, one, pooled, some, summary
 
 Row = Mapping[str, Any]
-VERDICTS = ("reproduced", "not reproduced", "unclear", "not measured")
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,46 @@ def reproductions(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame([_held_against(claim, tables) for claim in CLAIMS])
 
 
-def page(table: pd.DataFrame) -> str:
-    """The table as ``docs/reproductions.md`` shows it, in Markdown."""
+def markdown(table: pd.DataFrame) -> str:
+    """The table as ``docs/reproductions.md`` shows it."""
     lines = ["| effect | published | here | verdict |", "|---|---|---|---|"]
-    for row in table.itertuples():
-        here = row.ours
-        if row.verdict != "not measured":
-            here += f": {_short(row.estimate)} [{_short(row.ci_low)}, {_short(row.ci_high)}], n = {row.n:.0f}; "
-            here += f"claimed {'above' if row.above else 'below'} {_short(row.bound)}"
-        lines.append(f"| {row.effect} ({row.source}) | {row.published} | {here} | **{row.verdict}** |")
+    lines += [
+        f"| {row.effect} ({row.source}) | {row.published} | {_here(row)} | **{row.verdict}** |"
+        for row in table.itertuples()
+    ]
     return "\n".join(lines) + "\n"
+
+
+def page(table: pd.DataFrame) -> str:
+    """The table as the report shows it: a page of its own."""
+    cells = "".join(
+        f"<tr><td>{escape(row.effect)}<small>{escape(row.source)}</small></td><td>{escape(row.published)}</td>"
+        f"<td>{escape(_here(row))}</td><td class='{row.verdict.replace(' ', '-')}'>{row.verdict}</td></tr>"
+        for row in table.itertuples()
+    )
+    head = "".join(f"<th>{each}</th>" for each in ("effect", "published", "here", "verdict"))
+    return (
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Published effects</title><style>{_STYLE}</style>'
+        f"<h1>Published effects, in this run</h1><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></html>"
+    )
+
+
+_STYLE = """
+body { font: 15px/1.45 Helvetica, Arial, sans-serif; color: #222; max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } table { border-collapse: collapse; } small { display: block; color: #777; }
+th, td { text-align: left; vertical-align: top; padding: .45rem 1.2rem .45rem 0; border-bottom: 1px solid #e5e5e5; }
+td:last-child { white-space: nowrap; font-weight: 600; }
+.reproduced { color: #0072b2; } .not-reproduced { color: #d55e00; } .unclear { color: #7a6a00; }
+.not-measured { color: #999; font-weight: 400; }
+"""
+
+
+def _here(row: Any) -> str:
+    if row.verdict == "not measured":
+        return row.ours
+    claimed = f"claimed {'above' if row.above else 'below'} {_short(row.bound)}"
+    measured = f"{_short(row.estimate)} [{_short(row.ci_low)}, {_short(row.ci_high)}]"
+    return f"{row.ours}: {measured}, n = {row.n:.0f}; {claimed}"
 
 
 def _held_against(claim: Claim, tables: Tables) -> dict[str, Any]:
