@@ -156,6 +156,24 @@ def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
     assert models <= {job.split()[1] for job in jobs if " " in job}
 
 
+def test_what_smoke_leaves_out_runs_on_its_models(done):
+    followed = {"editors": ["memit"], "data": ["related", "mentioning"], "steps": [1, 2], "batch_size": 4}
+    asked = {"survival": followed, "places": {"editor": "memit", "edits": 4}}
+    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places")]
+    run = done.snakemake(*tables, "--cores", "2", config={"editing": {"models": {"people-pieces": asked}}}).passed()
+
+    assert run.jobs() == {
+        "finetune_edits people-pieces 0 memit",
+        "summarise_survival",
+        "choose_place people-pieces 0",
+        "summarise_places",
+    }
+    survival = pd.read_csv(done.folder / tables[0])
+    assert set(survival["step"]) == {0, 1, 2} and set(survival["group"]) == {"edits", "control", "unedited"}
+    places = pd.read_csv(done.folder / tables[1])
+    assert set(places["layer"].dropna()) == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("module", "rules"),
     [
