@@ -96,6 +96,17 @@ def test_edits_count_once_they_are_all_made():
     assert found["edited_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edited_memit"])
 
 
+def test_a_fact_is_best_edited_where_all_three_are_best():
+    rows = [
+        ("a", layer, token, metric, bool(right))
+        for layer, token, rights in [(1, "last", [1, 1, 0]), (0, "last", [1, 0, 0]), (2, "first", [1, 1, 0])]
+        for metric, right in zip(("efficacy", "paraphrase", "neighbourhood"), rights, strict=True)
+    ]
+    rows += [("a", 0, "last", "neighbourhood", True), ("a", 0, "last", "question", True)]
+    found = life.places(pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"]))
+    assert found.reset_index().to_numpy().tolist() == [["a", "last", 1.0]]
+
+
 def test_edits_survive_where_they_had_been_right():
     rows = [
         (fact, group, layers, step, right)

@@ -296,6 +296,8 @@ def life(model, seed):
         paths["edits"] = [
             f"results/edits/{run}/{editor}" for editor in EDITED[model]["editors"]
         ]
+        if EDITED[model]["places"]["editor"]:
+            paths["places"] = f"results/places/{run}.parquet"
         followed = EDITED[model]["survival"]["editors"]
         if followed:
             paths["survival"] = [

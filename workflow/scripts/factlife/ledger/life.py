@@ -101,6 +101,21 @@ def edits(judged: pd.DataFrame) -> pd.DataFrame:
     return parts[0].join(parts[1]).astype(float).rename_axis("fact_id")
 
 
+def places(tried: pd.DataFrame) -> pd.DataFrame:
+    """Where a fact is best edited: the mean of efficacy, paraphrase and neighbourhood; of equals, the earliest layer.
+
+    Args:
+        tried: every probe of every edit at every token and layer, as ``results/places`` has them.
+    """
+    counted = tried[tried["metric"].isin(["efficacy", "paraphrase", "neighbourhood"])]
+    by_metric = counted.groupby(["edit_id", "layer", "token", "metric"], observed=True)["argmax"].mean()
+    score = by_metric.groupby(level=["edit_id", "layer", "token"], observed=True).mean().reset_index()
+    best = score.loc[score.groupby("edit_id")["argmax"].idxmax()].set_index("edit_id").rename_axis("fact_id")
+    return best.rename(columns={"token": "best_edit_token", "layer": "best_edit_layer"})[
+        ["best_edit_token", "best_edit_layer"]
+    ].astype({"best_edit_layer": float})
+
+
 def survival(followed: pd.DataFrame) -> pd.DataFrame:
     """Whether edits are left at the last step of further training, of those that were right before it.
 

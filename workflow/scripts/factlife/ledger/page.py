@@ -23,7 +23,7 @@ _STAGES = [
         "curve": True,
     },
     {"title": "Located", "columns": ["tracing_token", "tracing_layer", "tracing_effect", "circuit_"]},
-    {"title": "Edited", "columns": ["edited_", "survived_", "best_edit_layer"]},
+    {"title": "Edited", "columns": ["edited_", "best_edit_", "survived_"]},
     {"title": "Traced to documents", "columns": ["influence_"]},
     {"title": "Lost", "columns": ["kept_"]},
 ]
