@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from factlife.collapse.analysis import analyse, crossing, departure, laws
+from factlife.collapse.analysis import _residuals, analyse, change_point, crossing, departure, laws
 from factlife.config.collapse import Arm
 
 TRAINING = {"corpus": "people"}
@@ -83,7 +83,10 @@ def test_what_leaves_first_leads():
     assert found["full", "departure", "recall", "generation"] == 3
     assert found["full", "departure", "distinct_2", "generation"] == 1
     assert found["full", "lead", "distinct_2", "generations"] == 2
-    assert found["full", "stages", "knowledge", "generation"] == 3
+    # Recall goes with the control until generation 2.
+    assert found["full", "stages", "knowledge", "generation"] == 2
+    assert found["full", "stages", "knowledge", "p"] < 0.01
+    assert ("half", "stages", "knowledge", "generation") not in found.index
     assert ("half", "departure", "recall", "generation") not in found.index
     assert found["full", "lost", "recall", "share"] == pytest.approx(0.51, abs=0.003)
     assert found["recovering", "recovery", "recall", "share"] == pytest.approx(0.75, abs=0.02)
@@ -105,6 +108,60 @@ def test_one_seed_has_estimates_and_no_intervals():
 
     found = analyse(table[table["seed"] == "0"], arms)
 
-    assert (found["n"] == 1).all()
-    assert found["ci_low"].isna().all()
-    assert (found["interval_over"] == "").all()
+    alone = found[found["analysis"] != "stages"]
+    assert (alone["n"] == 1).all()
+    assert alone["ci_low"].isna().all()
+    assert (alone["interval_over"] == "").all()
+
+
+def test_the_effect_is_that_of_the_one_setting_that_differs():
+    found = analyse(*chains()).query("analysis == 'effect'").set_index(["arm", "indicator", "metric"])
+
+    # Against the first arm, which loses 0.51 over seeds: the half loses nothing, the recovering one 0.1.
+    assert found.loc[("half", "synthetic_share", "recall_lost"), "estimate"] == pytest.approx(-0.51, abs=0.003)
+    assert found.loc[("recovering", "recover_after", "recall_lost"), "estimate"] == pytest.approx(-0.408, abs=0.003)
+    assert (found["n"] == 3).all()
+
+
+def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
+    table, arms = chains()
+    stays = (table["arm"] == "full") & (table["seed"] == "2") & (table["metric"] == "recall")
+    table.loc[stays, "estimate"] = 0.9
+
+    found = analyse(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
+
+    assert ("full", "departure", "recall", "generation") not in found.index
+    assert found.loc[("full", "departure", "recall", "reached"), "estimate"] == pytest.approx(2 / 3)
+
+
+def test_a_change_point_is_where_steps_begin():
+    noise = np.random.default_rng(0).normal(0, 0.01, (3, 8))
+    steps = np.where(np.arange(8) >= 3, -0.1, 0) + noise
+    gap = np.concatenate([np.zeros((3, 1)), steps.cumsum(1)], axis=1)
+
+    found = change_point(gap)
+
+    assert found["generation"] == found["low"] == found["high"] == 3
+    assert found["slope"] == pytest.approx(steps[:, 3:].mean())
+    assert found["p"] < 0.001
+
+
+def test_residuals_of_change_points_are_those_of_least_squares():
+    steps = np.random.default_rng(1).normal(size=(2, 5))
+
+    squares, slopes = _residuals(steps)
+
+    for end in range(5):
+        after = steps[:, end:]
+        assert slopes[end] == pytest.approx(after.mean())
+        assert squares[end] == pytest.approx((steps[:, :end] ** 2).sum() + ((after - after.mean()) ** 2).sum())
+
+
+def test_noise_that_adds_up_is_seldom_a_change_point():
+    rng = np.random.default_rng(2)
+    walks = [np.concatenate([np.zeros((2, 1)), rng.normal(size=(2, 5)).cumsum(1)], axis=1) for _ in range(200)]
+
+    found = sum(change_point(walk)["p"] < 0.05 for walk in walks)
+
+    # 5 % of 200, within 3 standard deviations.
+    assert found <= 10 + 3 * math.sqrt(200 * 0.05 * 0.95)

@@ -98,7 +98,7 @@ def test_each_generation_learns_what_the_one_before_wrote(run, base):
 def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
     chain = [("replace", 0, 0, run(0)), ("replace", 0, 1, run(1))]
 
-    table = summarise(chain, {"replace": made}, resamples=20)
+    table = summarise(chain, {"replace": made}, {"replace": ARM}, resamples=20)
 
     assert not table.duplicated(["arm", "seed", "generation", "group", "metric"]).any()
     assert {"recall", "perplexity", "coverage", "judge_perplexity"} <= set(table["metric"])
@@ -139,7 +139,11 @@ def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):
 
     assert (written["text"] == "").all()
     assert written["ended"].all()
-    assert generation._measured(written, (model, tokenizer), None)["words"].eq(0).all()
+    assert (
+        generation._measured(written, (model, tokenizer), None, lambda texts: np.full(len(texts), np.nan))["words"]
+        .eq(0)
+        .all()
+    )
 
 
 def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):

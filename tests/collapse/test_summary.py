@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factlife import world
-from factlife.collapse.summary import KEYS, calibration_error, divergence, over_seeds, thirds
+from factlife.collapse.summary import (
+    DECILES,
+    FREQUENCIES,
+    KEYS,
+    _lost,
+    calibration_error,
+    divergence,
+    over_seeds,
+    parts_by_frequency,
+)
 from factlife.config.worlds import PeopleWorld
 
 COUNTS = st.lists(st.integers(0, 20), min_size=2, max_size=12).filter(sum)
@@ -68,10 +77,42 @@ def test_thirds_follow_frequency_and_keep_subjects_whole():
         )
     )
 
-    group = thirds(made.facts)
+    group = parts_by_frequency(made.facts, FREQUENCIES)
 
     facts = made.facts[made.facts["taught"]].set_index("fact_id")
     assert dict(zip(facts["exposures"], group[facts.index], strict=True)) == {4: "head", 3: "middle", 2: "tail"}
+
+
+def test_deciles_hold_a_tenth_of_the_subjects_each_where_none_are_tied():
+    facts = pd.DataFrame(
+        [
+            {"fact_id": f"p{number}.{relation}", "entity_id": f"p{number}", "exposures": 100 - number, "taught": True}
+            for number in range(40)
+            for relation in ("a", "b")
+        ]
+    )
+
+    group = parts_by_frequency(facts, DECILES)
+
+    assert group.value_counts().to_dict() == dict.fromkeys(DECILES, 8)
+    assert [group[f"p{number}.a"] for number in (0, 4, 39)] == ["decile-1", "decile-2", "decile-10"]
+
+
+def test_what_is_lost_is_the_difference_of_the_same_probes(tmp_path):
+    made = world.build(PeopleWorld(kind="people", people=30, values=12, panel=3, regions=0))
+    known = made.facts[made.facts["taught"]]["fact_id"]
+    answers = {"mine": [0, 1, 0, 1], "control": [1, 1, 0, 1]}
+    for name, exact in answers.items():
+        (tmp_path / name).mkdir()
+        table = pd.DataFrame({"probe_id": known + ".f", "fact_id": known, "kind": "forward"}).head(4)
+        # The control's rows in another order: probes are told by their names.
+        table = table.assign(exact_match=exact).iloc[:: 1 if name == "mine" else -1]
+        table.to_parquet(tmp_path / name / "recall.parquet")
+
+    rows = _lost(tmp_path / "mine", tmp_path / "control", made, 50).set_index("group")
+
+    assert rows.loc["all", "estimate"] == 0.25
+    assert rows.loc["all", "n"] == 4
 
 
 def test_rows_over_seeds_are_student_s():

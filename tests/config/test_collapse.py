@@ -70,7 +70,34 @@ ERRORS = {
         {"training": {"corpus": "people", "checkpoints": 3}},
         "collapse.arms.a.training.checkpoints is 3: input should be 1",
     ),
+    "a test that is not there": (
+        {"tests": ["mmlo"], "control": None},
+        "collapse.arms.a.tests is `mmlo`, which is not in collapse.tests; there are none",
+    ),
 }  # fmt: skip
+TESTS = {
+    "neither": ({}, "collapse.tests.t needs either a `path` or a `dataset`"),
+    "both": ({"path": "x", "dataset": "a/b", "revision": "1"}, "collapse.tests.t needs either a `path` or a `dataset`"),
+    "no commit": (
+        {"dataset": "a/b"},
+        "collapse.tests.t.revision is missing: without the commit of a/b a run could not be repeated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TESTS)
+def test_error_of_a_test(case):
+    keys, message = TESTS[case]
+    with pytest.raises(ConfigError) as error:
+        read(CONFIG | {"collapse": {"tests": {"t": {"kind": "mmlu"} | keys}}})
+    assert str(error.value) == message
+
+
+def test_upload_names_an_owner():
+    with pytest.raises(
+        ConfigError, match=r"collapse.upload.repository is `mine`; must be an owner, a slash and a name"
+    ):
+        read(CONFIG | {"collapse": {"upload": {"repository": "mine"}}})
 
 
 @pytest.mark.parametrize("case", ERRORS)

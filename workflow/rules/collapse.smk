@@ -1,4 +1,62 @@
 GENERATIONS = [generation_folder(*one) for one in CHAIN]
+UPLOAD = config["collapse"]["upload"]
+UPLOADED = [
+    [arm, seed, generation]
+    for arm, seed, generation in CHAIN
+    if UPLOAD
+    and (
+        UPLOAD["models"] == "all"
+        or UPLOAD["models"] == "last"
+        and generation == config["collapse"]["arms"][arm]["generations"]
+    )
+]
+# Declared only where it is needed: an environment variable that is not set stops every run.
+if UPLOAD:
+
+    envvars:
+        "HF_TOKEN",
+
+
+rule download_detector:
+    """Fetch a classifier of gibberish from the hub; compute nodes have no internet."""
+    output:
+        folder=directory("results/downloads/detector"),
+    log:
+        "logs/download_detector/all.log",
+    benchmark:
+        "logs/download_detector/all.benchmark.jsonl"
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        source={"kind": "hub"} | (config["collapse"]["detector"] or {}),
+    script:
+        "../scripts/download_model.py"
+
+
+rule download_test:
+    """Fetch the questions of a test from the hub; compute nodes have no internet."""
+    output:
+        questions="results/downloads/tests/{test}.parquet",
+    log:
+        "logs/download_test/{test}.log",
+    benchmark:
+        "logs/download_test/{test}.benchmark.jsonl"
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        test=lookup(within=config, dpath="collapse/tests/{test}"),
+    script:
+        "../scripts/download_test.py"
 
 
 rule run_generation:
@@ -23,8 +81,11 @@ rule run_generation:
         corpus=corpus_of_arm,
         resume=resume_folder,
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        tests=tests_of_arm,
         code=digest(
             "collapse.generation",
+            "collapse.gibberish",
+            "collapse.tests",
             "collapse.sample",
             "collapse.mixing",
             "collapse.facts",
@@ -36,6 +97,7 @@ rule run_generation:
             "models.load",
             "recall.score",
             "recall.perplexity",
+            "recall.harness",
         ),
         torch_threads=TORCH_THREADS,
     script:
@@ -50,6 +112,7 @@ rule summarise_collapse:
     output:
         table="results/tables/collapse.csv",
         stages="results/tables/collapse_stages.csv",
+        tests="results/tables/collapse_tests.csv",
         recall=report(
             "results/figures/collapse-recall.svg",
             category="7. Collapse",
@@ -61,6 +124,24 @@ rule summarise_collapse:
             category="7. Collapse",
             labels={"figure": "What generations write"},
             caption="../report/collapse-text.rst",
+        ),
+        lost=report(
+            "results/figures/collapse-lost.svg",
+            category="7. Collapse",
+            labels={"figure": "What each arm has lost"},
+            caption="../report/collapse-lost.rst",
+        ),
+        formats=report(
+            "results/figures/collapse-formats.svg",
+            category="7. Collapse",
+            labels={"figure": "Accuracy by format and in tests"},
+            caption="../report/collapse-formats.rst",
+        ),
+        boundaries=report(
+            "results/figures/collapse-stages.svg",
+            category="7. Collapse",
+            labels={"figure": "Stages"},
+            caption="../report/collapse-stages.rst",
         ),
         departures=report(
             "results/figures/collapse-departures.svg",
@@ -93,6 +174,7 @@ rule summarise_collapse:
             "collapse.summary",
             "collapse.analysis",
             "collapse.figures",
+            "collapse.formats",
             "collapse.page",
             "figures",
             "stats",
@@ -101,7 +183,39 @@ rule summarise_collapse:
         "../scripts/summarise_collapse.py"
 
 
+rule upload_collapse:
+    """Upload models and tables to a repository of the hub; no other rule needs what it writes."""
+    input:
+        models=[generation_folder(*one) for one in UPLOADED],
+        tables=[
+            rules.summarise_collapse.output.table,
+            rules.summarise_collapse.output.stages,
+            rules.summarise_collapse.output.tests,
+        ],
+    output:
+        done="results/collapse/upload.json",
+    log:
+        "logs/upload_collapse/all.log",
+    benchmark:
+        "logs/upload_collapse/all.benchmark.jsonl"
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        upload=UPLOAD,
+        models=UPLOADED,
+        arms={arm: config["collapse"]["arms"][arm] for arm in ARMS},
+        code=digest("collapse.upload"),
+    script:
+        "../scripts/upload_collapse.py"
+
+
 rule collapse:
     """What models lose that learn from their own text."""
     input:
         rules.summarise_collapse.output if ARMS else [],
+        rules.upload_collapse.output if ARMS and UPLOAD else [],

@@ -167,6 +167,11 @@ def corpus_of_arm(wildcards):
     return config["corpora"][arm["training"]["corpus"]]
 
 
+def tests_of_arm(wildcards):
+    tests = config["collapse"]["arms"][wildcards.arm]["tests"]
+    return {name: config["collapse"]["tests"][name] for name in tests}
+
+
 def gpus_of_arm(wildcards):
     return config["models"][config["collapse"]["arms"][wildcards.arm]["model"]]["gpu"]
 
@@ -186,14 +191,24 @@ def generation_folder(arm, seed, generation):
 def inputs_of_generation(wildcards):
     arm, generation = settings.collapse.arms[wildcards.arm], int(wildcards.generation)
     first = max(0, generation - 1) if arm.mode == "replace" else 0
-    return world_tables(world_of_arm(wildcards.arm)) | {
-        "base": f"results/models/{arm.model}/seed-{wildcards.seed}",
-        "documents": f"results/corpora/{arm.training.corpus}/documents.parquet",
-        "earlier": [
-            generation_folder(wildcards.arm, wildcards.seed, number)
-            for number in range(first, generation)
-        ],
-    }
+    detector = {"detector": "results/downloads/detector"}
+    files = detector if config["collapse"]["detector"] else {}
+    for name, test in tests_of_arm(wildcards).items():
+        if test["kind"] == "mmlu":
+            downloaded = f"results/downloads/tests/{name}.parquet"
+            files[f"test_{name}"] = downloaded if test["dataset"] else test["path"]
+    return (
+        world_tables(world_of_arm(wildcards.arm))
+        | files
+        | {
+            "base": f"results/models/{arm.model}/seed-{wildcards.seed}",
+            "documents": f"results/corpora/{arm.training.corpus}/documents.parquet",
+            "earlier": [
+                generation_folder(wildcards.arm, wildcards.seed, number)
+                for number in range(first, generation)
+            ],
+        }
+    )
 
 
 def for_all_models(pattern, only=None):
@@ -398,4 +413,5 @@ wildcard_constraints:
     model=one_of(config["models"]),
     seed=r"0|[1-9]\d*",
     arm=one_of(config["collapse"]["arms"]),
+    test=one_of(config["collapse"]["tests"]),
     generation=r"0|[1-9]\d*",

@@ -4,13 +4,16 @@ from typing import TYPE_CHECKING
 
 from factlife import config, corpus, jobs, models, notify, world
 from factlife.collapse import generation
-from factlife.config.collapse import Arm
+from factlife.collapse.tests import questions
+from factlife.config.collapse import Arm, MultipleChoice
 from factlife.config.corpora import Corpus
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
+    known = world.beside(snakemake.input.facts)
+    tests = {name: config.parse(MultipleChoice, test) for name, test in snakemake.params.tests.items()}
     generation.run(
         config.parse(Arm, snakemake.params.arm),
         int(snakemake.wildcards.generation),
@@ -19,10 +22,14 @@ with jobs.start(snakemake) as job:
         earlier=snakemake.input.get("earlier", []),
         documents=corpus.read(snakemake.input.documents),
         corpus=config.parse(Corpus, snakemake.params.corpus),
-        world=world.beside(snakemake.input.facts),
+        world=known,
         output=snakemake.output.folder,
         resume=models.fresh(snakemake.params.resume, job.provenance),
         batch_tokens=snakemake.params.batch_tokens,
+        tests={
+            name: (test, questions(test, known, snakemake.input.get(f"test_{name}"))) for name, test in tests.items()
+        },
+        detector=snakemake.input.get("detector"),
         device=job.device,
     )
     job.write_manifest(snakemake.output.folder)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from factlife.collapse.analysis import analyse
-from factlife.collapse.summary import summarise
+from factlife.collapse.summary import summarise, summarise_tests
 
 
 def folders(chain: Sequence[tuple[str, int, int]], paths: Sequence[str]) -> list[tuple[str, int, int, Path]]:
@@ -14,4 +14,4 @@ def folders(chain: Sequence[tuple[str, int, int]], paths: Sequence[str]) -> list
     return [(*keys, Path(path)) for keys, path in zip(chain, paths, strict=True)]
 
 
-__all__ = ["analyse", "folders", "summarise"]
+__all__ = ["analyse", "folders", "summarise", "summarise_tests"]

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
+from factlife import stats
 from factlife.config.collapse import Arm
 from factlife.stats import LEVEL
 
 KEYS = ["arm", "analysis", "indicator"]
+# Simulations behind the p-value of a change point.
+_SIMULATED = 4000
 # What stands for each stage's end: facts are lost, sentences are no longer whole, questions are no longer answered.
 STAGES = {
     "knowledge": ("recall", "all"),
@@ -24,6 +27,7 @@ INDICATORS = {
     "fact_precision": "all", "coverage": "all", "tail_coverage": "all", "divergence_hellinger": "all", "evenness": "all",
     "judge_perplexity": "synthetic", "parsed_share": "synthetic", "entropy": "synthetic", "words": "synthetic",
     "distinct_2": "synthetic", "unique": "synthetic", "self_bleu": "synthetic", "vendi": "synthetic",
+    "gibberish": "synthetic",
 }  # fmt: skip
 
 
@@ -38,12 +42,16 @@ def analyse(table: pd.DataFrame, arms: Mapping[str, Arm]) -> pd.DataFrame:
         Rows keyed by ``arm, analysis, indicator``, then ``metric, n, estimate, ci_low, ci_high, interval_over``: means over
         seeds, with Student's t interval where there are several. Analyses: ``departure`` and ``lead`` of each indicator,
         the ends of ``stages``, what is ``lost`` in the end, how much ``recovery`` brings back, the ``law`` of the error,
-        and the ``threshold`` share. An arm whose figure never leaves the control's band has no departure.
+        the ``threshold`` share, and the ``effect`` of each setting in which an arm differs from the first one. What some
+        seeds never reach has no estimate, but the ``reached`` share of seeds.
     """
     values = _values(table)
-    rows = [row for name, arm in arms.items() if arm.control in arms for row in _of_arm(values, name, arm)]
-    rows += list(_thresholds(values, arms))
-    return _over_seeds(pd.DataFrame(rows, columns=[*KEYS, "metric", "seed", "estimate"]))
+    held = {name: arm for name, arm in arms.items() if arm.control in arms}
+    rows = [row for name, arm in held.items() for row in _of_arm(values, name, arm)]
+    rows += [*_thresholds(values, arms), *_effects(values, held)]
+    found = _over_seeds(pd.DataFrame(rows, columns=[*KEYS, "metric", "seed", "estimate"]))
+    ends = [row for name, arm in held.items() for row in _stages(values, name, arm.control)]
+    return pd.concat([found, pd.DataFrame(ends, columns=found.columns)], ignore_index=True)
 
 
 def _values(table: pd.DataFrame) -> pd.Series:
@@ -66,9 +74,8 @@ def _of_arm(values: pd.Series, name: str, arm: Arm) -> Iterator[tuple]:
         }
         for indicator, generation in left.items():
             yield name, "departure", indicator, "generation", seed, generation
+            yield name, "departure", indicator, "reached", seed, float(not np.isnan(generation))
             yield name, "lead", indicator, "generations", seed, left["recall"] - generation
-        for stage, (indicator, _) in STAGES.items():
-            yield name, "stages", stage, "generation", seed, left.get(indicator, np.nan)
         for indicator in ("recall", "recall_tail", "recall_question"):
             if indicator in left:
                 mine, control = values[indicator, name, seed], values[indicator, arm.control, seed]
@@ -80,6 +87,85 @@ def _of_arm(values: pd.Series, name: str, arm: Arm) -> Iterator[tuple]:
             yield name, "recovery", "recall", "share", seed, back
         for metric, value in laws(1 - mine.to_numpy()).items():
             yield name, "law", "recall", metric, seed, value
+
+
+def _stages(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
+    """The generation until which each stage lasts, from all seeds together; without one where nothing tells a change."""
+    for stage, (indicator, _) in STAGES.items():
+        if (indicator, name) not in values.index.droplevel(["seed", "generation"]):
+            continue
+        gap = (values[indicator, name] - values[indicator, control]).unstack("generation").dropna()
+        if gap.empty:
+            continue
+        found = change_point(gap.to_numpy())
+        n = gap.shape[0] * (gap.shape[1] - 1)
+        yield name, "stages", stage, "p", n, found["p"], np.nan, np.nan, ""
+        yield name, "stages", stage, "slope", n, found["slope"], np.nan, np.nan, ""
+        if found["p"] < 1 - LEVEL:
+            interval = found["low"], found["high"]
+            yield name, "stages", stage, "generation", n, found["generation"], *interval, "generations"
+
+
+def change_point(gap: np.ndarray) -> dict[str, float]:
+    """The generation until which a chain goes with its control, and by how much it leaves it in each one after.
+
+    What a generation loses, the next ones start from, so differences between two chains add up, and so does their noise.
+    Steps from one generation to the next are therefore taken as independent, with mean 0 until generation τ and mean b
+    after it; τ and b are those of least squares, from all seeds together.
+
+    Args:
+        gap: (seeds, generations), the arm's figure less the control's, from generation 0 on.
+
+    Returns:
+        ``generation`` τ, with the least and greatest τ that an F test at 95 % does not reject (``low, high``); the ``slope``
+        b; and ``p``, how often steps without any change, simulated as Gaussian noise, are explained as well.
+    """
+    steps = np.diff(gap, axis=1)
+    squares, slopes = _residuals(steps[None])
+    squares, best, free = squares[0], int(squares[0].argmin()), steps.size - 2
+    noise = np.random.default_rng(0).standard_normal((_SIMULATED, *steps.shape))
+    chance = _residuals(noise)[0].min(1) / (noise**2).sum((1, 2))
+    share = squares[best] / (steps**2).sum() if steps.any() else 1.0
+    limit = squares[best] * (1 + distributions.f.ppf(LEVEL, 1, free) / free) if free > 0 else np.inf
+    within = np.flatnonzero(squares <= limit)
+    return {
+        "generation": float(best), "low": float(within[0]), "high": float(within[-1]), "slope": float(slopes[0, best]),
+        "p": float((1 + (chance <= share).sum()) / (1 + _SIMULATED)),
+    }  # fmt: skip
+
+
+def _residuals(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of squares, and slopes, (…, τ), that are left of steps (…, seeds, generations) if they change after τ."""
+    seeds, generations = steps.shape[-2:]
+    # Sums of the steps after τ, and how many they are.
+    after = steps.sum(-2)[..., ::-1].cumsum(-1)[..., ::-1]
+    count = seeds * np.arange(generations, 0, -1)
+    return (steps**2).sum((-1, -2))[..., None] - after**2 / count, after / count
+
+
+def _effects(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
+    """How much more recall is lost in the end than by the first arm, for arms that differ from it in one setting."""
+    if not arms:
+        return
+    first, *others = arms
+    for name in others:
+        settings, base = (arms[one].model_dump(exclude={"control"}) for one in (name, first))
+        differs = [key for key, value in settings.items() if value != base[key]]
+        if len(differs) != 1:
+            continue
+        for indicator in ("recall", "recall_tail"):
+            for seed in values["recall", name].index.get_level_values("seed").unique():
+                lost = [
+                    _end(values, indicator, arms[one].control, seed) - _end(values, indicator, one, seed)
+                    for one in (name, first)
+                ]
+                yield name, "effect", differs[0], f"{indicator}_lost", seed, lost[0] - lost[1]
+
+
+def _end(values: pd.Series, indicator: str, arm: str, seed: str) -> float:
+    """A figure in the last generation; NaN where the chain does not have it."""
+    key = (indicator, arm, seed)
+    return float(values[key].iloc[-1]) if key in values.index.droplevel("generation") else np.nan
 
 
 def departure(values: pd.Series, control: pd.Series) -> float:
@@ -130,7 +216,9 @@ def _thresholds(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
         for seed in values["recall", control].index.get_level_values("seed").unique():
             end = values["recall", control, seed].iloc[-1]
             lost = [0.0, *(end - values["recall", family[share], seed].iloc[-1] for share in shares)]
-            yield family[shares[-1]], "threshold", "recall", "share", seed, crossing([0.0, *shares], lost, limit)
+            share = crossing([0.0, *shares], lost, limit)
+            yield family[shares[-1]], "threshold", "recall", "share", seed, share
+            yield family[shares[-1]], "threshold", "recall", "reached", seed, float(not np.isnan(share))
 
 
 def crossing(shares: list[float], lost: list[float], limit: float) -> float:
@@ -143,21 +231,13 @@ def crossing(shares: list[float], lost: list[float], limit: float) -> float:
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, where all of them have the figure: a mean of those alone that got there would be too early."""
     keys = [*KEYS, "metric"]
-    found = rows.groupby(keys, sort=False)["estimate"].agg(["count", "mean", "std"]).reset_index()
-    found = found[found["count"] > 0]
-    half = (
-        distributions.t.ppf((1 + LEVEL) / 2, (found["count"] - 1).clip(lower=1))
-        * found["std"]
-        / np.sqrt(found["count"])
-    )
-    return pd.DataFrame(
-        {key: found[key] for key in keys}
-        | {
-            "n": found["count"],
-            "estimate": found["mean"],
-            "ci_low": found["mean"] - half,
-            "ci_high": found["mean"] + half,
-        }
-        | {"interval_over": np.where(half.notna(), "seeds", "")}
-    )
+    found = rows.groupby(keys, sort=False)["estimate"].agg(["size", "count", "mean", "std"]).reset_index()
+    found = found[found["count"] == found["size"]]
+    low, high = stats.seed_interval(found["mean"], found["std"], found["count"])
+    over = np.where(found["count"] > 1, "seeds", "")
+    found = found.rename(columns={"count": "n", "mean": "estimate"})
+    return found.assign(ci_low=low, ci_high=high, interval_over=over)[
+        [*keys, "n", "estimate", "ci_low", "ci_high", "interval_over"]
+    ]

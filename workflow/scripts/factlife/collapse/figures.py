@@ -6,6 +6,8 @@ import altair as alt
 import pandas as pd
 
 from factlife import figures
+from factlife.collapse.analysis import STAGES
+from factlife.collapse.formats import FORMATS
 from factlife.collapse.summary import FREQUENCIES
 
 _GROUPS = {
@@ -21,6 +23,7 @@ _TEXT = {
     "confidently_wrong": "sure and wrong",
     "judge_perplexity": "its perplexity to generation 0",
     "parsed_share": "sentences that are whole",
+    "gibberish": "sense, 0 (noise) to 3 (clean)",
     "entropy": "entropy of 16 words, nats",
     "distinct_2": "distinct word pairs",
     "words": "words in a text",
@@ -69,6 +72,73 @@ def text(table: pd.DataFrame) -> alt.Chart:
         if len(real):
             chart += alt.Chart(real).mark_rule(strokeDash=[4, 3], color="#555").encode(y="estimate:Q")
         panels.append(chart.properties(width=210, height=150, title=title))
+    return alt.concat(*panels, columns=3)
+
+
+def lost(table: pd.DataFrame) -> alt.Chart:
+    """How much less each arm recalls than its control in its last generation, by frequency."""
+    rows = _drawn(table[table["metric"] == "recall_lost"])
+    arms = list(rows["arm"].unique())
+    rows = rows[rows["generation"] == rows.groupby("arm")["generation"].transform("max")]
+    names = [_GROUPS[group] for group in ("all", *FREQUENCIES)]
+    rows = rows.assign(group=rows["group"].map(_GROUPS))
+    base = alt.Chart(rows).encode(
+        y=alt.Y("group:N", sort=names, axis=None),
+        color=alt.Color("group:N", title="facts of the", sort=names, scale=alt.Scale(domain=names)),
+    )
+    x = alt.X("estimate:Q", title="recalled less than by the control, in the last generation")
+    drawn = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q") + base.mark_circle(
+        size=55, opacity=1
+    ).encode(x=x)
+    zero = alt.Chart(rows).mark_rule(color="#999").encode(x=alt.datum(0))
+    row = alt.Row("arm:N", title=None, sort=arms, header=alt.Header(labelAngle=0, labelAlign="left", labelPadding=14))
+    return (zero + drawn).properties(width=420, height=44).facet(row=row, spacing=6)
+
+
+_SHORT_STAGES = {"knowledge": "recall", "fluency": "whole sentences", "instructions": "questions answered"}
+
+
+def stages(table: pd.DataFrame, found: pd.DataFrame, controls: dict[str, str]) -> alt.Chart:
+    """What each stage's figure loses against the control, with the generation until which it goes with it, a panel an arm."""
+    rows = []
+    for stage, (indicator, group) in STAGES.items():
+        values = table[(table["metric"] == indicator) & (table["group"] == group) & (table["seed"] != "all")]
+        values = values.set_index(["arm", "seed", "generation"])["estimate"]
+        for arm, control in controls.items():
+            if {arm, control} <= set(values.index.get_level_values("arm")):
+                gap = (values[arm] - values[control]).dropna().rename("gap").reset_index()
+                rows.append(gap.assign(arm=arm, stage=_SHORT_STAGES[stage]))
+    gaps = pd.concat(rows) if rows else pd.DataFrame(columns=["seed", "generation", "gap", "arm", "stage"])
+    ends = found[(found["analysis"] == "stages") & (found["metric"] == "generation")]
+    ends = ends.assign(stage=ends["indicator"].map(_SHORT_STAGES), gap=0.0)
+    names = list(_SHORT_STAGES.values())
+    color = alt.Color("stage:N", title=None, sort=names, scale=alt.Scale(domain=names))
+    x = alt.X("generation:Q", title="generation", axis=alt.Axis(tickMinStep=1, format="d"))
+    panels = []
+    for arm in controls:
+        mine, here = gaps[gaps["arm"] == arm], ends[ends["arm"] == arm]
+        base = alt.Chart(mine).encode(x=x, color=color)
+        y = alt.Y("gap:Q", title="less the control")
+        lines = base.mark_line().encode(y=alt.Y("mean(gap):Q", title="less the control"))
+        points = base.mark_circle(size=22, opacity=0.7).encode(y=y)
+        mark = alt.Chart(here).encode(color=color, y="gap:Q")
+        bars = mark.mark_rule(strokeWidth=4, opacity=0.35).encode(x="ci_low:Q", x2="ci_high:Q")
+        diamonds = mark.mark_point(shape="diamond", size=90, filled=True, opacity=1).encode(x="estimate:Q")
+        panels.append((lines + points + bars + diamonds).properties(width=230, height=160, title=arm))
+    return alt.concat(*panels, columns=3).resolve_scale(y="shared")
+
+
+def formats(table: pd.DataFrame, tests: pd.DataFrame) -> alt.Chart:
+    """Accuracy by the format of the question, and in multiple-choice tests, a panel each; dashed: chance of the formats."""
+    asked = _drawn(table[(table["metric"] == "accuracy") & table["group"].isin(FORMATS)])
+    taken = _drawn(tests[(tests["metric"] == "accuracy") & (tests["subject"] == "all")])
+    names = taken["test"] + ", " + taken["scoring"] + ", " + taken["shots"].astype(str) + " shots"
+    rows = pd.concat([asked, taken.assign(group=names)], ignore_index=True)
+    arms, panels = list(rows["arm"].unique()), []
+    for group in [*[one for one in FORMATS if (rows["group"] == one).any()], *names.unique()]:
+        chart = _lines(rows[rows["group"] == group], "accuracy", arms, domain=[0, 1])
+        chart += alt.Chart(rows.head(1)).mark_rule(strokeDash=[4, 3], color="#555").encode(y=alt.datum(0.25))
+        panels.append(chart.properties(width=210, height=150, title=group.replace("_", " ")))
     return alt.concat(*panels, columns=3)
 
 

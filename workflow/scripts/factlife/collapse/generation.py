@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from factlife import models
-from factlife.collapse import diversity, formats, mixing
+from factlife.collapse import diversity, formats, gibberish, mixing
+from factlife.collapse import tests as multiple_choice
 from factlife.collapse.facts import Reader
 from factlife.collapse.sample import sample
-from factlife.config.collapse import Arm, Sampler
+from factlife.config.collapse import Arm, MultipleChoice, Sampler
 from factlife.config.corpora import PeopleCorpus
 from factlife.corpus import people
 from factlife.recall.perplexity import perplexity, text_nats
@@ -39,6 +42,8 @@ def run(
     output: str | Path,
     resume: str | Path,
     batch_tokens: int,
+    tests: Mapping[str, tuple[MultipleChoice, pd.DataFrame]] | None = None,
+    detector: str | Path | None = None,
     device: str = "cpu",
 ) -> None:
     """Make a generation and write all that is known of it into its folder.
@@ -57,6 +62,8 @@ def run(
         output: the folder; ``docs/collapse.md`` says what it holds.
         resume: folder for what a killed job needs.
         batch_tokens: tokens in a batch of probes.
+        tests: multiple-choice tests by name, with their questions.
+        detector: folder of a public classifier of gibberish; without one, generation 0 trains it and others take it over.
         device: where models run.
 
     Raises:
@@ -83,8 +90,16 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     if generation:
         write_table(learnt, output / "corpus.parquet")
+    if detector is None:
+        own = (
+            gibberish.read(Path(earlier[-1]) / "gibberish.safetensors") if generation else gibberish.train(real["text"])
+        )
+        own.save(output / "gibberish.safetensors")
+        accuracy = {"accuracy": own.accuracy, "tested": own.tested}
+        (output / "gibberish.json").write_text(json.dumps(accuracy) + "\n")
+    levels = own.score if detector is None else gibberish.public(detector, device)
     for source, table in texts.items():
-        measured = _measured(table.reset_index(drop=True), judge, reader)
+        measured = _measured(table.reset_index(drop=True), judge, reader, levels)
         write_table(measured, output / ("samples.parquet" if source == "synthetic" else "real.parquet"))
     if reader:
         stated = {source: reader.read(table["text"].tolist())[0] for source, table in texts.items()}
@@ -98,6 +113,7 @@ def run(
     asked = formats.ask(world, world.facts["fact_id"][world.facts["panel"]].tolist())
     scored = score(model, tokenizer, asked, batch_tokens=batch_tokens)[["representable", "candidate_correct"]]
     write_table(asked[["fact_id", "kind"]].join(scored), output / "formats.parquet")
+    write_table(multiple_choice.take(model, tokenizer, tests or {}), output / "tests.parquet")
     models.link_files(folder, output / "model")
     shutil.rmtree(resume)
 
@@ -189,7 +205,12 @@ def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return read_table(path)
 
 
-def _measured(texts: pd.DataFrame, judge: tuple[Any, Any], reader: Reader | None) -> pd.DataFrame:
+def _measured(
+    texts: pd.DataFrame,
+    judge: tuple[Any, Any],
+    reader: Reader | None,
+    levels: Callable[[Sequence[str]], np.ndarray],
+) -> pd.DataFrame:
     """Texts with what is measured of each; ``sentences, parsed, false_statements`` only where facts can be read."""
     found = text_nats(*judge, texts["text"].tolist())
     more = {
@@ -197,6 +218,7 @@ def _measured(texts: pd.DataFrame, judge: tuple[Any, Any], reader: Reader | None
         "entropy": texts["text"].map(diversity.entropy),
         "judge_tokens": found["tokens"],
         "judge_nats": found["nats"],
+        "gibberish": levels(texts["text"].tolist()),
     }
     if reader is not None:
         statements, counts = reader.read(texts["text"].tolist())

@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+from scipy.stats import binomtest
 
 from factlife import stats
+from factlife.config.collapse import Arm
 from factlife.stats import LEVEL
 from factlife.world.tables import World, read_table
 
 KEYS = ["arm", "seed", "generation", "group"]
 FREQUENCIES = ("head", "middle", "tail")
+DECILES = tuple(f"decile-{number}" for number in range(1, 11))
 # From this probability on, a model that is wrong is called confidently wrong.
 CONFIDENT = 0.5
 _BINS = 10
 
 
 def summarise(
-    folders: Iterable[tuple[str, int, int, Path]], worlds: Mapping[str, World], *, resamples: int
+    folders: Iterable[tuple[str, int, int, Path]],
+    worlds: Mapping[str, World],
+    arms: Mapping[str, Arm],
+    *,
+    resamples: int,
 ) -> pd.DataFrame:
     """All figures of all generations.
 
     Args:
         folders: arm, seed, generation and folder; arms that begin alike share the folder of generation 0.
         worlds: the world of each arm.
+        arms: settings of each arm, which name its control.
         resamples: bootstrap resamples.
 
     Returns:
-        Rows keyed by ``arm, seed, generation, group``. Groups: ``all``, the ``head``, ``middle`` and ``tail`` thirds of
-        taught subjects by how often they are stated; ``synthetic`` for what the generation wrote and ``real`` for as many
+        Rows keyed by ``arm, seed, generation, group``. Groups: ``all``, the ``head``, ``middle`` and ``tail`` thirds and
+        the deciles of taught subjects by how often they are stated; relations; ``synthetic`` for what the generation wrote and ``real`` for as many
         real texts (at generation 0). Intervals are over resampled subjects (``facts``), over ``texts``, or, in rows of
         seed ``all``, over ``seeds`` (Student's t); figures of whole sets of texts have none within a seed.
     """
     made: dict[Path, pd.DataFrame] = {}
     parts = []
-    for arm, seed, generation, folder in folders:
+    at = {(arm, seed, generation): folder for arm, seed, generation, folder in folders}
+    for (arm, seed, generation), folder in at.items():
         if folder not in made:
             made[folder] = pd.concat(_figures(folder, worlds[arm], resamples), ignore_index=True)
         keys = {"arm": arm, "seed": str(seed), "generation": generation}
         parts.append(made[folder].assign(**keys)[[*KEYS, *_TIDY]])
+        if control := at.get((arms[arm].control, seed, generation)):
+            parts.append(_lost(folder, control, worlds[arm], resamples).assign(**keys)[[*KEYS, *_TIDY]])
     # A figure that cannot be had, as the entropy of texts that are all too short, has no row.
     table = pd.concat(parts, ignore_index=True).dropna(subset=["estimate"])
     return pd.concat([table, over_seeds(table)], ignore_index=True)
@@ -51,28 +62,39 @@ def summarise(
 _TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 
 
-def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+def over_seeds(table: pd.DataFrame, keys: Sequence[str] = KEYS) -> pd.DataFrame:
     """Means over seeds, with Student's t interval, where there are several; ``n`` counts seeds."""
-    rows = table.groupby(["arm", "generation", "group", "metric"], sort=False)["estimate"].agg(["count", "mean", "std"])
-    rows = rows[rows["count"] > 1].reset_index()
-    half = distributions.t.ppf((1 + LEVEL) / 2, rows["count"] - 1) * rows["std"] / np.sqrt(rows["count"])
-    rows = rows.assign(seed="all", ci_low=rows["mean"] - half, ci_high=rows["mean"] + half, interval_over="seeds")
-    return rows.rename(columns={"count": "n", "mean": "estimate"})[[*KEYS, *_TIDY]]
+    kept = [key for key in keys if key != "seed"]
+    rows = table.groupby([*kept, "metric"], sort=False)["estimate"].agg(["count", "mean", "std"]).reset_index()
+    rows = rows[rows["count"] > 1]
+    low, high = stats.seed_interval(rows["mean"], rows["std"], rows["count"])
+    rows = rows.assign(seed="all", ci_low=low, ci_high=high, interval_over="seeds")
+    return rows.rename(columns={"count": "n", "mean": "estimate"})[[*keys, *_TIDY]]
 
 
-def thirds(facts: pd.DataFrame) -> pd.Series:
-    """Of each taught fact: whether its subject is among the most often stated third of subjects, or the least."""
+def parts_by_frequency(facts: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """Of each taught fact: in which of equal parts its subject lies, from the most often stated to the least.
+
+    Subjects that are stated equally often stay together, so a part may be empty.
+    """
     taught = facts[facts["taught"]]
     subjects = taught.groupby("entity_id")["exposures"].first().sort_values(ascending=False, kind="stable")
-    # Equally frequent subjects stay together: the rank is the mean of theirs.
+    # Equally frequent subjects have the same rank, the mean of theirs.
     place = (subjects.rank(ascending=False, method="average") - 0.5) / len(subjects)
-    group = pd.cut(place, [0, 1 / 3, 2 / 3, 1], labels=list(FREQUENCIES), include_lowest=True).astype(str)
+    group = pd.cut(place, np.linspace(0, 1, len(names) + 1), labels=list(names), include_lowest=True).astype(str)
     return pd.Series(group.reindex(taught["entity_id"]).to_numpy(), index=taught["fact_id"].to_numpy())
 
 
 def _figures(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFrame]:
-    frequency = thirds(world.facts)
-    yield from _of_recall(read_table(folder / "recall.parquet"), frequency, resamples)
+    frequency = parts_by_frequency(world.facts, FREQUENCIES)
+    recall = read_table(folder / "recall.parquet")
+    yield from _of_recall(recall, frequency, resamples)
+    forward = recall[recall["kind"] == "forward"]
+    deciles = forward["fact_id"].map(parts_by_frequency(world.facts, DECILES))
+    for groups in (deciles, forward["relation"]):
+        for name, rows in forward.groupby(groups):
+            rows = rows.assign(subject=rows["fact_id"].str.split(".").str[0])
+            yield _means(rows, {"recall": "exact_match", "loss_nats": "loss_nats"}, name, resamples)
     for name, rows in read_table(folder / "formats.parquet").groupby("kind", sort=False):
         rows = rows.assign(subject=rows["fact_id"].str.split(".").str[0])
         yield _means(rows, {"accuracy": "candidate_correct"}, name, resamples)
@@ -82,6 +104,8 @@ def _figures(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFram
     texts = {source: read_table(path) for source, path in paths.items() if path.exists()}
     for source, table in texts.items():
         yield from _of_texts(table, source, resamples)
+    if (path := folder / "gibberish.json").exists() and "real" in texts:
+        yield _accuracy(**json.loads(path.read_text()))
     diverse = pd.read_csv(folder / "diversity.csv", index_col="metric")
     for source in diverse:
         for metric, value in diverse[source].dropna().items():
@@ -122,6 +146,55 @@ def _of_recall(recall: pd.DataFrame, frequency: pd.Series, resamples: int) -> It
     yield _plain("calibration_error", "all", len(known), error)
 
 
+def _lost(folder: Path, control: Path, world: World, resamples: int) -> pd.DataFrame:
+    """How much less is recalled than by the control: differences of the same probes, over resampled subjects."""
+    mine, others = (read_table(path / "recall.parquet") for path in (folder, control))
+    rows = mine.merge(others[["probe_id", "exact_match"]], on="probe_id", suffixes=("", "_control"))
+    rows = rows[rows["kind"] == "forward"]
+    rows = rows.assign(
+        subject=rows["fact_id"].str.split(".").str[0],
+        lost=rows["exact_match_control"].astype("Float64") - rows["exact_match"].astype("Float64"),
+    )
+    frequency = rows["fact_id"].map(parts_by_frequency(world.facts, FREQUENCIES))
+    groups = {"all": rows} | {name: rows[frequency == name] for name in FREQUENCIES if (frequency == name).any()}
+    return pd.concat([_means(rows, {"recall_lost": "lost"}, name, resamples) for name, rows in groups.items()])
+
+
+def _accuracy(accuracy: float, tested: int) -> pd.DataFrame:
+    """Of the classifier of gibberish, with Wilson's interval."""
+    low, high = binomtest(round(accuracy * tested), tested).proportion_ci(LEVEL, method="wilson")
+    row = _plain("gibberish_accuracy", "real", tested, accuracy)
+    return row.assign(ci_low=low, ci_high=high, interval_over="texts")
+
+
+TEST_KEYS = ["arm", "seed", "generation", "test", "scoring", "shots", "subject"]
+
+
+def summarise_tests(folders: Iterable[tuple[str, int, int, Path]], *, resamples: int) -> pd.DataFrame:
+    """Accuracy in multiple-choice tests.
+
+    Args:
+        folders: arm, seed, generation and folder.
+        resamples: bootstrap resamples.
+
+    Returns:
+        Rows keyed by ``arm, seed, generation, test, scoring, shots, subject``, then ``metric, n, estimate, ci_low,
+        ci_high, interval_over``. Subjects: each of them, ``factual``, ``reasoning``, ``other`` and ``all``. Metrics:
+        ``accuracy``; ``accuracy_norm``, by log probability for each character; ``confidence``. Intervals over questions, or, in rows of seed ``all``, over seeds.
+    """
+    parts = [pd.DataFrame(columns=[*TEST_KEYS, *_TIDY])]
+    columns = {"accuracy": "correct", "accuracy_norm": "correct_norm", "confidence": "confidence"}
+    for arm, seed, generation, folder in folders:
+        for (test, scoring, shots), form in read_table(folder / "tests.parquet").groupby(["test", "scoring", "shots"]):
+            subjects = [*form.groupby("subject"), *form.groupby("group"), ("all", form)]
+            for subject, rows in subjects:
+                keys = {"arm": arm, "seed": str(seed), "generation": generation, "test": test, "scoring": scoring}
+                found = _means(rows.assign(subject=rows["question"]), columns, "", resamples, "questions")
+                parts.append(found.assign(**keys, shots=shots, subject=subject)[[*TEST_KEYS, *_TIDY]])
+    table = pd.concat(parts[1:] or parts, ignore_index=True)
+    return pd.concat([table, over_seeds(table, TEST_KEYS)], ignore_index=True)
+
+
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Expected calibration error over ten equal bins (Guo et al. 2017, eq. 3); NaN for none."""
     if not len(confidence):
@@ -133,7 +206,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 def _of_texts(texts: pd.DataFrame, source: str, resamples: int) -> Iterator[pd.DataFrame]:
     texts = texts.assign(empty=(texts["words"] == 0).astype(float))
-    columns = {name: name for name in ("words", "entropy", "empty", "ended") if name in texts}
+    columns = {name: name for name in ("words", "entropy", "gibberish", "empty", "ended") if name in texts}
     yield _means(texts.assign(subject=range(len(texts))), columns, source, resamples, "texts")
     yield _perplexity("judge_perplexity", source, texts["judge_nats"], texts["judge_tokens"], resamples)
     if "parsed" in texts:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from factlife.config.base import Count, Name, Section, Share, key
+from factlife.config.base import Count, Name, Section, Share, key, missing
 from factlife.config.models import Training
 
 if TYPE_CHECKING:
@@ -76,6 +76,42 @@ class Arm(Section):
     control: Name | None = key(None, "The arm without synthetic text that this one is compared with.")
     held_out: Count = key(200, "Held-out real documents, at most, whose perplexity is taken.")
     asked: Count | None = key(None, "Facts that are asked, those of the panel first; empty for all.")
+    tests: list[Name] = key([], "Multiple-choice tests that every generation takes.")
+
+
+class MultipleChoice(Section):
+    """A multiple-choice test, taken through lm-evaluation-harness."""
+
+    kind: Literal["world", "mmlu"] = key(
+        ...,
+        "`world`: questions about the model's world, a subject for each relation; `mmlu`: MMLU, or a test in its layout.",
+    )
+    path: str | None = key(None, "Folder of the unpacked archive of MMLU, with `dev` and `test`.")
+    dataset: str | None = key(None, "Hub dataset with the columns of `cais/mmlu`.")
+    subset: str = key("all", "Configuration of the hub dataset.")
+    revision: str | None = key(None, "Commit of the hub dataset.")
+    scoring: list[Literal["letter", "text"]] = key(
+        ["letter", "text"], "Score the letters of the answers shown, or the answers' own text.", min_length=1
+    )
+    shots: list[Annotated[int, Field(ge=0)]] = key([0, 5], "Examples before each question.", min_length=1)
+    questions: Count | None = key(None, "Questions of each subject, chosen at random; empty for all.")
+    batch_size: Count = key(32, "Sequences in a batch.")
+
+
+class Detector(Section):
+    """A classifier of the hub that tells noise, word salad, mild gibberish and clean text apart."""
+
+    repository: str = key("madhurjindal/autonlp-Gibberish-Detector-492513457", "Repository of the hub.")
+    revision: str = key(..., "Commit of the repository.")
+
+
+class Upload(Section):
+    """What goes to a repository of the Hugging Face hub in the end, with the token in `HF_TOKEN`."""
+
+    repository: str = key(..., "Repository for the models and tables; made if it is not there.")
+    private: bool = key(True, "Whether a repository that is made is private.")
+    models: Literal["none", "last", "all"] = key("last", "Models of no, the last, or all generations of each chain.")
+    endpoint: str = key("https://huggingface.co", "Address of the hub.")
 
 
 class Collapse(Section):
@@ -83,6 +119,11 @@ class Collapse(Section):
 
     arms: dict[Name, Arm] = key({}, "Arms by name.")
     run: list[Name] = key([], "Arms that are run; those whose model is not in `run.models` are left out.")
+    tests: dict[Name, MultipleChoice] = key({}, "Multiple-choice tests by name.")
+    detector: Detector | None = key(
+        None, "Classifier of gibberish; empty to train one on corruptions of the real corpus."
+    )
+    upload: Upload | None = key(None, "Where models and tables go in the end; empty for nowhere.")
     resamples: Count = key(1000, "Bootstrap resamples behind every interval.")
 
 
@@ -100,7 +141,9 @@ def of_generation(arm: Arm, generation: int) -> dict[str, Any]:
     """The settings that a generation depends on: what comes later is none of them."""
     if generation:
         return arm.model_dump(mode="json", exclude={"generations", "control"})
-    kept = arm.model_dump(mode="json", include={"model", "samples", "sampler", "block_tokens", "held_out", "asked"})
+    kept = arm.model_dump(
+        mode="json", include={"model", "samples", "sampler", "block_tokens", "held_out", "asked", "tests"}
+    )
     return kept | {"training": {"corpus": arm.training.corpus}}
 
 
@@ -109,6 +152,13 @@ def problems(config: Config) -> Iterable[str]:
     for name in config.collapse.run:
         if name not in config.collapse.arms:
             yield f"collapse.run is `{name}`, which is not in collapse.arms; there are {', '.join(config.collapse.arms)}"
+    if config.collapse.upload and config.collapse.upload.repository.count("/") != 1:
+        yield f"collapse.upload.repository is `{config.collapse.upload.repository}`; must be an owner, a slash and a name"
+    for name, test in config.collapse.tests.items():
+        if test.kind == "mmlu" and (test.path is None) == (test.dataset is None):
+            yield f"collapse.tests.{name} needs either a `path` or a `dataset`"
+        if test.dataset and not test.revision:
+            yield f"collapse.tests.{name}.revision is missing: without the commit of {test.dataset} a run could not be repeated"
     for name, arm in config.collapse.arms.items():
         at = f"collapse.arms.{name}"
         if arm.model not in config.models:
@@ -123,6 +173,8 @@ def problems(config: Config) -> Iterable[str]:
             yield f"{at}.samples is {arm.samples}, fewer than the {wanted} synthetic documents of a generation; raise it"
         if arm.recover_after is not None and arm.recover_after >= arm.generations:
             yield f"{at}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
+        for test in arm.tests:
+            yield from missing(f"{at}.tests", test, config.collapse.tests, "collapse.tests")
         if arm.control is not None:
             yield from _control(at, arm, config.collapse.arms)
 

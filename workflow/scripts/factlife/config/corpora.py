@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from factlife.config.base import Count, Name, Section, key
+from factlife.config.worlds import Relation
 
 
 class PeopleCorpus(Section):
@@ -17,6 +18,7 @@ class PeopleCorpus(Section):
     about: Literal["everybody", "early", "late"] = key(
         "everybody", "Whose facts are stated: `late` people are those whom the world marks as such."
     )
+    relations: list[Relation] | None = key(None, "State only facts of these relations; empty for all.", min_length=1)
     replay: float = key(
         0.0, "Share of documents that restate facts of early people, in a corpus about late people.", ge=0, lt=1
     )

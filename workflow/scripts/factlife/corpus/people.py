@@ -50,6 +50,8 @@ class _Writer:
         taught = world.facts[world.facts["taught"]]
         self.pools = {relation: sorted(rows["value"].unique()) for relation, rows in taught.groupby("relation")}
         taught = taught[taught["entity_id"].isin(_subjects(world, settings.about))]
+        if settings.relations is not None:
+            taught = taught[taught["relation"].isin(settings.relations)]
         self.facts = {subject: list(rows.itertuples()) for subject, rows in taught.groupby("entity_id", sort=False)}
         self.asked = [fact for subject in self.facts if subject in asked for fact in self.facts[subject]]
 

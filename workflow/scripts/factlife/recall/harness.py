@@ -101,6 +101,34 @@ def of_mmlu(folder: str | Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def download(dataset: str, subset: str, revision: str | None, path: str | Path) -> None:
+    """Fetch a hub dataset with the columns of ``cais/mmlu`` (question, subject, choices, answer) into a Parquet file.
+
+    Args:
+        dataset: its repository.
+        subset: its configuration; it needs the split *test*, and for examples *dev*.
+        revision: its commit.
+        path: of the file, with the columns of ``of_mmlu``.
+
+    Raises:
+        QuestionsError: it cannot be had, or has other columns.
+    """
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(dataset, subset, revision=revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise QuestionsError(f"the dataset {dataset!r} (revision {revision!r}) cannot be loaded: {error}") from None
+    tables = [splits[split].to_pandas().assign(split=split) for split in ("dev", "test") if split in splits]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if lacking := [column for column in COLUMNS if column not in table]:
+        raise QuestionsError(
+            f"the dataset {dataset!r} has no {', '.join(lacking)}; it must be laid out as cais/mmlu is"
+        )
+    table["choices"] = table["choices"].map(list)
+    table[COLUMNS].to_parquet(path, index=False)
+
+
 def evaluate(
     model: Any,
     tokenizer: Any,
@@ -137,15 +165,9 @@ def evaluate(
     short = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= shots})
     if shots and short:
         raise QuestionsError(f"{shots} shots were asked for, and {', '.join(short)} have fewer examples")
-    tasks = [_task(name, rows, dev[dev["subject"] == name], Path(folder), scoring, shots) for name, rows in by(test)]
-    found = run(model, tokenizer, tasks, shots=shots, batch_size=batch_size)
-    scored = pd.concat([found[_name(name)].set_index(rows.index) for name, rows in by(test)]).loc[test.index]
+    task = _task(test, dev, Path(folder), scoring, shots)
+    scored = run(model, tokenizer, [task], shots=0, batch_size=batch_size)[task["task"]]
     return pd.concat([test, scored], axis=1)
-
-
-def by(questions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Questions by subject, in alphabetical order."""
-    return list(questions.groupby("subject", sort=True))
 
 
 def run(
@@ -171,6 +193,7 @@ def run(
     # Costs seconds to import, and few stages need it.
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     starts = bool(tokenizer("")["input_ids"])
@@ -178,6 +201,8 @@ def run(
     found = evaluator.simple_evaluate(
         model=wrapped,
         tasks=list(tasks),
+        # Listing the harness's own tasks costs seconds.
+        task_manager=TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)),
         num_fewshot=shots,
         bootstrap_iters=0,
         log_samples=True,
@@ -198,33 +223,42 @@ def _rows(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["correct", "correct_norm", "chosen", "confidence"])
 
 
-def _name(subject: str) -> str:
-    return f"factlife_{subject}"
+def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, shots: int) -> dict[str, Any]:
+    """The harness's definition of one task of all questions, written as JSON lines.
 
-
-def _task(
-    subject: str, test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, shots: int
-) -> dict[str, Any]:
-    """The harness's definition of one subject, whose questions are written as JSON lines."""
+    Examples are written before each question, as the harness itself would join them, because it draws them for a task
+    and not for a subject, and a task for each subject costs a second.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for split, rows in {"test": test, "dev": dev}.items():
-        if split == "test" or shots:
-            files[split] = str(folder / f"{subject}.{split}.jsonl")
-            lines = [_shown(row, scoring) for row in rows.itertuples()]
-            Path(files[split]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = {
+        subject: "".join(
+            f"{one['text']} {one['choices'][one['answer']]}\n\n" for one in _lines(rows.head(shots), scoring)
+        )
+        for subject, rows in dev.groupby("subject")
+    }
+    lines = _lines(test, scoring)
+    for subject, line in zip(test["subject"], lines, strict=True):
+        line["text"] = shown.get(subject, "") + line["text"]
+    path = folder / "test.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {
-        "task": _name(subject),
+        "task": "factlife",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": files},
+        "dataset_kwargs": {"data_files": {"test": str(path)}, "cache_dir": str(folder / "cache")},
         "output_type": "multiple_choice",
         "test_split": "test",
         "doc_to_text": "{{text}}",
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "{{answer}}",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
         "metadata": {"version": 1},
-    } | ({"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}} if shots else {})
+    }
+
+
+def _lines(questions: pd.DataFrame, scoring: str) -> list[dict[str, Any]]:
+    return [_shown(row, scoring) for row in questions.itertuples()]
 
 
 def _shown(row: Any, scoring: str) -> dict[str, Any]:
