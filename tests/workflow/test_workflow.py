@@ -10,10 +10,13 @@ import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+ROOT = Path(__file__).parents[2]
 COLUMNS = {
     "results/worlds/people/entities.parquet": "entity_id, name, kind, split, exposures",
     "results/worlds/people/facts.parquet": "fact_id, entity_id, relation, value, value_id, taught, exposures",
@@ -172,6 +175,64 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
     assert set(survival["step"]) == {0, 1, 2} and set(survival["group"]) == {"edits", "control", "unedited"}
     places = pd.read_csv(done.folder / tables[1])
     assert set(places["layer"].dropna()) == {0, 1}
+
+
+def test_models_of_ones_own_as_the_tutorial_has_them(clean):
+    page = (ROOT / "docs/tutorial.md").read_text()
+    asked = yaml.safe_load(re.search(r"```yaml\n(# models.yaml.*?)```", page, flags=re.DOTALL)[1])
+    targets = ("results/recall/olmo/seed-2.parquet", "results/recall/pythia/seed-0.parquet")
+    run = clean.snakemake(*targets, "--dry-run", config=asked).passed()
+
+    assert {"train_model olmo 2", "ask_model olmo 2", "ask_model pythia 0"} <= run.jobs()
+
+
+def test_an_editor_and_a_ranker_of_ones_own_as_the_tutorial_adds_them(done):
+    page = (ROOT / "docs/tutorial.md").read_text()
+    blocks = {
+        block.partition("\n")[0].removeprefix("# "): block
+        for block in re.findall(r"```(?:python|yaml)\n(.*?)```", page, flags=re.DOTALL)
+    }
+    library = "workflow/scripts/factlife"
+
+    def change(path: str, *changes: tuple[str, str]) -> None:
+        file = done.folder / library / path
+        text = file.read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, f"{path} has no single {old}"
+            text = text.replace(old, new)
+        file.write_text(text)
+
+    for path in (f"{library}/editing/editors/embeddings.py", f"{library}/influence/overlap.py"):
+        (done.folder / path).write_text(blocks[path])
+    change(
+        "editing/editors/__init__.py",
+        ("EDITORS: dict", "from factlife.editing.editors import embeddings\n\nEDITORS: dict"),
+        ('"rome": rome.edit,', '"rome": rome.edit,\n    "embeddings": embeddings.edit,'),
+    )
+    settings = blocks[f"before Editor = … in {library}/config/editing.py"]
+    change("config/editing.py", ("\nEditor = Annotated[", f"\n{settings}\n\nEditor = Annotated[Embeddings | "))
+    settings = blocks[f"before Ranker = … in {library}/config/influence.py"]
+    change(
+        "config/influence.py",
+        ("\nRanker = Annotated[", f"\n{settings}\n\nRanker = Annotated[Overlap | "),
+        ('"text": (', '"text": ("overlap", '),
+    )
+    change(
+        "influence/text.py",
+        ("import Bm25", "import Overlap, Bm25"),
+        ("\n\n\ndef words", "\nfrom factlife.influence.overlap import overlap\n\n\ndef words"),
+        ("    match settings:\n", "    match settings:\n" + blocks[f"in rank(), {library}/influence/text.py"]),
+    )
+    asked = yaml.safe_load(blocks["editor.yaml"]) | yaml.safe_load(blocks["ranker.yaml"])
+    made = [
+        "results/edits/people-pieces/seed-0/embeddings",
+        "results/influence/functions/seed-0/functions.overlap.parquet",
+    ]
+    done.snakemake(*made, "--cores", "2", "--rerun-triggers", "mtime", config=asked).passed()
+
+    edits = pd.read_parquet(done.folder / made[0] / "edits.parquet")
+    assert set(edits["editor"]) == {"embeddings"} and edits["n_edits"].max() == 8
+    assert pd.read_parquet(done.folder / made[1])["score"].between(0, 1).all()
 
 
 @pytest.mark.parametrize(
