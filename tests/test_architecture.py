@@ -1,0 +1,53 @@
+"""Data flows one way through the rooms of the library."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).parents[1] / "workflow/scripts/factlife"
+# What each room may import beside itself; every room may import SHARED.
+SHARED = {"config", "stats", "jobs", "figures", "digest"}
+BELOW = {"world": set(), "corpus": {"world"}}
+BELOW["models"] = BELOW["corpus"] | {"corpus"}
+BELOW["recall"] = BELOW["models"] | {"models"}
+BELOW["tracing"] = BELOW["dynamics"] = BELOW["influence"] = BELOW["collapse"] = BELOW["recall"] | {"recall"}
+BELOW["circuits"] = BELOW["editing"] = BELOW["tracing"] | {"tracing"}
+BELOW["ledger"] = BELOW["tracing"]
+BELOW |= {room: set() for room in SHARED}
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a module imports, wherever it does."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "factlife":
+            rooms |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("factlife."):
+            rooms.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("factlife.")}
+    return rooms
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in LIBRARY.iterdir() if (path / "__init__.py").exists()))
+def test_imports_only_point_left(room):
+    allowed = BELOW[room] | {room} | SHARED
+    for path in (LIBRARY / room).rglob("*.py"):
+        assert imported(path) <= allowed, f"{path.relative_to(LIBRARY)} imports {imported(path) - allowed}"
+
+
+def test_the_library_knows_nothing_of_snakemake():
+    for path in LIBRARY.rglob("*.py"):
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in (
+                [each.name for each in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert "snakemake" not in names, path.relative_to(LIBRARY)
