@@ -33,6 +33,7 @@ def test_job_is_told_by_its_path(tmp_path, path, job):
         "seconds": 1.5,
         "cpu_seconds": 2.0,
         "peak_memory_mb": 30.25,
+        "startup_seconds": pytest.approx(math.nan, nan_ok=True),
     }
 
 
@@ -41,4 +42,21 @@ def test_last_run_counts_and_unmeasured_is_null(tmp_path):
     write(tmp_path, "a/empty.benchmark.jsonl")
     found = collect(tmp_path).set_index("metric")["estimate"]
     assert found["seconds"] == 1.0 and math.isnan(found["cpu_seconds"]) and math.isnan(found["peak_memory_mb"])
-    assert len(found) == 3
+    assert len(found) == 4
+
+
+def test_start_up_is_read_from_logs_and_its_share_counts_jobs_that_have_both(tmp_path):
+    for name, seconds, said in [
+        ("a", 10, "start-up took 1.50 processor seconds"),
+        ("b", 2, "so it did"),
+        ("c", 20, None),
+    ]:
+        write(tmp_path, f"make/{name}.benchmark.jsonl", {"s": 1, "cpu_time": seconds, "max_rss": 1})
+        if said:
+            (tmp_path / f"make/{name}.log").write_text(f"2026-11-21 root {said}\nmore\n")
+    write(tmp_path, "make/d.benchmark.jsonl", {"s": 1, "cpu_time": 5, "max_rss": 1})
+    (tmp_path / "make/d.log").write_text("start-up took 1.50 processor seconds\n")
+    found = collect(tmp_path)
+    startup = found[found["metric"] == "startup_seconds"].set_index("name")["estimate"].to_dict()
+    assert startup == pytest.approx({"a": 1.5, "b": math.nan, "c": math.nan, "d": 1.5}, nan_ok=True)
+    assert found.iloc[-1].tolist() == ["all", "", "", "", "startup_share", 3.0 / 15.0]

@@ -4,8 +4,10 @@ rule summarise_costs:
         rules.recall.input,
         rules.circuits.input,
         rules.edits.input,
+        rules.influence.input,
         rules.dynamics.input,
         rules.collapse.input,
+        rules.ledger.input,
     output:
         table="results/tables/costs.csv",
         figure=report(

@@ -9,6 +9,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
+_JOB = ["rule", "model", "seed", "name"]
 _METRICS = {"s": "seconds", "cpu_time": "cpu_seconds", "max_rss": "peak_memory_mb"}
 
 
@@ -21,15 +22,25 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
     Returns:
         One row per job and metric: ``rule, model, seed, name, metric, estimate``; ``name`` is what tells the job from
-        others of its rule, model and seed. Seconds are of the wall, ``cpu_seconds`` of all threads, ``peak_memory_mb``
-        the largest resident set in MB. What a short job was too quick to have measured is null.
+        others of its rule, model and seed. Seconds are of the wall, ``cpu_seconds`` of all threads, ``startup_seconds``
+        those of them that went by before the job's work began (Python and imports), ``peak_memory_mb`` the largest
+        resident set in MB. What a short job was too quick to have measured is null. The last row, of rule ``all``, is
+        ``startup_share``: start-up of all processor seconds, over jobs that have both.
     """
     rows = []
     for path in sorted(Path(folder).rglob("*.benchmark.jsonl")):
         if lines := path.read_text().splitlines():
             job, found = _job(path.relative_to(folder)), json.loads(lines[-1])
             rows += [(*job, metric, _number(found.get(key))) for key, metric in _METRICS.items()]
-    return pd.DataFrame(rows, columns=["rule", "model", "seed", "name", "metric", "estimate"])
+            rows.append((*job, "startup_seconds", _startup(Path(str(path).removesuffix(".benchmark.jsonl") + ".log"))))
+    table = pd.DataFrame(rows, columns=[*_JOB, "metric", "estimate"])
+    both = table.pivot_table(index=_JOB, columns="metric", values="estimate").reindex(
+        columns=["startup_seconds", "cpu_seconds"]
+    )
+    total = both.dropna().sum()
+    if total["cpu_seconds"]:
+        table.loc[len(table)] = ("all", "", "", "", "startup_share", total["startup_seconds"] / total["cpu_seconds"])
+    return table
 
 
 def figure(costs: pd.DataFrame) -> alt.Chart:
@@ -56,6 +67,15 @@ def _job(path: Path) -> tuple[str, str, str, str]:
             rest = [*parts[: place - 1], seed[2].lstrip("."), *parts[place + 1 :]]
             return rule, parts[place - 1] if place else "", seed[1], "/".join(filter(None, rest))
     return rule, "", "", "/".join(parts)
+
+
+def _startup(log: Path) -> float:
+    said = (
+        re.search(r"start-up took ([\d.]+) processor seconds", log.read_text(errors="replace"))
+        if log.exists()
+        else None
+    )
+    return float(said[1]) if said else float("nan")
 
 
 def _number(value: object) -> float:

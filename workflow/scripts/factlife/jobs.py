@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,8 @@ def start(snakemake: Any) -> Iterator[Job]:
             level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True
         )
         logging.captureWarnings(True)
+        # `factlife.costs` reads this line.
+        logging.info("start-up took %.2f processor seconds", time.process_time())
         try:
             threads = snakemake.params.get("torch_threads")
             device = _set_up_torch(threads, snakemake.resources.get("gpu", 0)) if threads else "cpu"
