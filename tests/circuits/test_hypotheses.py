@@ -11,8 +11,19 @@ from pydantic import ValidationError
 
 from factlife.circuits.attribution import eap_ig
 from factlife.circuits.edges import CircuitError, EdgeModel, graph
-from factlife.circuits.hypotheses import Prompts, automatic, knocked_out, sign_flip, test, verdict
+from factlife.circuits.hypotheses import (
+    Prompts,
+    _without_feature,
+    automatic,
+    find_feature,
+    knocked_out,
+    sign_flip,
+    test,
+    verdict,
+)
+from factlife.circuits.sae import Coder, save
 from factlife.config.circuits import Hypothesis
+from factlife.models.anatomy import capture, patch
 
 _spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
 shared = util.module_from_spec(_spec)
@@ -21,7 +32,7 @@ test.__test__ = False
 
 
 def says(component, **other):
-    return Hypothesis(claim="x", component=component, relation="r", **other)
+    return Hypothesis(claim="x", model="m", component=component, relation="r", **other)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +44,7 @@ def planted():
         model.model.layers[1].mlp.down_proj.weight.zero_()
     batch = shared.pairs_for(model, count=24, places=slice(None))
     control = type(batch)(batch.clean, batch.clean, batch.answers, batch.subjects)
-    return EdgeModel(model), {"r": Prompts([batch], [control])}
+    return EdgeModel(model), {("r", "forward"): Prompts([batch], [control])}
 
 
 def run(planted, stated, generated=None):
@@ -57,7 +68,7 @@ def test_a_part_that_writes_nothing_is_refuted_and_its_control_is_silent(planted
 def test_the_effect_is_the_share_that_is_lost_without_the_part(planted):
     edges, prompts = planted
     table = run(planted, {"live": says("m0")}).set_index("metric")
-    batch = prompts["r"].test[0]
+    batch = prompts["r", "forward"].test[0]
     record = edges.record(batch.corrupted)
     place = edges.graph.writers.index("m0")
 
@@ -119,7 +130,7 @@ def test_p_is_a_probability_and_its_other_side_its_complement(values):
 
 def test_the_strongest_and_the_weakest_parts_are_asked_about(planted):
     edges, prompts = planted
-    scores = eap_ig(edges, prompts["r"].test).scores.mean(0)
+    scores = eap_ig(edges, prompts["r", "forward"].test).scores.mean(0)
 
     made = automatic(edges.graph, {"r": scores}, 2, 0.05)
 
@@ -138,6 +149,8 @@ def test_a_part_that_is_not_there_is_an_error(planted):
         run(planted, {"h": says("a7.h0")})
     with pytest.raises(ValidationError, match="component"):
         says("feature-7")
+    with pytest.raises(CircuitError, match="asks for question prompts, of which there are too few"):
+        run(planted, {"h": says("m0", prompts="question")})
     with pytest.raises(CircuitError, match="hypothesis `h` is about relation `other`, whose circuit is not looked for"):
         run(planted, {"h": says("m0").model_copy(update={"relation": "other"})})
 
@@ -149,6 +162,71 @@ def test_knocking_out_cuts_the_edges_out_of_the_part_alone():
 
     assert {small.writers[row] for row in cut.nonzero()[:, 0]} == {"a0.h0", "a0.h1"}
     assert cut.sum() == small.edges[1:3].sum()
+
+
+@pytest.fixture(scope="module")
+def coder(planted, tmp_path_factory):
+    """Folder of an autoencoder of the residual stream after layer 0 whose every feature is one of its coordinates."""
+    edges, _ = planted
+    folder, width = tmp_path_factory.mktemp("sae"), edges.parts.d_model
+    one, none = torch.eye(width), torch.zeros(width)
+    about = {"hook_name": "model.layers.0", "hook_name_out": "model.layers.0", "hook_reads_input": False}
+    made = Coder(
+        torch.cat([one, -one], 1), torch.zeros(2 * width), torch.cat([one, -one]), none, torch.full((2 * width,), 1e-9)
+    )
+    made.metadata = about
+    save(made, folder / "layer-0")
+    return {"coordinates": folder}
+
+
+def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
+    """A feature and its negative are a coordinate of the residual stream: putting both in place is patching it."""
+    edges, prompts = planted
+    batch = prompts["r", "forward"].test[0]
+    feature = find_feature(edges, says("coordinates/layer-0/5"), "h", coder)
+
+    def residual(inputs):
+        with torch.no_grad(), capture({0: edges.model.model.layers[0]}) as found:
+            edges.model.base_model(inputs_embeds=inputs)
+        return found[0][..., 5]
+
+    clean, corrupted = residual(batch.clean), residual(batch.corrupted)
+
+    def put(hidden):
+        hidden = hidden.clone()
+        hidden[..., 5] += corrupted.clamp(min=0) - clean.clamp(min=0)
+        return hidden
+
+    with torch.no_grad(), patch(edges.model.model.layers[0], put):
+        logits = edges.model(inputs_embeds=batch.clean).logits[:, -1].gather(1, batch.answers)
+
+    expected = (logits[:, 0] - logits[:, 1]).double().numpy()
+    np.testing.assert_allclose(_without_feature(edges, feature, [batch]), expected, atol=1e-4)
+    table = test(edges, prompts, {"h": says("coordinates/layer-0/5")}, {}, resamples=50, batch_tokens=512, coders=coder)
+    assert set(table["metric"]) == {"effect", "control_effect", "sensitivity", "specificity"}
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ("other/layer-0/1", "names autoencoder `other`; there are coordinates"),
+        ("coordinates/layer-7/1", "names layer-7 of `coordinates`, which has layer-0 to layer-1"),
+        ("coordinates/layer-0/64", "names feature 64 of coordinates/layer-0, which has features 0 to 63"),
+    ],
+)
+def test_a_feature_that_is_not_there_is_an_error(planted, coder, component, message):
+    with pytest.raises(CircuitError, match=message):
+        find_feature(planted[0], says(component), "h", coder)
+
+
+def test_a_control_may_be_another_relation(planted):
+    edges, prompts = planted
+    same = {**prompts, ("other", "forward"): Prompts(prompts["r", "forward"].test, [])}
+
+    table = run((edges, same), {"h": says("m0", control="other")}).set_index("metric")["estimate"]
+
+    assert table["control_effect"] == pytest.approx(table["effect"])
+    assert table["specificity"] == pytest.approx(1 - table["sensitivity"])
 
 
 def test_no_hypothesis_gives_no_rows(planted):

@@ -9,6 +9,7 @@ rule find_circuits:
     input:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
+        saes=saes_of_hypotheses,
     output:
         table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
         hypotheses="results/circuits/{model}/seed-{seed}/hypotheses.parquet",
@@ -33,13 +34,14 @@ rule find_circuits:
         circuits={
             key: value for key, value in config["circuits"].items() if key != "models"
         },
-        hypotheses=lookup(within=config, dpath="hypotheses"),
+        hypotheses=hypotheses_of_model,
         code=digest(
             "circuits.find",
             "circuits.hypotheses",
             "circuits.edges",
             "circuits.nodes",
             "circuits.roles",
+            "circuits.sae",
             "circuits.attribution",
             "circuits.discovery",
             "circuits.validation",

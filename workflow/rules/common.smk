@@ -382,6 +382,29 @@ PLACES = for_all_models(
 )
 
 
+def hypotheses_of_model(wildcards):
+    return {
+        name: hypothesis
+        for name, hypothesis in config["hypotheses"].items()
+        if hypothesis["model"] == wildcards.model
+    }
+
+
+def saes_of_hypotheses(wildcards):
+    """Folders of the autoencoders whose features the model's hypotheses name."""
+    names = [
+        hypothesis["component"].split("/")[0]
+        for hypothesis in hypotheses_of_model(wildcards).values()
+        if "layer-" in hypothesis["component"]
+    ]
+    return expand(
+        "results/saes/{model}/seed-{seed}/{sae}",
+        sae=sorted(set(names)),
+        model=wildcards.model,
+        seed=wildcards.seed,
+    )
+
+
 SAES_ASKED = [
     (sae, model, seed)
     for sae, settings_ in config["saes"].items()

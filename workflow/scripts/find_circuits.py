@@ -19,6 +19,7 @@ with jobs.start(snakemake) as job:
         models.checkpoints(snakemake.input.model),
         config.parse(Circuits, snakemake.params.circuits),
         config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),
+        {Path(folder).name: folder for folder in snakemake.input.get("saes", [])},
     )
     for table, path in (
         (found.table, snakemake.output.table),

@@ -59,8 +59,11 @@ def find(
     checkpoints: Sequence[tuple[int, Path]],
     settings: Circuits,
     stated: Mapping[str, Hypothesis] | None = None,
+    coders: Mapping[str, str | Path] | None = None,
 ) -> Found:
-    """Find the circuits of relations, validate them, and follow them over training.
+    """Find the circuits of relations, validate them, and follow them over training; test hypotheses and class heads.
+
+    ``stated`` are the hypotheses about this model, ``coders`` the folders of the autoencoders that they name.
 
     Raises:
         CircuitError: a relation's answers have several tokens, or it has too few prompts.
@@ -68,6 +71,11 @@ def find(
     edges = (NodeModel if settings.nodes else EdgeModel)(model)
     halves = {relation: split(model, tokenizer, world, relation, settings) for relation in settings.relations}
     held = {relation: batches(model, pairs[1]) for relation, pairs in halves.items()}
+    # Held-out prompts by relation and kind.
+    prompts = {(relation, "forward"): pairs[1] for relation, pairs in halves.items()}
+    for relation, kind in itertools.product(halves, ("paraphrase", "question")):
+        ids = {one.fact_id for one in halves[relation][1]}
+        prompts[relation, kind] = known_pairs(model, tokenizer, world, relation, kind, settings, ids)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     rows: list[pd.DataFrame] = []
     chosen, strengths = {}, defaultdict(dict)
@@ -100,10 +108,7 @@ def find(
                     _training(type(edges), METHODS[method], checkpoints, discovery[:_FOLLOWED], budget).assign(**keys)
                 )
             for kind in ("paraphrase", "question"):
-                pairs = known_pairs(
-                    model, tokenizer, world, relation, kind, settings, {one.fact_id for one in halves[relation][1]}
-                )
-                if len(pairs) >= ENOUGH:
+                if len(pairs := prompts[relation, kind]) >= ENOUGH:
                     measured = _run(edges, batches(model, pairs), [circuit], settings)
                     rows.append(_faithfulness(measured, 0, "faithfulness", settings).assign(on=kind, **keys))
     rows += [*_between(edges, chosen, held, settings), *_methods(edges, strengths)]
@@ -116,8 +121,9 @@ def find(
     tested = hypotheses.test(
         edges,
         {
-            relation: hypotheses.Prompts(held[relation], same_answer(model, pairs[1]))
-            for relation, pairs in halves.items()
+            key: hypotheses.Prompts(batches(model, pairs), same_answer(model, pairs))
+            for key, pairs in prompts.items()
+            if len(pairs) >= ENOUGH
         },
         stated or {},
         hypotheses.automatic(
@@ -128,6 +134,7 @@ def find(
         ),
         resamples=settings.resamples,
         batch_tokens=settings.batch_tokens,
+        coders=coders,
     )
     asked = [] if edges.parts.post_normed else [pair for pairs in halves.values() for pair in pairs[1]]
     heads = roles(model, asked, resamples=settings.resamples)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from factlife import stats
+from factlife.circuits.activations import Place
 from factlife.circuits.attribution import Batch, Model
-from factlife.circuits.edges import CircuitError, Graph
+from factlife.circuits.edges import CircuitError, Graph, difference
+from factlife.circuits.sae import Coder, load
 from factlife.circuits.validation import run
 from factlife.config.circuits import Hypothesis
+from factlife.models.anatomy import patch
 
 ALPHA = 0.05
 _EXACT = 12
@@ -24,7 +30,7 @@ _DRAWS = 10000
 
 @dataclass(frozen=True)
 class Prompts:
-    """Held-out prompts of a relation.
+    """Held-out prompts of a relation and kind.
 
     Attributes:
         test: paired with subjects who have another answer.
@@ -47,6 +53,7 @@ def automatic(graph: Graph, scores: Mapping[str, Tensor], count: int, smallest_e
         smallest_effect: of interest.
     """
     found = {}
+    # ``model`` says for whom a stated hypothesis is; these are for the model at hand.
     for relation, score in scores.items():
         sizes = (score * graph.edges).abs().sum(1)[1:]
         order = (sizes.argsort(descending=True) + 1).tolist()
@@ -54,54 +61,71 @@ def automatic(graph: Graph, scores: Mapping[str, Tensor], count: int, smallest_e
             for row in rows:
                 part = graph.writers[row]
                 found[f"{relation}-{kind}-{part}"] = Hypothesis(
-                    claim=f"One of the {kind} parts for {relation}", component=part, relation=relation,
-                    smallest_effect=smallest_effect,
+                    claim=f"One of the {kind} parts for {relation}", model="this", component=part,
+                    relation=relation, smallest_effect=smallest_effect,
                 )  # fmt: skip
     return found
 
 
 def test(
     edges: Model,
-    prompts: Mapping[str, Prompts],
+    prompts: Mapping[tuple[str, str], Prompts],
     stated: Mapping[str, Hypothesis],
     generated: Mapping[str, Hypothesis],
     *,
     resamples: int,
     batch_tokens: int,
+    coders: Mapping[str, str | Path] | None = None,
 ) -> pd.DataFrame:
-    """Test hypotheses: knock the part out, so that all its edges carry what the corrupted run wrote.
+    """Test hypotheses: knock the part out, so that all that read it get what it wrote in the corrupted run.
 
     The effect is the share of the logit difference that is lost, (m(M) − m(M without the part)) / (m(M) − m(∅)).
 
     Args:
         edges: the model.
-        prompts: held-out prompts of each relation.
+        prompts: held-out prompts of each relation and kind.
         stated: hypotheses that were written before looking; their p are corrected by Holm's method.
         generated: those that ``automatic`` made; theirs by Benjamini and Hochberg's.
         resamples: bootstrap resamples of subjects behind intervals.
         batch_tokens: tokens in a forward pass.
+        coders: folders of sparse autoencoders by name, for hypotheses about features.
 
     Returns:
-        Per hypothesis rows of ``effect``, ``control_effect`` (the same with a subject who has the same answer),
-        ``sensitivity`` (prompts with at least the smallest effect of interest) and ``specificity`` (control prompts
+        Per hypothesis rows of ``effect``, ``control_effect`` (the same on control prompts, as a share of the same logit
+        difference), ``sensitivity`` (prompts with at least the smallest effect of interest) and ``specificity`` (control prompts
         with less). ``p`` is of a sign-flip test over subjects, one-sided in the stated direction. ``verdict``:
         *supported* if p_corrected < .05 and the effect is at least the smallest of interest, *refuted* if the whole
         interval is below that, else *inconclusive*.
 
     Raises:
-        CircuitError: a hypothesis names a part that the model does not have, or a relation that was not asked.
+        CircuitError: a hypothesis names a part that the model or an autoencoder does not have, or a relation that was
+            not asked.
     """
     rows = []
+    relations = list(dict.fromkeys(relation for relation, _ in prompts))
     for kind, group in (("stated", stated), ("automatic", generated)):
         for name, hypothesis in group.items():
-            if hypothesis.relation not in prompts:
+            asked = [hypothesis.relation, *({hypothesis.control} - {"same_answer"})]
+            if unknown := [relation for relation in asked if relation not in relations]:
                 raise CircuitError(
-                    f"hypothesis `{name}` is about relation `{hypothesis.relation}`, whose circuit is not looked for; "
-                    f"there are {', '.join(prompts)}"
+                    f"hypothesis `{name}` is about relation `{unknown[0]}`, whose circuit is not looked for; there are "
+                    f"{', '.join(relations)}"
                 )
-            mask = knocked_out(edges.graph, hypothesis.component, name)
-            rows.append(_tested(edges, prompts[hypothesis.relation], mask, hypothesis, resamples, batch_tokens))
-            rows[-1] = rows[-1].assign(hypothesis=name, kind=kind, **hypothesis.model_dump())
+            if (asked[0], hypothesis.prompts) not in prompts:
+                raise CircuitError(
+                    f"hypothesis `{name}` asks for {hypothesis.prompts} prompts, of which there are too few"
+                )
+            ours = prompts[asked[0], hypothesis.prompts]
+            if len(asked) > 1:
+                other = prompts.get((asked[1], hypothesis.prompts))
+                ours = Prompts(ours.test, other.test if other else [])
+            if hypothesis.feature:
+                without = partial(_without_feature, edges, find_feature(edges, hypothesis, name, coders or {}))
+            else:
+                mask = knocked_out(edges.graph, hypothesis.component, name)
+                without = partial(_without_part, edges, mask, batch_tokens)
+            rows.append(_tested(edges, ours, without, hypothesis, resamples))
+            rows[-1] = rows[-1].assign(hypothesis=name, kind=kind, **hypothesis.model_dump(exclude={"model"}))
     if not rows:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(rows, ignore_index=True)
@@ -118,7 +142,7 @@ def test(
 
 COLUMNS = [
     "hypothesis", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over", "p", "p_corrected", "verdict", "kind",
-    "component", "relation", "direction", "smallest_effect", "claim",
+    "component", "relation", "prompts", "control", "direction", "smallest_effect", "claim",
 ]  # fmt: skip
 
 
@@ -148,8 +172,68 @@ def knocked_out(graph: Graph, component: str, name: str) -> Tensor:
     return mask
 
 
+class Feature(NamedTuple):
+    """A feature of a sparse autoencoder or transcoder, and where that sits."""
+
+    coder: Coder
+    place: Place
+    number: int
+
+
+def find_feature(edges: Model, hypothesis: Hypothesis, name: str, coders: Mapping[str, str | Path]) -> Feature:
+    """The feature that a hypothesis names.
+
+    Raises:
+        CircuitError: there is no such autoencoder, layer or feature, or it is of another width than the model.
+    """
+    sae, layer, number = hypothesis.feature
+    if sae not in coders:
+        raise CircuitError(f"hypothesis `{name}` names autoencoder `{sae}`; there are {', '.join(coders) or 'none'}")
+    if not (Path(coders[sae]) / layer).is_dir():
+        last = edges.parts.n_layers - 1
+        raise CircuitError(f"hypothesis `{name}` names {layer} of `{sae}`, which has layer-0 to layer-{last}")
+    coder = load(Path(coders[sae]) / layer, str(edges.model.device))
+    if number >= coder.d_sae:
+        raise CircuitError(
+            f"hypothesis `{name}` names feature {number} of {sae}/{layer}, which has features 0 to {coder.d_sae - 1}"
+        )
+    if coder.d_in != edges.parts.d_model:
+        raise CircuitError(f"{sae}/{layer} reads width {coder.d_in}; the model has {edges.parts.d_model}")
+    reads, writes = (edges.model.get_submodule(coder.metadata[key]) for key in ("hook_name", "hook_name_out"))
+    return Feature(coder, Place(reads, coder.metadata["hook_reads_input"], writes), number)
+
+
+def _without_part(edges: Model, mask: Tensor, batch_tokens: int, batches: Sequence[Batch]) -> np.ndarray:
+    return run(edges, batches, [mask], batch_tokens=batch_tokens).differences[0]
+
+
+def _without_feature(edges: Model, feature: Feature, batches: Sequence[Batch]) -> np.ndarray:
+    """Logit differences of clean runs in which a feature is as active as in the corrupted run, (pair,)."""
+    coder, place, number = feature
+    found = []
+    for batch in batches:
+        active: list[Tensor] = []
+
+        def look(hidden: Tensor, active: list[Tensor] = active) -> None:
+            active.append(coder.encode(hidden)[..., number])
+
+        def change(hidden: Tensor, active: list[Tensor] = active) -> Tensor:
+            return hidden + (active[0] - active[1])[..., None] * coder.W_dec[number]
+
+        with torch.no_grad(), patch(place.reads, look, inputs=place.input):
+            edges.model.base_model(inputs_embeds=batch.corrupted, use_cache=False)
+            with patch(place.writes, change):
+                logits = edges.model(inputs_embeds=batch.clean, use_cache=False, logits_to_keep=1).logits[:, -1]
+        found.append(difference(logits, batch.answers).double().cpu())
+    return torch.cat(found).numpy()
+
+
 def _tested(
-    edges: Model, prompts: Prompts, mask: Tensor, hypothesis: Hypothesis, resamples: int, batch_tokens: int
+    edges: Model,
+    prompts: Prompts,
+    without: Callable[[Sequence[Batch]], np.ndarray],
+    hypothesis: Hypothesis,
+    resamples: int,
 ) -> pd.DataFrame:
     sign = 1 if hypothesis.direction == "lowers" else -1
     scale, parts, p = 1.0, [], 1.0
@@ -159,10 +243,10 @@ def _tested(
     ):
         if not batches:
             continue
-        measured = run(edges, batches, [mask], batch_tokens=batch_tokens)
+        measured = run(edges, batches, [])
         if metrics[0] == "effect":
             scale = (measured.full - measured.empty).mean()
-        lost = (measured.full - measured.differences[0]) / scale
+        lost = (measured.full - without(batches)) / scale
         large = sign * lost >= hypothesis.smallest_effect
         values = np.stack([lost, large if metrics[0] == "effect" else ~large], 1)
         parts.append(

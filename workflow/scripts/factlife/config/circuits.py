@@ -56,14 +56,29 @@ class Hypothesis(Section):
     """What a part of a model is said to do, tested by knocking it out."""
 
     claim: str = key(..., "In words.")
-    component: Annotated[str, Field(pattern=r"^(a\d+(\.h\d+)?|m\d+)$")] = key(
-        ..., "A head `a1.h3`, all heads of a layer `a1`, or an MLP `m1`."
-    )
+    model: Name = key(..., "The model that has the part; one of `circuits.models`.")
+    component: Annotated[str, Field(pattern=r"^(a\d+(\.h\d+)?|m\d+|[A-Za-z0-9-]+/layer-\d+/\d+)$")] = key(
+        ...,
+        "A head `a1.h3`, all heads of a layer `a1`, an MLP `m1`, or a feature `batchtopk-residual/layer-1/17` of one of "
+        "`saes`.",
+    )  # fmt: skip
     relation: str = key(..., "Whose held-out prompts are the test; one of `circuits.relations`.")
+    prompts: Literal["forward", "paraphrase", "question"] = key("forward", "Kind of the prompts.")
+    control: str = key(
+        "same_answer",
+        "What should not change: the same prompts with a subject who has the same answer in the corrupted run, or "
+        "prompts about another of `circuits.relations`.",
+    )  # fmt: skip
     direction: Literal["lowers", "raises"] = key(
         "lowers", "What knocking the part out does to the answer's logit difference."
     )
     smallest_effect: float = key(0.1, "Of interest, as a share of the logit difference.", gt=0)
+
+    @property
+    def feature(self) -> tuple[str, str, int] | None:
+        """Name of the autoencoder, folder of its layer and number of the feature; None for heads and MLPs."""
+        name, _, place = self.component.partition("/")
+        return (name, place.split("/")[0], int(place.split("/")[1])) if place else None
 
 
 def problems(config: Config) -> Iterable[str]:
@@ -74,8 +89,23 @@ def problems(config: Config) -> Iterable[str]:
         if len(set(values := getattr(config.circuits, field))) < len(values):
             yield f"circuits.{field} has duplicates"
     for name, hypothesis in config.hypotheses.items():
-        if hypothesis.relation not in config.circuits.relations:
-            yield (
-                f"hypotheses.{name}.relation is `{hypothesis.relation}`, which is not in circuits.relations; there are "
-                f"{', '.join(config.circuits.relations)}"
-            )
+        where = f"hypotheses.{name}"
+        yield from missing(f"{where}.model", hypothesis.model, config.models, "models")
+        # A scenario that asks for other circuits leaves the hypotheses of the default ones as they are.
+        if hypothesis.model not in config.circuits.models or hypothesis.model not in config.run.models:
+            continue
+        relations = config.circuits.relations
+        wanted = {"relation": hypothesis.relation}
+        if hypothesis.control != "same_answer":
+            wanted["control"] = hypothesis.control
+        for field, relation in wanted.items():
+            if relation not in relations:
+                yield f"{where}.{field} is `{relation}`, which is not in circuits.relations; there are {', '.join(relations)}"
+        if hypothesis.feature:
+            sae = config.saes.get(hypothesis.feature[0])
+            if sae is None or hypothesis.model not in sae.models:
+                having = [one for one, settings in config.saes.items() if hypothesis.model in settings.models]
+                yield (
+                    f"{where}.component names a feature of `{hypothesis.feature[0]}`, which saes does not train for "
+                    f"{hypothesis.model}; there are {', '.join(having) or 'none'}"
+                )

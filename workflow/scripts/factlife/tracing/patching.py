@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from factlife.models.anatomy import Anatomy, anatomy, capture, patch
+from factlife.models.anatomy import Anatomy, Block, anatomy, capture, patch
 from factlife.tracing.prompts import TracingError
 
 COMPONENTS = ("residual", "attention", "mlp", "residual_attention_frozen", "residual_mlp_frozen")
@@ -49,6 +49,12 @@ class Cell(NamedTuple):
         last = min(n_layers, self.layer + (self.window + 1) // 2)
         later = range(last, n_layers) if frozen else ()
         return [(component, layer) for layer in range(first, last)], [(frozen, layer) for layer in later]
+
+    def start(self, n_layers: int) -> int:
+        """The first block that has to be run: those before it return what they do in the corrupted run."""
+        component, layer = self.sites(n_layers)[0][0]
+        # What a whole block returns is replaced after it has returned.
+        return layer + (component == "residual")
 
 
 def stack(sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -94,6 +100,8 @@ def restore(
 ) -> Tensor:
     """Outcomes of corrupted runs in which one cell each has the value of the clean run.
 
+    Blocks before the first that is written to do what they do in the corrupted run, and are not run again.
+
     Args:
         model: a causal language model.
         clean: what it reads in the clean runs, (run, position, d_model).
@@ -112,14 +120,19 @@ def restore(
     modules = _modules(parts)
     rows = max(1, batch_tokens // clean.shape[1])
     answers, found = answers.to(model.device), torch.zeros(len(clean), len(cells), 2)
-    for numbers in torch.arange(len(cells)).split(rows):
+    # Cells together whose first block that does not do as in the corrupted run is the same.
+    first = torch.tensor([cell.start(parts.n_layers) for cell in cells])
+    chunks = [chunk for low in first.unique() for chunk in (first == low).nonzero()[:, 0].split(rows)]
+    for numbers in chunks:
         restored, frozen = _writes([cells[number] for number in numbers], parts.n_layers)
+        below = parts.blocks[: first[numbers[0]]]
         for runs in torch.arange(len(clean)).split(max(1, rows // len(numbers))):
             sources = [
                 (writes, _states(model, inputs[runs], {site: modules[site] for site in writes}))
                 for writes, inputs in ((restored, clean), (frozen, corrupted))
             ]
             with ExitStack() as hooks:
+                hooks.enter_context(_skipped(model, below, corrupted[runs], len(numbers)))
                 for writes, states in sources:
                     for site, places in writes.items():
                         hooks.enter_context(patch(modules[site], _writer(states[site], *places, len(numbers))))
@@ -127,6 +140,29 @@ def restore(
                 measured = outcomes(model, repeated, answers[runs].repeat_interleave(len(numbers), 0))
             found[runs[:, None], numbers] = measured.unflatten(0, (len(runs), -1)).cpu()
     return found
+
+
+@contextmanager
+def _skipped(model: Any, blocks: Sequence[Block], inputs: Tensor, n_cells: int) -> Iterator[None]:
+    """Blocks at the model's beginning that return what the last of them returns for these inputs, without running."""
+    if not blocks:
+        yield
+        return
+    outputs = []
+    hook = blocks[-1].module.register_forward_hook(lambda _, __, output: outputs.append(output))
+    with torch.inference_mode():
+        model.base_model(inputs_embeds=inputs, use_cache=False)
+    hook.remove()
+    whole = isinstance(outputs[0], Tensor)
+    hidden = (outputs[0] if whole else outputs[0][0]).repeat_interleave(n_cells, 0)
+    given = hidden if whole else (hidden, *outputs[0][1:])
+    for block in blocks:
+        block.module.forward = lambda *_, **__: given
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.module.forward
 
 
 def _modules(parts: Anatomy) -> dict[Site, torch.nn.Module]:
