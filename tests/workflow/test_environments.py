@@ -113,7 +113,7 @@ def test_documented_results_are_made_by_a_rule(rules):
     # What an output folder holds counts as made, and so does a folder that outputs are in.
     made = [pattern(path) + "(/.*)?" for path in outputs] + [pattern(up) for path in outputs for up in path.parents]
     for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "config/README.md"):
-        for path in re.findall(r"(?<![\w/])results/[\w{}./-]*[\w}]", page.read_text() if page.exists() else ""):
+        for path in re.findall(r"(?<![\w/])results/(?:[\w./-]|{\w+})*(?:\w|{\w+})", page.read_text() if page.exists() else ""):
             assert any(re.fullmatch(each, path) for each in made), f"{page.name}: {path}"
 
 
