@@ -5,7 +5,15 @@ import logging
 import pytest
 
 from factlife.config.editing import Requests
+from factlife.config.worlds import PeopleWorld
 from factlife.editing.requests import EditError, from_world, probes_of_world, usable, validate
+from factlife.world import people
+
+
+@pytest.fixture(scope="module")
+def regions():
+    """A world whose cities have regions."""
+    return people.build(PeopleWorld(kind="people", people=16, untaught=2, values=6, regions=3, panel=6, neighbours=2))
 
 
 @pytest.fixture
@@ -93,3 +101,34 @@ def test_probes_about_other_edited_facts_are_left_out(world, requests):
     assert set(left["edit_id"]) == {requests["edit_id"].iloc[0], ""}
     assert not set(left[left["edit_id"] == ""]["about"]) & edited
     assert not set(left[left["metric"] == "neighbourhood"]["about"]) & edited
+
+
+def test_what_follows_from_the_new_value_is_asked_for(regions):
+    requests = from_world(regions, Requests(count=40))
+    probes = probes_of_world(requests, regions)
+    values, ids = (
+        regions.facts.set_index("fact_id")["value"],
+        regions.facts.set_index(["relation", "value"])["value_id"],
+    )
+    edited = set(requests["edit_id"])
+
+    hops = probes[probes["metric"] == "multi_hop"]
+
+    assert len(hops) >= 4
+    for probe in hops.itertuples():
+        one = requests.set_index("edit_id").loc[probe.edit_id]
+        city = {name: ids[one["relation"], name] for name in (one["target"], one["target_true"])}
+        city = {name: found if isinstance(found, str) else found.iloc[0] for name, found in city.items()}
+        assert probe.wanted == values[f"{city[one['target']]}.region"] != probe.other
+        assert probe.other == values[f"{city[one['target_true']]}.region"]
+        assert not {f"{found}.region" for found in city.values()} & edited
+
+
+def test_subjects_are_asked_for_by_their_new_value(world, requests):
+    probes = probes_of_world(requests, world)
+    by_edit = requests.set_index("edit_id")
+
+    for probe in probes[probes["metric"] == "reverse"].itertuples():
+        one = by_edit.loc[probe.edit_id]
+        assert one["target"] in probe.prompt and probe.wanted == one["subject"] and one["subject"] not in probe.prompt
+    assert (probes["metric"] == "reverse").sum() >= 10

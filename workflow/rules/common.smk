@@ -239,6 +239,8 @@ def inputs_of_edits(wildcards):
         "documents": f"results/corpora/{corpus}/documents.parquet",
     }
     if "editor" in wildcards.keys():
+        if text := edited["measures"]["perplexity"]:
+            found["text"] = f"results/corpora/{text}/documents.parquet"
         placed = editor.get("place", {}).get("by", "given") != "given"
         return found | ({"places": f"results/places/{run}.csv"} if placed else {})
     traced = wildcards.model in config["tracing"]["models"]
@@ -269,6 +271,18 @@ def for_all_editors(pattern):
         for model, edited in EDITED.items()
         for seed in config["models"][model]["seeds"]
         for editor in edited["editors"]
+    ]
+
+
+def for_tested_editors(pattern):
+    """The pattern for every editor of a model with downstream tasks, but those that roll their edits back."""
+    return [
+        pattern.format(model=model, seed=seed, editor=editor)
+        for model, edited in EDITED.items()
+        for seed in config["models"][model]["seeds"]
+        for editor in edited["editors"]
+        if edited["measures"]["tasks"]
+        and config["editing"]["editors"][editor]["schedule"]["kind"] != "single"
     ]
 
 

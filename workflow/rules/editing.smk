@@ -122,6 +122,7 @@ rule edit_model:
         gpu=gpus_of_model,
     params:
         editor=lookup(within=config, dpath="editing/editors/{editor}"),
+        measures=lookup(within=config, dpath="editing/models/{model}/measures"),
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         code=digest(
             "editing.__init__",
@@ -133,10 +134,12 @@ rule edit_model:
             "editing.suffix",
             "editing.solver",
             "editing.evaluate",
+            "editing.measures",
             "editing.moments",
             "editing.requests",
             "models.anatomy",
             "models.load",
+            "recall.perplexity",
             "recall.score",
         ),
         torch_threads=TORCH_THREADS,
@@ -144,10 +147,44 @@ rule edit_model:
         "../scripts/edit_model.py"
 
 
+rule test_edited_model:
+    """Put a model with and without its edits through multiple-choice tasks."""
+    input:
+        unpack(world_of_model),
+        model="results/models/{model}/seed-{seed}",
+        edits="results/edits/{model}/seed-{seed}/{editor}",
+    output:
+        answers="results/tasks/{model}/seed-{seed}/{editor}.parquet",
+    log:
+        "logs/test_edited_model/{model}/seed-{seed}/{editor}.log",
+    benchmark:
+        "logs/test_edited_model/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+    conda:
+        "../envs/harness.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=600,
+        gpu=gpus_of_model,
+    params:
+        measures=lookup(within=config, dpath="editing/models/{model}/measures"),
+        code=digest(
+            "editing.tasks",
+            "editing.editable",
+            "recall.harness",
+            "models.load",
+            "world",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/test_edited_model.py"
+
+
 rule summarise_edits:
     """Summarise what became of edits, with intervals over subjects, and draw it."""
     input:
         edits=for_all_editors("results/edits/{model}/seed-{seed}/{editor}"),
+        tasks=for_tested_editors("results/tasks/{model}/seed-{seed}/{editor}.parquet"),
     output:
         table="results/tables/edits.csv",
         editors=report(

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from factlife import config, editing, jobs, models
-from factlife.config.editing import Editor
+from factlife.config.editing import Editor, Measured
 from factlife.corpus import documents
-from factlife.editing import editable, moments, places, run
+from factlife.editing import editable, measures, moments, places, run
 from factlife.world.tables import read_table
 
 if TYPE_CHECKING:
@@ -14,21 +14,29 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
+    corpus = documents.read(snakemake.input.documents)
     model, tokenizer = models.load(snakemake.input.model, job.device)
     target = editable.Editable(
         model,
         tokenizer,
-        editable.contexts(documents.read(snakemake.input.documents), requests["subject"].tolist()),
+        editable.contexts(corpus, requests["subject"].tolist()),
         moments.load(snakemake.input.moments, model=models.digest(snakemake.input.model)),
     )
     editor = config.parse(Editor, snakemake.params.editor)
     if chosen := snakemake.input.get("places"):
         editor = places.resolve(editor, editing.read_places([chosen]))
+    wanted = config.parse(Measured, snakemake.params.measures)
+    read = documents.read(snakemake.input.text) if wanted.perplexity else corpus.head(0)
     done = run.run(
         target,
         requests,
         read_table(snakemake.input.probes),
         editor,
+        measures=measures.Measures(
+            wanted,
+            measures.held_out(read, set(requests["entity_id"]), wanted),
+            measures.references(requests, corpus),
+        ),
         batch_tokens=snakemake.params.batch_tokens,
     )
     run.save(done, snakemake.output.folder, **snakemake.wildcards)

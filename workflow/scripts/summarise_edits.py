@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = editing.summarise(editing.read(snakemake.input.edits), resamples=snakemake.params.resamples)
+    table = editing.table(snakemake.input.edits, snakemake.input.tasks, resamples=snakemake.params.resamples)
     table.to_csv(snakemake.output.table, index=False)
     figures.write_svg(drawn.editors(table), snakemake.output.editors)
     figures.write_svg(drawn.judges(table), snakemake.output.judges)

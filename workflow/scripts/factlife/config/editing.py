@@ -279,12 +279,29 @@ class Places(Section):
     )
 
 
+class Measured(Section):
+    """What is measured beside the probes, before editing and where all edits are judged."""
+
+    texts: int = key(0, "Edits about which the model writes texts, for fluency and consistency.", ge=0)
+    tokens: Count = key(100, "Tokens that are written of a text.")
+    perplexity: Name | None = key(
+        None, "Corpus that is read for perplexity: its held-out documents, or all, that mention no edited subject."
+    )
+    documents: Count = key(200, "Documents that are read.")
+    tasks: list[str] = key(
+        [],
+        "Multiple-choice tasks before and after: `world`, made from the model's world, and tasks of "
+        "lm-evaluation-harness, such as `arc_easy`, whose data it fetches from the hub.",
+    )
+
+
 class Edited(Section):
     """What is done to one model."""
 
     moments: Name = key(..., "Second moments, of `editing.moments`; their corpus gives the contexts too.")
     requests: Requests = key(Requests(), "The requests.")
     editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
+    measures: Measured = key(Measured(), "What is measured beside the probes.")
     survival: Survival = key(Survival(), "Whether edits survive fine-tuning.")
     places: Places = key(Places(), "Where the model can be edited.")
 
@@ -306,6 +323,8 @@ def problems(config: Any) -> Iterable[str]:
         where = f"editing.models.{name}"
         yield from missing(where, name, models, "models")
         yield from missing(f"{where}.moments", edited.moments, editing.moments, "editing.moments")
+        if edited.measures.perplexity is not None:
+            yield from missing(f"{where}.measures.perplexity", edited.measures.perplexity, config.corpora, "corpora")
         for editor in edited.editors:
             yield from missing(f"{where}.editors", editor, editing.editors, "editing.editors")
         for editor in edited.survival.editors:

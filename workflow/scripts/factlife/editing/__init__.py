@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.editing.summary import summarise, summarise_survival
+from factlife.editing.summary import summarise, summarise_measures, summarise_survival
 
 
 def read(folders: Iterable[str | Path]) -> pd.DataFrame:
     """Verdicts on edits of several models and editors, one after the other."""
     return pd.concat([pd.read_parquet(Path(folder) / "edits.parquet") for folder in folders], ignore_index=True)
+
+
+def table(folders: Iterable[str | Path], tasks: Iterable[str | Path], *, resamples: int) -> pd.DataFrame:
+    """The summary of all verdicts and measures, with answers to downstream tasks."""
+    paths = [*(Path(folder) / "measures.parquet" for folder in folders), *tasks]
+    measures = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    return pd.concat(
+        [summarise(read(folders), resamples=resamples), summarise_measures(measures, resamples=resamples)],
+        ignore_index=True,
+    )
 
 
 def read_survival(paths: Iterable[str | Path]) -> pd.DataFrame:
@@ -29,4 +39,12 @@ def read_places(paths: Iterable[str | Path]) -> pd.DataFrame:
     )
 
 
-__all__ = ["read", "read_places", "read_survival", "summarise", "summarise_survival"]
+__all__ = [
+    "read",
+    "read_places",
+    "read_survival",
+    "summarise",
+    "summarise_measures",
+    "summarise_survival",
+    "table",
+]

@@ -15,12 +15,14 @@ from factlife.world import World
 
 COLUMNS = [
     "edit_id", "fact_id", "entity_id", "relation", "subject", "prompt", "target", "target_true", "related_ids",
-    "related_prompts", "dropped",
+    "related_prompts", "text_prompts", "reference_facts", "references", "dropped",
 ]  # fmt: skip
 PROBE_COLUMNS = ["probe_id", "edit_id", "metric", "about", "prompt", "wanted", "other"]
 
 # What a metric is called, by the kind of the world's probe; all but the neighbours' are asked for the new value.
 METRICS = {
+    "multi_hop": "multi_hop",
+    "reverse": "reverse",
     "paraphrase": "paraphrase",
     "prefixed": "prefixed",
     "question": "question",
@@ -42,7 +44,9 @@ def from_world(world: World, settings: Requests) -> pd.DataFrame:
 
     Returns:
         One row per request, columns ``COLUMNS``. ``prompt`` is the fact's first trained prompt that names the subject;
-        ``related_ids`` and ``related_prompts`` are the subject's other facts. ``dropped`` is empty.
+        ``related_ids`` and ``related_prompts`` are the subject's other facts. ``text_prompts`` begin texts that the model
+        is to write, ``reference_facts`` are others' facts with the new value, ``references`` texts about it. ``dropped`` is
+        empty.
     """
     rng = random.Random(f"requests {settings.seed}")
     facts = world.facts[world.facts["taught"]].merge(world.entities[["entity_id", "name"]], on="entity_id")
@@ -50,6 +54,7 @@ def from_world(world: World, settings: Requests) -> pd.DataFrame:
     asked = world.probes[world.probes["kind"] == "forward"].drop_duplicates("fact_id").set_index("fact_id")["prompt"]
     pools = {relation: sorted(set(group)) for relation, group in facts.groupby("relation")["value"]}
     facts = facts[facts["fact_id"].isin(asked.index) & (facts["relation"].map(pools).str.len() > 1)]
+    alike = {found: group["fact_id"].tolist() for found, group in facts.groupby(["relation", "value"])}
     by_subject = {entity: group["fact_id"].tolist() for entity, group in facts.groupby("entity_id")}
     rows = []
     for fact in facts.head(settings.count).itertuples():
@@ -57,7 +62,7 @@ def from_world(world: World, settings: Requests) -> pd.DataFrame:
         target = rng.choice([value for value in pools[fact.relation] if value != fact.value])
         rows.append((
             fact.fact_id, fact.fact_id, fact.entity_id, fact.relation, fact.name, asked[fact.fact_id], target, fact.value,
-            related, [asked[other] for other in related], "",
+            related, [asked[other] for other in related], [fact.name], alike[fact.relation, target][:10], [], "",
         ))  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -103,13 +108,17 @@ def probes_of_world(requests: pd.DataFrame, world: World) -> pd.DataFrame:
         One row per question, columns ``PROBE_COLUMNS``: the answer that is ``wanted`` after editing, the ``other`` that
         it is compared with (empty for none), and the fact that it is ``about``: a probe about an edited fact of another
         request is to be left out. ``efficacy`` is the request's own prompt; ``distractor`` puts the request's own new
-        statement before a neighbour's prompt; ``recall`` asks every taught fact and belongs to no request.
+        statement before a neighbour's prompt; ``recall`` asks every taught fact and belongs to no request. Portability:
+        ``multi_hop`` asks what follows from the new value, where that differs from what followed from the old one, and
+        ``reverse`` asks for the subject by the new value.
     """
     return pd.DataFrame(_probes(requests, world), columns=PROBE_COLUMNS)
 
 
 def _probes(requests: pd.DataFrame, world: World) -> Iterator[tuple]:
     by_fact = dict(list(world.probes.groupby("fact_id")))
+    known, edited = world.facts.set_index("fact_id"), set(requests["fact_id"])
+    ids = world.facts.drop_duplicates(["relation", "value"]).set_index(["relation", "value"])["value_id"]
     for row in requests[requests["dropped"] == ""].itertuples():
         new, old = row.target, row.target_true
         yield f"{row.edit_id}.efficacy", row.edit_id, "efficacy", row.fact_id, row.prompt, new, old
@@ -127,6 +136,25 @@ def _probes(requests: pd.DataFrame, world: World) -> Iterator[tuple]:
                     probe.target,
                     new,
                 )
+            elif metric == "multi_hop":
+                # The second fact of the chain, which is about the old value, and its like about the new one.
+                second = probe.supporting_fact_ids[-1]
+                instead = f"{ids[row.relation, new]}.{known['relation'][second]}"
+                if instead in known.index and not edited & {second, instead}:
+                    wanted = known["value"][instead]
+                    if wanted != probe.target:
+                        yield probe.probe_id, row.edit_id, metric, row.fact_id, probe.prompt, wanted, probe.target
+            elif metric == "reverse":
+                if old in probe.prompt:
+                    yield (
+                        probe.probe_id,
+                        row.edit_id,
+                        metric,
+                        row.fact_id,
+                        probe.prompt.replace(old, new, 1),
+                        row.subject,
+                        "",
+                    )
             elif metric:
                 yield probe.probe_id, row.edit_id, metric, row.fact_id, probe.prompt, new, old
     taught = set(world.facts["fact_id"][world.facts["taught"]])

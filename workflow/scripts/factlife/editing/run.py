@@ -14,6 +14,7 @@ from factlife.config.editing import Editor
 from factlife.editing.editable import Deltas, Editable, applied, merged
 from factlife.editing.editors import EDITORS
 from factlife.editing.evaluate import judge
+from factlife.editing.measures import NOTHING, Measures
 from factlife.editing.requests import told_apart, usable
 from factlife.world.tables import write_table
 
@@ -25,14 +26,22 @@ class Run:
     Attributes:
         deltas: changes of weights by parameter; of single edits ``{parameter}@{edit_id}``.
         verdicts: one row per phase, batch and probe.
+        measures: one row per phase, batch and thing that was measured.
     """
 
     deltas: Deltas = field(default_factory=dict)
     verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    measures: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def run(
-    target: Editable, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor, *, batch_tokens: int = 8192
+    target: Editable,
+    requests: pd.DataFrame,
+    probes: pd.DataFrame,
+    editor: Editor,
+    *,
+    measures: Measures = NOTHING,
+    batch_tokens: int = 8192,
 ) -> Run:
     """Write requests as the editor's schedule says and judge before, after each batch and at the end.
 
@@ -41,12 +50,14 @@ def run(
         requests: validated; those that were dropped are left out.
         probes: of ``requests``.
         editor: its settings.
+        measures: what is measured beside the probes, before, after each single edit and where all edits are judged.
         batch_tokens: tokens in a batch of probes; no verdict depends on it.
 
     Returns:
         The changes, and verdicts with the columns ``schedule, phase, n_edits, edit_id, probe_id, metric, about`` and those
         of ``judge``, and ``unchanged``: the most probable next token is that of the original model. ``phase`` is ``pre``,
-        ``post`` (after a batch, about its own edits) or ``end`` (about all edits so far).
+        ``post`` (after a batch, about its own edits) or ``end`` (about all edits so far). The measures have the columns
+        ``schedule, phase, n_edits`` and those of ``Measures``; after single edits no text is read for perplexity.
     """
     schedule = editor.schedule
     requests = requests[requests["dropped"] == ""].head(schedule.edits).reset_index(drop=True)
@@ -57,20 +68,26 @@ def run(
         probes = told_apart(probes, set(requests["entity_id"]))
     before = judge(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
     original = before["first_token"].set_axis(probes["probe_id"])
-    result, parts = Run(), []
+    result, parts, measured = Run(), [], []
 
     def look(rows: pd.DataFrame, verdicts: pd.DataFrame, phase: str, n_edits: int) -> None:
         table = pd.concat([rows[["edit_id", "probe_id", "metric", "about"]], verdicts], axis=1)
         table["unchanged"] = (table["first_token"] == rows["probe_id"].map(original)).astype("boolean")
         parts.append(table.assign(schedule=schedule.kind, phase=phase, n_edits=n_edits))
 
+    def measure(rows: pd.DataFrame, deltas: Deltas, phase: str, n_edits: int) -> None:
+        found = measures(target, rows, deltas, whole=phase != "post")
+        measured.append(found.assign(schedule=schedule.kind, phase=phase, n_edits=n_edits))
+
     look(probes, before, "pre", 0)
+    measure(requests, {}, "pre", 0)
     write = EDITORS[editor.kind]
     if schedule.kind == "single":
-        for row, about in _singles(requests, probes):
+        for number, (row, about) in enumerate(_singles(requests, probes)):
             deltas = write(target, row, editor, {})
             with applied(target.model, deltas):
                 look(about, judge(target.model, target.tokenizer, about, batch_tokens=batch_tokens), "post", 1)
+                measure(row if number < measures.settings.texts else row.head(0), deltas, "post", 1)
             result.deltas |= {f"{name}@{row['edit_id'].iloc[0]}": change for name, change in deltas.items()}
     else:
         size = schedule.edits if schedule.kind == "batch" else schedule.batch
@@ -87,11 +104,14 @@ def run(
             rows = asked.reset_index(drop=True)
             with applied(target.model, result.deltas):
                 verdicts = judge(target.model, target.tokenizer, rows, batch_tokens=batch_tokens)
+                if start in looks:
+                    measure(done, result.deltas, "end", len(done))
             own = rows["edit_id"].isin(batch["edit_id"])
             look(rows[own].reset_index(drop=True), verdicts[own].reset_index(drop=True), "post", len(done))
             if start in looks:
                 look(rows, verdicts, "end", len(done))
     result.verdicts = pd.concat(parts, ignore_index=True)
+    result.measures = pd.concat(measured, ignore_index=True)
     return result
 
 
@@ -108,13 +128,15 @@ def _singles(requests: pd.DataFrame, probes: pd.DataFrame) -> Iterator[tuple[pd.
 
 
 def save(run: Run, folder: str | Path, *, model: str, seed: str, editor: str) -> None:
-    """Write ``deltas.safetensors`` and ``edits.parquet``, one row per phase, batch and probe."""
+    """Write ``deltas.safetensors``, and ``edits.parquet`` and ``measures.parquet``, verdicts and measures row by row."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(
         {name: change.cpu().contiguous() for name, change in run.deltas.items()}, Path(folder) / "deltas.safetensors"
     )
-    named = run.verdicts.assign(model=model, seed=int(seed), editor=editor)
-    first = ["model", "seed", "editor"]
-    write_table(
-        named[[*first, *(column for column in named.columns if column not in first)]], Path(folder) / "edits.parquet"
-    )
+    for table, name in ((run.verdicts, "edits"), (run.measures, "measures")):
+        named = table.assign(model=model, seed=int(seed), editor=editor)
+        first = ["model", "seed", "editor"]
+        write_table(
+            named[[*first, *(column for column in named.columns if column not in first)]],
+            Path(folder) / f"{name}.parquet",
+        )

@@ -97,6 +97,36 @@ def _score(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def summarise_measures(measures: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+    """What was measured beside the probes, as rows of the same table.
+
+    Args:
+        measures: of editors, with columns ``model, seed, editor``.
+        resamples: bootstrap resamples.
+
+    Returns:
+        Rows keyed by ``KEYS``: ``fluency`` (bits) and ``consistency`` (judge ``generation``) with intervals over edits;
+        ``perplexity`` over texts; ``task_…``, the share of a task's questions that is answered rightly, over questions;
+        ``weight_norm`` and ``weight_change``, means over changed weights, without interval. ``judge`` is empty but for
+        texts.
+    """
+    keys, parts = [key for key in KEYS if key != "judge"], []
+    for found, rows in measures.groupby([*keys, "metric"], sort=False):
+        metric, values = found[-1], rows[["value"]].to_numpy(float)
+        head, options = dict(zip(keys, found, strict=False)), {"resamples": resamples}
+        if metric == "nats":
+            ratio = stats.ratio_bootstrap(values, rows[["weight"]].to_numpy(float), rows["item"].to_numpy(), **options)
+            interval = stats.Interval(ratio.n, *(np.exp(one) for one in (ratio.estimate, ratio.low, ratio.high)))
+        else:
+            interval = stats.cluster_bootstrap(values, rows["item"].str.split(".").str[0].to_numpy(), **options)
+        table = stats.tidy(head, ["perplexity" if metric == "nats" else metric], interval)
+        if metric.startswith("weight_"):
+            table[["ci_low", "ci_high"]], table["interval_over"] = np.nan, ""
+        table.insert(len(keys), "judge", "generation" if metric in ("fluency", "consistency") else "")
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
 SURVIVAL_KEYS = ["model", "seed", "editor", "finetuning", "data", "trained_layers", "step", "group"]
 
 
