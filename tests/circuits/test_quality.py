@@ -87,6 +87,17 @@ def test_a_perfect_coder_recovers_everything_and_ablation_nothing(tiny_model, ti
     assert metric("all", "coder", "loss_recovered") == pytest.approx(1, abs=1e-4)
 
 
+def test_without_passes_of_the_model_reconstruction_is_the_same(tiny_model, tiny_tokenizer, sequences):
+    chosen = [quality.substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "coder") for _ in range(2)]
+    full, short = (
+        quality.on_text(tiny_model, tiny_tokenizer, sequences, "mlp", chosen, splice=splice) for splice in (True, False)
+    )
+    told = ["layer", "name", "document", "tokens", "error", "variance", "cosine", "length"]
+    full = full[full["layer"] != "all"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(full[told], short[told], check_dtype=False)
+    assert short[["loss", "kl"]].isna().all(axis=None)
+
+
 def test_losses_are_the_models_own(tiny_model, tiny_tokenizer, sequences):
     chosen = [quality.substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "coder") for _ in range(2)]
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from factlife.circuits import sae, training
@@ -57,11 +58,18 @@ def test_encoding_is_saelens_jumprelu(generator):
     torch.testing.assert_close(one(x), (z * (z > 0.3)) @ one.W_dec + one.b_dec)
 
 
-def test_a_transcoder_reaches_circuit_tracer_under_its_names(generator):
-    weights = sae.circuit_tracer_weights(coder(generator, transcoder=True))
+def test_a_transcoder_reaches_circuit_tracer_under_its_names(generator, tmp_path):
+    one = coder(generator, transcoder=True)
+    sae.save_for_circuit_tracer([one, one], tmp_path)
 
-    assert weights["W_enc"].shape == (20, 6)
+    told = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert told["transcoders"] == ["layer_0.safetensors", "layer_1.safetensors"]
+    weights = load_file(tmp_path / told["transcoders"][1])
     assert set(weights) == {"W_enc", "W_dec", "b_enc", "b_dec", "activation_function.threshold"}
+    x = torch.randn(5, 6, generator=generator)
+    z = x @ weights["W_enc"].T + weights["b_enc"]
+    a = z * (z > weights["activation_function.threshold"])
+    torch.testing.assert_close(a @ weights["W_dec"] + weights["b_dec"], one(x))
 
 
 def test_errors_say_what_to_do(generator, tmp_path):

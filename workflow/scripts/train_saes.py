@@ -17,6 +17,8 @@ with jobs.start(snakemake) as job:
     for layer, coder in enumerate(coders):
         coder.metadata = sae.about(model, snakemake.wildcards, settings, layer)
         sae.save(coder, f"{snakemake.output.folder}/layer-{layer}")
+    if settings.site == "transcoder":
+        sae.save_for_circuit_tracer(coders, f"{snakemake.output.folder}/circuit-tracer")
     job.write_manifest(snakemake.output.folder)
     told = world.beside(snakemake.input.facts)
     table = quality.evaluate(

@@ -66,8 +66,14 @@ def batches(sequences: Sequence[Sequence[int]], tokens: int, pad: int) -> Iterat
 
 
 def special(tokenizer: Any, ids: Tensor) -> Tensor:
-    """Which ids are special tokens (beginning, end, padding), of the shape of ``ids``: no feature is asked of them."""
-    return torch.isin(ids, torch.tensor(sorted(tokenizer.all_special_ids), device=ids.device))
+    """Where no feature is asked for: special tokens, and first positions, (…, position) as ``ids``.
+
+    Where a tokenizer puts no beginning of a sequence, models treat its first token as one: all attention rests there,
+    and the residual stream is hundreds of times as long as elsewhere.
+    """
+    found = torch.isin(ids, torch.tensor(sorted(tokenizer.all_special_ids), device=ids.device))
+    found[..., 0] = True
+    return found
 
 
 def stream(

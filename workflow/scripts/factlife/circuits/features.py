@@ -74,7 +74,9 @@ class Text:
         self.words = {id_: tokenizer.decode([id_]) for ids in sequences for id_ in ids}
         self.sequences = [list(ids) for ids in sequences]
         specials = set(tokenizer.all_special_ids)
-        places = [(row, i) for row, ids in enumerate(sequences) for i, id_ in enumerate(ids) if id_ not in specials]
+        places = [
+            (row, i) for row, ids in enumerate(sequences) for i, id_ in enumerate(ids) if i and id_ not in specials
+        ]
         self.places = np.array(places).reshape(-1, 2)
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else -1
         self.words.setdefault(end, "")

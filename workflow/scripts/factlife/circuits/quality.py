@@ -55,22 +55,29 @@ def evaluate(
     chosen = [
         substitutes(coder, pair, settings.k, settings.architecture) for coder, pair in zip(coders, sample, strict=True)
     ]
-    text = on_text(model, tokenizer, held_out, settings.site, chosen)
+    full = settings.evaluation == "full"
+    text = on_text(model, tokenizer, held_out, settings.site, chosen, splice=full)
     features, alive = on_features(model, tokenizer, held_out, settings.site, coders)
     panel = (probes[probes["panel"]] if probes["panel"].any() else probes).drop_duplicates("fact_id")
-    facts = on_facts(model, tokenizer, panel, settings.site, chosen)
+    facts = on_facts(model, tokenizer, panel, settings.site, chosen, splice=full)
     table = summarise(text, features, alive, facts, resamples=settings.resamples)
+    if full:
+        probed = _probed(model, tokenizer, coders, settings, probes)
+        table = pd.concat([table, _probing(probed, settings.architecture, settings.resamples)], ignore_index=True)
+    table.insert(0, "site", settings.site)
+    return table.assign(k=settings.k)
+
+
+def _probed(model: Any, tokenizer: Any, coders: list[Coder], settings: Sae, probes: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies of probes of every layer."""
     pairs = before_values(model, tokenizer, probes["prompt"].tolist(), settings.site)
     told = probes.assign(subject=probes["fact_id"].str.split(".").str[0])
-    probed = pd.concat(
+    return pd.concat(
         [
             probe(x.cpu().numpy(), coder.encode(x).cpu().numpy(), told).assign(layer=layer)
             for layer, (coder, (x, _)) in enumerate(zip(coders, pairs, strict=True))
         ]
     )
-    whole = pd.concat([table, _probing(probed, settings.architecture, settings.resamples)], ignore_index=True)
-    whole.insert(0, "site", settings.site)
-    return whole.assign(k=settings.k)
 
 
 def _probing(probed: pd.DataFrame, architecture: str, resamples: int) -> pd.DataFrame:
@@ -120,8 +127,9 @@ def spliced(model: Any, tokenizer: Any, chosen: Sequence[tuple[Place, Substitute
 
 
 def on_text(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, chosen: list[dict[str, Substitute]]
-) -> pd.DataFrame:
+    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, chosen: list[dict[str, Substitute]],
+    *, splice: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Sums over each document of what the metrics are made of, special tokens left out.
 
     Args:
@@ -130,6 +138,7 @@ def on_text(
         sequences: token ids of documents that no coder was trained on.
         site: of the config.
         chosen: for each layer the substitutes by name.
+        splice: run the model with each substitute in its place; if not, what that tells is empty.
 
     Returns:
         One row per document, layer and substitute: ``tokens`` described, their ``error`` (squared), ``variance``
@@ -142,7 +151,8 @@ def on_text(
     for ids, mask in batches(sequences, 4096, tokenizer.pad_token_id or 0):
         ids, mask = ids.to(device), mask.to(device)
         keep = mask.bool() & ~special(tokenizer, ids)
-        clean = _log_probabilities(model, ids, mask)
+        clean = _log_probabilities(model, ids, mask) if splice else None
+        nothing = dict.fromkeys(("predicted", "loss", "clean", "kl"), torch.full(mask.shape, torch.nan))
         for layer, (x, y) in enumerate(read(model, ids, mask, site)):
             for name, fn in chosen[layer].items():
                 said = fn(x, y)
@@ -153,10 +163,11 @@ def on_text(
                     "cosine": keep * torch.cosine_similarity(said, y, dim=-1),
                     "length": keep * said.norm(dim=-1) / y.norm(dim=-1),
                 }
-                with spliced(model, tokenizer, [(where[layer], fn)]):
-                    sums |= _predictions(clean, _log_probabilities(model, ids, mask), ids, mask)
-                rows.append(_frame(sums, layer, name, first))
-        if len(chosen) > 1:
+                if splice:
+                    with spliced(model, tokenizer, [(where[layer], fn)]):
+                        sums |= _predictions(clean, _log_probabilities(model, ids, mask), ids, mask)
+                rows.append(_frame(nothing | sums, layer, name, first))
+        if splice and len(chosen) > 1:
             for name in chosen[0]:
                 with spliced(model, tokenizer, [(place, by[name]) for place, by in zip(where, chosen, strict=True)]):
                     sums = _predictions(clean, _log_probabilities(model, ids, mask), ids, mask)
@@ -248,7 +259,13 @@ def summarise(
 
 
 def on_facts(
-    model: Any, tokenizer: Any, probes: pd.DataFrame, site: str, chosen: list[dict[str, Substitute]]
+    model: Any,
+    tokenizer: Any,
+    probes: pd.DataFrame,
+    site: str,
+    chosen: list[dict[str, Substitute]],
+    *,
+    splice: bool = True,
 ) -> pd.DataFrame:
     """What substitutes do to facts.
 
@@ -258,27 +275,34 @@ def on_facts(
         probes: forward probes of taught facts.
         site: of the config.
         chosen: for each layer the substitutes by name.
+        splice: as of ``on_text``.
 
     Returns:
         One row per layer, substitute and probe: ``subject``, ``error`` and ``variance`` at the position before the
         value, whether the value's first token is ``recalled`` with the substitute, and by the ``clean`` model.
     """
     where = places(anatomy(model), site)
-    clean = score(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
+    nothing = np.full(len(probes), np.nan)
+
+    def asked() -> np.ndarray:
+        if not splice:
+            return nothing
+        return score(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
+
+    clean = asked()
     subjects, rows = probes["fact_id"].str.split(".").str[0].to_numpy(), []
 
     def recalled(pairs: list[tuple[Place, Substitute]]) -> np.ndarray:
         with spliced(model, tokenizer, pairs):
-            return score(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
+            return asked()
 
-    nothing = np.full(len(probes), np.nan)
     for layer, (x, y) in enumerate(before_values(model, tokenizer, probes["prompt"].tolist(), site)):
         variance = (y - y.mean(0)).square().sum(-1).cpu().numpy()
         for name, fn in chosen[layer].items():
             error = (fn(x, y) - y).square().sum(-1).cpu().numpy()
             said = recalled([(where[layer], fn)])
             rows.append(_facts(layer, name, subjects, error, variance, said, clean))
-    if len(chosen) > 1:
+    if splice and len(chosen) > 1:
         for name in chosen[0]:
             said = recalled([(place, by[name]) for place, by in zip(where, chosen, strict=True)])
             rows.append(_facts("all", name, subjects, nothing, nothing, said, clean))

@@ -185,6 +185,34 @@ def load(folder: str | Path, device: str = "cpu") -> Coder:
     )
 
 
+def save_for_circuit_tracer(coders: list[Coder], folder: str | Path) -> None:
+    """Write transcoders as a set that circuit-tracer reads: ``config.yaml``, and ``layer_{layer}.safetensors`` for each."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for layer, coder in enumerate(coders):
+        weights = {name: weight.contiguous().cpu() for name, weight in circuit_tracer_weights(coder).items()}
+        save_file(weights, Path(folder) / f"layer_{layer}.safetensors")
+    settings = {
+        "model_name": coders[0].metadata.get("model_name", ""),
+        "model_kind": "transcoder_set",
+        "feature_input_hook": "mlp.hook_in",
+        "feature_output_hook": "mlp.hook_out",
+        "scan": str(coders[0].metadata.get("name", "")).removesuffix("/layer-0").replace("/", "-"),
+        "transcoders": [f"layer_{layer}.safetensors" for layer in range(len(coders))],
+    }
+    # JSON is YAML.
+    (Path(folder) / "config.yaml").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def load_all(folder: str | Path, device: str = "cpu") -> list[Coder]:
+    """Read the coders of all layers from ``{folder}/layer-{layer}``.
+
+    Raises:
+        CoderError: see ``load``.
+    """
+    count = len(list(Path(folder).glob("layer-*")))
+    return [load(Path(folder) / f"layer-{layer}", device) for layer in range(count)]
+
+
 def circuit_tracer_weights(coder: Coder) -> dict[str, Tensor]:
     """A transcoder's weights as circuit-tracer reads them: encoder transposed, its own name for the threshold."""
     names = {"b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec", "threshold": "activation_function.threshold"}

@@ -33,6 +33,10 @@ class Sae(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)] = key(
         0.05, "Share of documents for evaluation only, where the corpus holds out none."
     )
+    evaluation: Literal["full", "reconstruction"] = key(
+        "full",
+        "`full`: all metrics; `reconstruction`: those that need no further pass of the model for each layer, for large ones.",
+    )
     evaluation_tokens: Count = key(4000, "Tokens of held-out text for metrics, about.")
     described_tokens: Count = key(30_000, "Tokens in which features' best examples are looked for, about.")
     resamples: Count = key(500, "Bootstrap resamples behind every interval.")
