@@ -48,6 +48,9 @@ COLUMNS = {
     "results/tables/circuits.csv": (
         "model, seed, relation, method, budget, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
+    "results/tables/graphs.csv": (
+        "model, seed, explained, setting, predictor, features, multiple, metric, n, estimate, ci_low, ci_high, interval_over"
+    ),
     "results/tables/tracing.csv": (
         "model, seed, corruption, component, window, token_role, layer, metric, n, estimate, ci_low, ci_high, "
         "interval_over"

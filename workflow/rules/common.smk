@@ -442,6 +442,16 @@ def inputs_of_saes(wildcards):
     return {"documents": f"results/corpora/{corpus}/documents.parquet"}
 
 
+def for_all_graphs(pattern):
+    return for_all_models(pattern, only=config["graphs"]["models"])
+
+
+def coders_of_graphs(wildcards):
+    """The transcoders that replace a model's MLPs, and what their features are about."""
+    coders = f"results/saes/{wildcards.model}/seed-{wildcards.seed}/{config['graphs']['models'][wildcards.model]}"
+    return {"coders": coders, "features": f"{coders}.features.parquet"}
+
+
 wildcard_constraints:
     sae=one_of(config["saes"]),
     world=one_of(config["worlds"]),

@@ -37,12 +37,77 @@ rule train_saes:
         "../scripts/train_saes.py"
 
 
+rule attribute_facts:
+    """Explain a model's facts by attribution graphs, intervene on their features, and write pages to look at them."""
+    input:
+        unpack(world_of_model),
+        unpack(coders_of_graphs),
+        model="results/models/{model}/seed-{seed}",
+    output:
+        folder=report(
+            directory("results/graphs/{model}/seed-{seed}"),
+            patterns=["{name}.html"],
+            category="5. Location",
+            subcategory="Attribution graphs",
+            labels={"graph": "{name}", "model": "{model}", "seed": "{seed}"},
+            caption="../report/graph.rst",
+        ),
+        scores="results/graphs/{model}/seed-{seed}.scores.parquet",
+        interventions="results/graphs/{model}/seed-{seed}.interventions.parquet",
+    log:
+        "logs/attribute_facts/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/attribute_facts/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        graphs={
+            key: value
+            for key, value in config["graphs"].items()
+            if key not in ("models", "resamples")
+        },
+        coders=lookup(within=config, dpath="graphs/models/{model}"),
+        code=digest(
+            "circuits.explain",
+            "circuits.export",
+            "circuits.graph",
+            "circuits.interventions",
+            "circuits.replacement",
+            "circuits.sae",
+            "circuits.features",
+            "circuits.activations",
+            "circuits.quality",
+            "recall.score",
+            "models.anatomy",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/attribute_facts.py"
+
+
 rule summarise_graphs:
-    """Put what SAEs are worth into one table, and draw it."""
+    """Put what SAEs and attribution graphs are worth into tables, and draw them."""
     input:
         saes=for_all_saes("results/saes/{model}/seed-{seed}/{sae}.quality.csv"),
+        scores=for_all_graphs("results/graphs/{model}/seed-{seed}.scores.parquet"),
+        interventions=for_all_graphs(
+            "results/graphs/{model}/seed-{seed}.interventions.parquet"
+        ),
     output:
         saes="results/tables/sae.csv",
+        graphs="results/tables/graphs.csv",
+        interventions=report(
+            "results/figures/graphs-interventions.svg",
+            category="5. Location",
+            labels={"figure": "Attribution graphs: predicted and measured"},
+            caption="../report/graphs-interventions.rst",
+        ),
         quality=report(
             "results/figures/sae-quality.svg",
             category="4. Location",
@@ -60,7 +125,8 @@ rule summarise_graphs:
         mem_mb=2000,
         runtime=20,
     params:
-        code=digest("circuits.tables", "circuits.sae_figures", "figures"),
+        resamples=lookup(within=config, dpath="graphs/resamples"),
+        code=digest("circuits.tables", "circuits.sae_figures", "figures", "stats"),
     script:
         "../scripts/summarise_graphs.py"
 

@@ -22,6 +22,8 @@ from factlife.config.dynamics import Dynamics
 from factlife.config.dynamics import problems as problems_of_dynamics
 from factlife.config.editing import Editing
 from factlife.config.editing import problems as problems_of_editing
+from factlife.config.graphs import Graphs
+from factlife.config.graphs import problems as problems_of_graphs
 from factlife.config.influence import Influence
 from factlife.config.influence import problems as problems_of_influence
 from factlife.config.ledger import Ledger
@@ -57,6 +59,7 @@ class Config(Section):
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
     collapse: Collapse = key(Collapse(), "Models that learn from their own text.")
     saes: dict[Name, Sae] = key({}, "Sparse autoencoders and transcoders by name.")
+    graphs: Graphs = key(Graphs(), "How facts are explained by attribution graphs.")
 
 
 def read(config: Mapping[str, Any]) -> Config:
@@ -215,6 +218,7 @@ def _problems(config: Config) -> Iterable[str]:
     yield from problems_of_dynamics(config)
     yield from problems_of_collapse(config)
     yield from problems_of_saes(config)
+    yield from problems_of_graphs(config)
 
 
 __all__ = ["Config", "ConfigError", "Sae", "parse", "read", "root", "sections"]
