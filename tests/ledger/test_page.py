@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from factlife.ledger.page import curves, examples, page, traced
+from factlife.ledger.page import curves, examples, graphs, page, traced
 
 
 def ledger(**changes):
@@ -63,3 +63,12 @@ def test_traced_documents_are_those_that_rankers_put_first():
         "m seed 0 f": [["d1", "T", ["same", "up"], False], ["d0", "S", ["down"], True]],
         "m seed 0 g": [["d0", "S", ["down", "same", "up"], False]],
     }
+
+
+def test_graphs_are_found_from_where_the_page_is(tmp_path):
+    folder = tmp_path / "results/graphs/m/seed-0"
+    folder.mkdir(parents=True)
+    for name in ("f.city.html", "f.city.json", "index.html"):
+        (folder / name).touch()
+    found = graphs(folder, tmp_path / "results/figures/page.html", "m", 0)
+    assert found["m seed 0 f.city"] == "../graphs/m/seed-0/f.city.html" and len(found) == 2

@@ -182,3 +182,13 @@ def resolve(module, name):
     """What ``from module import name`` gives."""
     found = getattr(importlib.import_module(module), name, None)
     return importlib.import_module(f"{module}.{name}") if found is None else found
+
+
+def test_the_report_is_ordered_as_the_story():
+    found = {
+        category
+        for path in (ROOT / "workflow/rules").glob("*.smk")
+        for category in re.findall(r'category="([^"]+)"', path.read_text())
+    }
+    story = ["Worlds", "Recall", "Dynamics", "Location", "Editing", "Influence", "Collapse", "Ledger", "Costs"]
+    assert found == {f"{number}. {name}" for number, name in enumerate(story, 1)}

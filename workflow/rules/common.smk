@@ -314,6 +314,8 @@ def life(model, seed):
         paths["tracing"] = f"results/tracing/{run}.parquet"
     if model in config["circuits"]["models"]:
         paths["circuits"] = f"results/circuits/{run}/evaluation.parquet"
+    if model in config["graphs"]["models"]:
+        paths["graphs"] = f"results/graphs/{run}"
     if INFLUENCE["models"].get(model, {}).get("rankers"):
         paths["influence"] = f"results/influence/{run}.queries.parquet"
         corpus = factlife_config.influence.corpus_of(settings, model)

@@ -47,7 +47,7 @@ rule attribute_facts:
         folder=report(
             directory("results/graphs/{model}/seed-{seed}"),
             patterns=["{name}.html"],
-            category="5. Location",
+            category="4. Location",
             subcategory="Attribution graphs",
             labels={"graph": "{name}", "model": "{model}", "seed": "{seed}"},
             caption="../report/graph.rst",
@@ -104,7 +104,7 @@ rule summarise_graphs:
         graphs="results/tables/graphs.csv",
         interventions=report(
             "results/figures/graphs-interventions.svg",
-            category="5. Location",
+            category="4. Location",
             labels={"figure": "Attribution graphs: predicted and measured"},
             caption="../report/graphs-interventions.rst",
         ),

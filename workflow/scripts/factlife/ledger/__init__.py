@@ -21,7 +21,7 @@ def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
             world), ``recall``, ``folder`` (the model), and where they were made ``documents``, ``tracing``,
-            ``circuits``, ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a folder for each editor), ``places``, ``survival`` (a file for each editor)
+            ``circuits``, ``graphs`` (a folder), ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a folder for each editor), ``places``, ``survival`` (a file for each editor)
             and ``generations`` (by arm, from generation 0 on).
 
     Returns:
@@ -48,8 +48,11 @@ def write_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], path: 
     curves: dict[str, Any] = {}
     documents: dict[str, Any] = {}
     traced: dict[str, Any] = {}
+    graphs: dict[str, str] = {}
     for paths in models:
         curves |= page.curves(pd.read_parquet(paths["recall"]))
+        if "graphs" in paths:
+            graphs |= page.graphs(paths["graphs"], path, paths["model"], paths["seed"])
         if "documents" not in paths:
             continue
         read, of = corpus.read(paths["documents"]), (paths["model"], paths["seed"])
@@ -58,7 +61,7 @@ def write_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], path: 
             queries = pd.read_parquet(paths["influence"], columns=["query_id", "fact_id"]).drop_duplicates()
             rankings = {ranker: pd.read_parquet(scores) for ranker, scores in paths["rankings"].items()}
             traced |= page.traced(rankings, read, dict(queries.itertuples(index=False)), *of)
-    Path(path).write_text(page.page(ledger, curves, documents, traced, {}), encoding="utf-8")
+    Path(path).write_text(page.page(ledger, curves, documents, traced, graphs), encoding="utf-8")
 
 
 def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,14 @@ def traced(
             for document, rankers in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
         ]
         for fact, found in sorted(chosen.items())
+    }
+
+
+def graphs(folder: str | Path, path: str | Path, model: str, seed: int) -> dict[str, str]:
+    """Where the attribution graphs of facts are, seen from the page at ``path``: files ``{fact_id}.html`` of a folder."""
+    return {
+        f"{model} seed {seed} {file.stem}": Path(os.path.relpath(file, Path(path).parent)).as_posix()
+        for file in sorted(Path(folder).glob("*.html"))
     }
 
 
