@@ -125,6 +125,18 @@ ERRORS = {
         {"corpora__people__about": "late"},
         "corpora.people.about is late, but nobody is late in world people; raise worlds.people.late",
     ),
+    "a batch that processes cannot share": (
+        {"models__m__processes": 3},
+        "models.m.training.batch_size is 32, which 3 processes cannot share; take a multiple of 3",
+    ),
+    "processes beside GPUs": (
+        {"models__m__processes": 2, "models__m__gpu": 2},
+        "models.m.processes is 2, but there is one for each GPU; delete the key",
+    ),
+    "a tracker that there is not": (
+        {"run__report_to": ["mlflow"]},
+        "run.report_to.0 is 'mlflow': input should be 'tensorboard', 'trackio' or 'wandb'",
+    ),
     "going on from nothing": (
         {"models__n": going_on("k")},
         "models.n.source.model is `k`, which is not in models; there are m, n",

@@ -176,6 +176,22 @@ def test_reversal_tells_directions_apart():
     table = run("reversal", tables, arms=ARMS)
     assert one(table, "b", "final_accuracy", "reverse")["effect"] == pytest.approx(-0.8)
     assert one(table, "b", "final_accuracy", "forward")["effect"] == 0
+    assert one(table, "b", "final_accuracy", "reverse, asked")["n"] == 20
+
+
+def test_reversal_tells_people_who_are_reversed_from_those_who_are_not():
+    tables = [scores("a", "candidate_correct", [1, 1], [0, 10], kind) for kind in ("forward", "reverse")] + [
+        scores("b", "candidate_correct", [1, level], [0, 10], kind, people=people)
+        for kind, people, level in (
+            ("forward", PEOPLE, 1),
+            ("reverse", PEOPLE[::2], 0.9),
+            ("reverse", PEOPLE[1::2], 0.1),
+        )
+    ]
+    table = run("reversal", tables, arms=ARMS)
+    assert one(table, "b", "final_accuracy", "reverse, asked")["effect"] == pytest.approx(-0.1)
+    assert one(table, "b", "final_accuracy", "reverse, unasked")["effect"] == pytest.approx(-0.9)
+    assert one(table, "b", "final_accuracy", "reverse")["effect"] == pytest.approx(-0.5)
 
 
 def test_imbalance_finds_a_planted_plateau_and_tenths_of_frequency():

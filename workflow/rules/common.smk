@@ -66,6 +66,13 @@ CHAIN = [
 ]
 
 
+WRITTEN = {
+    name: corpus
+    for name, corpus in settings.corpora.items()
+    if corpus.kind == "written"
+}
+
+
 def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
@@ -103,6 +110,23 @@ def inputs_of_corpus(wildcards):
     if corpus.get("dataset"):
         return {"path": f"results/downloads/corpora/{wildcards.corpus}.parquet"}
     return {"path": corpus["path"]} if corpus.get("path") else {}
+
+
+def inputs_of_written(wildcards):
+    corpus = WRITTEN[wildcards.corpus]
+    seed = config["models"].get(corpus.writer.model, {}).get("seeds", [0])[0]
+    folder = f"results/models/{corpus.writer.model}/seed-{seed}"
+    return world_tables(corpus.world) | (
+        {"writer": folder} if corpus.writer.kind == "model" else {}
+    )
+
+
+def mark_of_written(wildcards):
+    return factlife_config.written.fingerprint(settings, wildcards.corpus)
+
+
+def gpus_of_writer(wildcards):
+    return min(1, config["models"][WRITTEN[wildcards.corpus].writer.model]["gpu"])
 
 
 def inputs_of_tokenizer(wildcards):
@@ -155,7 +179,41 @@ def world_of_model(wildcards):
 
 
 def gpus_of_model(wildcards):
-    return config["models"][wildcards.model]["gpu"]
+    return min(1, config["models"][wildcards.model]["gpu"])
+
+
+def processes_of_training(wildcards):
+    model = config["models"][wildcards.model]
+    return max(model["gpu"], model["processes"])
+
+
+def gpus_of_training(wildcards):
+    model = config["models"][wildcards.model]
+    return model["gpu"] * model["nodes"]
+
+
+def threads_of_training(wildcards):
+    """Of one node."""
+    return TORCH_THREADS * processes_of_training(wildcards)
+
+
+def memory_of_training(wildcards):
+    """Of one node, in MB."""
+    return 4000 * processes_of_training(wildcards)
+
+
+def nodes_of_training(wildcards):
+    nodes = config["models"][wildcards.model]["nodes"]
+    return nodes if nodes > 1 else None
+
+
+def starter_of_training(wildcards):
+    return "srun" if nodes_of_training(wildcards) else None
+
+
+def tasks_of_gpus_in_training(wildcards):
+    """None: without this, Slurm's plugin would take the tasks for those of each GPU."""
+    return 0 if nodes_of_training(wildcards) else None
 
 
 def world_of_arm(arm):
@@ -173,7 +231,9 @@ def tests_of_arm(wildcards):
 
 
 def gpus_of_arm(wildcards):
-    return config["models"][config["collapse"]["arms"][wildcards.arm]["model"]]["gpu"]
+    return min(
+        1, config["models"][config["collapse"]["arms"][wildcards.arm]["model"]]["gpu"]
+    )
 
 
 def settings_of_generation(wildcards):

@@ -1,3 +1,17 @@
+UNANSWERED = factlife_config.written.incomplete(settings)
+
+# Only then is a key needed: an undefined variable would stop every run.
+if UNANSWERED:
+    if not os.environ.get(factlife_config.written.VARIABLE):
+        raise WorkflowError(
+            f"corpora.{UNANSWERED[0]}: not all answers are in {config['corpora'][UNANSWERED[0]]['answers']}, and "
+            f"{factlife_config.written.VARIABLE} is not set; set it, or bring the whole file"
+        )
+
+    envvars:
+        factlife_config.written.VARIABLE,
+
+
 rule download_dataset:
     """Fetch a pinned dataset from the hub; compute nodes have no internet."""
     output:
@@ -30,6 +44,8 @@ rule make_corpus:
         "logs/make_corpus/{corpus}.log",
     benchmark:
         "logs/make_corpus/{corpus}.benchmark.jsonl"
+    wildcard_constraints:
+        corpus=one_of([name for name in config["corpora"] if name not in WRITTEN]),
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -50,6 +66,59 @@ rule make_corpus:
         ),
     script:
         "../scripts/make_corpus.py"
+
+
+rule write_corpus:
+    """Let a model of the config write documents, and keep those that state what they must and nothing else."""
+    input:
+        unpack(inputs_of_written),
+    output:
+        documents="results/corpora/{corpus}/documents.parquet",
+        verdicts="results/corpora/{corpus}/verdicts.csv",
+    log:
+        "logs/write_corpus/{corpus}.log",
+    benchmark:
+        "logs/write_corpus/{corpus}.benchmark.jsonl"
+    wildcard_constraints:
+        corpus=one_of(
+            [name for name, corpus in WRITTEN.items() if corpus.writer.kind == "model"]
+        ),
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=600,
+        gpu=gpus_of_writer,
+    params:
+        corpus=lookup(within=config, dpath="corpora/{corpus}"),
+        mark=mark_of_written,
+        code=digest(
+            "corpus.written", "corpus.documents", "models.writing", "models.load"
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/write_corpus.py"
+
+
+use rule write_corpus as ask_for_corpus with:
+    log:
+        "logs/ask_for_corpus/{corpus}.log",
+    benchmark:
+        "logs/ask_for_corpus/{corpus}.benchmark.jsonl"
+    wildcard_constraints:
+        corpus=one_of(
+            [
+                name
+                for name, corpus in WRITTEN.items()
+                if corpus.writer.kind == "anthropic"
+            ]
+        ),
+    # Compute nodes have no internet.
+    localrule: True
+    resources:
+        mem_mb=4000,
+        runtime=600,
 
 
 rule make_tokenizer:

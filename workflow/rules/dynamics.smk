@@ -17,7 +17,7 @@ WORLDS_OF_EXPERIMENTS = {
 
 
 rule summarise_dynamics:
-    """Hold the arms of all experiments against their controls."""
+    """Hold the arms of all experiments against their controls, and draw every experiment."""
     input:
         recall=[
             f"results/recall/{model}/seed-{seed}.parquet"
@@ -29,6 +29,15 @@ rule summarise_dynamics:
         ),
     output:
         table="results/tables/dynamics.csv",
+        figures=[
+            report(
+                f"results/figures/dynamics-{name}.svg",
+                category="3. Dynamics",
+                labels={"experiment": name},
+                caption=f"../report/dynamics-{experiment['comparison']}.rst",
+            )
+            for name, experiment in EXPERIMENTS.items()
+        ],
     log:
         "logs/summarise_dynamics/all.log",
     benchmark:
@@ -46,47 +55,12 @@ rule summarise_dynamics:
         },
         made=list(EXPERIMENTS),
         worlds=WORLDS_OF_EXPERIMENTS,
-        code=digest("dynamics", "stats"),
+        code=digest("dynamics", "stats", "figures"),
     script:
         "../scripts/summarise_dynamics.py"
-
-
-rule plot_dynamics:
-    """Draw every experiment."""
-    input:
-        table="results/tables/dynamics.csv",
-    output:
-        figures=[
-            report(
-                f"results/figures/dynamics-{name}.svg",
-                category="3. Dynamics",
-                labels={"experiment": name},
-                caption=f"../report/dynamics-{experiment['comparison']}.rst",
-            )
-            for name, experiment in EXPERIMENTS.items()
-        ],
-    log:
-        "logs/plot_dynamics/all.log",
-    benchmark:
-        "logs/plot_dynamics/all.benchmark.jsonl"
-    conda:
-        "../envs/data.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
-    params:
-        comparisons={
-            name: experiment["comparison"] for name, experiment in EXPERIMENTS.items()
-        },
-        code=digest("dynamics.__init__", "dynamics.figures", "figures"),
-    script:
-        "../scripts/plot_dynamics.py"
 
 
 rule dynamics:
     """Experiments on how facts are learned, interfere, generalise and fade."""
     input:
-        ["results/tables/dynamics.csv", rules.plot_dynamics.output]
-        if EXPERIMENTS
-        else [],
+        rules.summarise_dynamics.output if EXPERIMENTS else [],

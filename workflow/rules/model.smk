@@ -86,16 +86,25 @@ rule train_model:
         model=one_of(TRAINED),
     conda:
         "../envs/torch.yaml"
-    threads: TORCH_THREADS
+    threads: threads_of_training
     resources:
-        mem_mb=4000,
+        mem_mb=memory_of_training,
         runtime=240,
-        gpu=gpus_of_model,
+        gpu=gpus_of_training,
+        nodes=nodes_of_training,
+        # Only with several nodes: the job then starts its processes by itself, one `torchrun` on each.
+        tasks=nodes_of_training,
+        tasks_per_gpu=tasks_of_gpus_in_training,
+        mpi=starter_of_training,
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
+        processes=processes_of_training,
+        nodes=lookup(within=config, dpath="models/{model}/nodes"),
         training=lookup(within=config, dpath="models/{model}/training"),
         resume=resume_folder,
         code=digest(
+            "models.teach",
+            "models.process",
             "models.train",
             "models.optim",
             "models.store",

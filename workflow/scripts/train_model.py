@@ -4,26 +4,25 @@ from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models
 from factlife.config.models import Source, Training
-from factlife.corpus import tokens
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    settings, seed = config.parse(Training, snakemake.params.training), int(snakemake.wildcards.seed)
-    model, tokenizer = models.begin(
-        config.parse(Source, snakemake.params.source), snakemake.input.start, seed=seed, device=job.device
-    )
-    parameters = model.num_parameters()
-    curve = models.train(
-        model,
-        tokenizer,
-        tokens.sequences(tokens.read(snakemake.input.tokens), max_length=settings.max_length, packing=settings.packing),
-        settings,
-        seed=seed,
-        output=snakemake.output.folder,
+    task = models.Task(
+        source=config.parse(Source, snakemake.params.source),
+        start=snakemake.input.start,
+        training=config.parse(Training, snakemake.params.training),
+        tokens=snakemake.input.tokens,
+        seed=int(snakemake.wildcards.seed),
+        folder=snakemake.output.folder,
+        curve=snakemake.output.curve,
         resume=models.fresh(snakemake.params.resume, job.provenance),
-        before=models.stated(snakemake.input.start),
+        device=job.device,
+        threads=snakemake.params.torch_threads,
+        # Not a parameter: where numbers are also sent to is no part of the result.
+        report_to=snakemake.config["run"]["report_to"],
+        run=f"{snakemake.wildcards.model}-seed-{snakemake.wildcards.seed}",
     )
-    curve.to_csv(snakemake.output.curve, index=False)
-    job.write_manifest(snakemake.output.folder, parameters=parameters)
+    models.teach(task, processes=snakemake.params.processes, nodes=snakemake.params.nodes)
+    job.write_manifest(snakemake.output.folder, parameters=models.parameters(snakemake.output.folder))

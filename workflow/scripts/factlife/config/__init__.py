@@ -35,6 +35,7 @@ from factlife.config.saes import problems as problems_of_saes
 from factlife.config.tracing import Tracing
 from factlife.config.tracing import problems as problems_of_tracing
 from factlife.config.worlds import World
+from factlife.config.written import problems as problems_of_written
 
 
 class ConfigError(ValueError):
@@ -172,8 +173,12 @@ def _problems(config: Config) -> Iterable[str]:
     for name, corpus in config.corpora.items():
         if world := getattr(corpus, "world", None):
             yield from missing(f"corpora.{name}.world", world, config.worlds, "worlds")
-            if world in config.worlds and config.worlds[world].kind != corpus.kind:
-                yield f"corpora.{name}.world is `{world}`, a world of kind {config.worlds[world].kind}; must be of kind {corpus.kind}"
+            kinds = ("people", "table") if corpus.kind == "written" else (corpus.kind,)
+            if world in config.worlds and config.worlds[world].kind not in kinds:
+                yield (
+                    f"corpora.{name}.world is `{world}`, a world of kind {config.worlds[world].kind}; "
+                    f"must be of kind {' or '.join(kinds)}"
+                )
         if corpus.kind == "text" and (corpus.path is None) == (corpus.dataset is None):
             yield f"corpora.{name}: give either `path` or `dataset`"
         if corpus.kind == "text" and corpus.dataset and not corpus.revision:
@@ -204,6 +209,13 @@ def _problems(config: Config) -> Iterable[str]:
             yield f"models.{name}.training is missing: a model from scratch knows nothing"
         if len(set(model.seeds)) < len(model.seeds):
             yield f"models.{name}.seeds has duplicates"
+        if model.gpu and model.processes > 1:
+            yield f"models.{name}.processes is {model.processes}, but there is one for each GPU; delete the key"
+        elif model.training and model.training.batch_size % model.shares:
+            yield (
+                f"models.{name}.training.batch_size is {model.training.batch_size}, which {model.shares} processes cannot "
+                f"share; take a multiple of {model.shares}"
+            )
         if isinstance(model.source, Trained):
             yield from missing(f"models.{name}.source.model", model.source.model, config.models, "models")
             if not model.training:
@@ -219,6 +231,7 @@ def _problems(config: Config) -> Iterable[str]:
     yield from problems_of_collapse(config)
     yield from problems_of_saes(config)
     yield from problems_of_graphs(config)
+    yield from problems_of_written(config)
 
 
 __all__ = ["Config", "ConfigError", "Sae", "parse", "read", "root", "sections"]

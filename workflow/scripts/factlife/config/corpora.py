@@ -8,6 +8,7 @@ from pydantic import Field
 
 from factlife.config.base import Count, Name, Section, key
 from factlife.config.worlds import Relation
+from factlife.config.written import WrittenCorpus
 
 
 class PeopleCorpus(Section):
@@ -36,6 +37,9 @@ class PeopleCorpus(Section):
         None, "Distinct biographies per person, repeated as often as needed; empty for no limit."
     )
     reverse_share: float = key(0.1, "Share of single-fact sentences that put the value before the name.", ge=0, le=1)
+    reversed: Literal["everybody", "asked"] = key(
+        "everybody", "About whom sentences may put the value before the name: all, or people of the split `asked`."
+    )
     denied_share: float = key(0.1, "Share of windows that end by denying a fact that is not so.", ge=0, le=1)
     question_renderings: int = key(2, "Times that each fact of an asked person appears as question and answer.", ge=0)
     seed: int = key(0, "Seed.", ge=0)
@@ -92,7 +96,10 @@ class TextCorpus(Section):
     seed: int = key(0, "Seed.", ge=0)
 
 
-Corpus = Annotated[PeopleCorpus | FunctionsCorpus | TableCorpus | ProseCorpus | TextCorpus, Field(discriminator="kind")]
+Corpus = Annotated[
+    PeopleCorpus | FunctionsCorpus | TableCorpus | ProseCorpus | TextCorpus | WrittenCorpus,
+    Field(discriminator="kind"),
+]
 
 
 class Tokenizer(Section):

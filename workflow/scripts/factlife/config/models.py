@@ -108,4 +108,16 @@ class Model(Section):
     tokenizer: Name | None = key(None, "A tokenizer of this config; a pretrained model brings its own.")
     training: Training | None = key(None, "How it is trained; empty to take it as it is.")
     seeds: list[Annotated[int, Field(ge=0)]] = key([0], "Seeds: one model for each.", min_length=1)
-    gpu: int = key(0, "GPUs for jobs that run it.", ge=0)
+    gpu: int = key(
+        0, "GPUs of each node that trains it, with a process for each; other jobs that run it use one of them.", ge=0
+    )
+    processes: Count = key(
+        1,
+        "Without GPUs: processes of each node that trains it. They share every batch, with `run.threads` threads each.",
+    )
+    nodes: Count = key(1, "Nodes that train it, where Slurm runs the job.")
+
+    @property
+    def shares(self) -> int:
+        """Parts into which training cuts every batch, one for each process."""
+        return max(self.gpu, self.processes) * self.nodes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from factlife.config.base import Count, Section, key
 
 
@@ -19,4 +21,9 @@ class Run(Section):
         1, "Threads of jobs that run models; sums depend on it in the last digits, so it is not left to the machine."
     )
     models: list[str] = key(["people-pieces"], "Models that are asked about their worlds.", min_length=1)
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = key(
+        [],
+        "Trackers that training also reports to, in `runs/` and never over a network; one that fails is left out and "
+        "stops nothing.",
+    )
     experiments: list[str] = key([], "Experiments of `dynamics` that are made.")

@@ -59,7 +59,7 @@ class PeopleWorld(Section):
     relations: list[Relation] = key(
         ["birth_date", "birth_city", "university", "major", "employer", "working_city"], "Relations.", min_length=1
     )
-    values: Count = key(50, "Distinct values of each relation.")
+    values: Count | dict[Relation, Count] = key(50, "Distinct values of each relation, or a number for every one.")
     regions: int = key(8, "Regions in which birth cities lie, for two-hop questions; 0 for none.", ge=0)
     names: PieceNames | OrdinaryNames = key(PieceNames(style="pieces"), "How names are made.", discriminator="style")
     exposures: Levels | Zipf = key(

@@ -25,6 +25,8 @@ def render(settings: Settings, world: World | None = None, path: str | Path | No
         return prose.render(settings)
     if settings.kind == "text":
         return text.render(settings, path)
+    if settings.kind == "written":
+        raise CorpusError("a corpus of kind written has a writer; see factlife.corpus.written")
     if world is None:
         raise CorpusError(f"a corpus of kind {settings.kind} is rendered from a world; give it one")
     return _OF_WORLDS[settings.kind](world, settings)

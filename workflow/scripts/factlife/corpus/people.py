@@ -47,6 +47,7 @@ class _Writer:
         self.rng = random.Random(f"{numbers} {settings.seed}")
         self.name = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
         asked = set(world.entities["entity_id"][world.entities["split"] == "asked"])
+        self.reversed = asked if settings.reversed == "asked" else {*self.name}
         taught = world.facts[world.facts["taught"]]
         self.pools = {relation: sorted(rows["value"].unique()) for relation, rows in taught.groupby("relation")}
         taught = taught[taught["entity_id"].isin(_subjects(world, settings.about))]
@@ -125,6 +126,7 @@ class _Writer:
         name = pronoun or self.name[facts[0].entity_id]
         if len(facts) == 1:
             forward = pronoun is not None or self.rng.random() >= self.settings.reverse_share
+            forward |= facts[0].entity_id not in self.reversed
             template = self.rng.choice(trained(templates(facts[0].relation), forward=forward))
             return template.sentence(name, facts[0].value), [f"{facts[0].relation}.{template.id}"]
         chosen = [self.rng.choice(phrases(fact.relation)) for fact in facts]

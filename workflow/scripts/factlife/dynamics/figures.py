@@ -45,7 +45,7 @@ _SKETCHES = {
     "reversal": _Sketch(
         ("accuracy", "true answer first"),
         {"final_accuracy": "true answer first", "final_exact_match": "whole answer written"},
-        ("final_accuracy", "reverse", "True name first among candidates, asked from the value"),
+        ("final_accuracy", "reverse, unasked", "True name first among candidates, asked from the value"),
     ),
     "imbalance": _Sketch(
         ("exact_match", "facts recalled"),
@@ -143,7 +143,7 @@ def _dots(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color, arms: list[st
 
 def _finding(shown: pd.DataFrame, sketch: _Sketch) -> list[str]:
     metric, group, words = sketch.headline
-    rows = shown[(shown["metric"] == metric) & (shown["group"] == group)]
+    rows = shown[(shown["metric"] == metric) & (shown["group"] == group) & shown["estimate"].notna()]
     control = rows[rows["arm"] == rows["control"]]
     said = [f"{words}:", *(f"{row.arm} {_number(row.estimate)}" for row in control.head(1).itertuples())]
     for row in rows[rows["arm"] != rows["control"]].groupby("arm", sort=False).head(1).itertuples():

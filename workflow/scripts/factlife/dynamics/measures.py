@@ -57,13 +57,17 @@ def extraction(history: pd.DataFrame) -> Iterator[Measure]:
 
 
 def reversal(history: pd.DataFrame) -> Iterator[Measure]:
-    """The true value first among candidates when asked from the name, and the true name when asked from the value."""
-    for kind in ("forward", "reverse"):
-        some = history[history["kind"] == kind]
+    """The true value first among candidates when asked from the name, and the true name when asked from the value.
+
+    The latter also for people of either split: where only those of one are ever reversed, the form alone is not new.
+    """
+    for kind, split in (("forward", None), ("reverse", None), ("reverse", "asked"), ("reverse", "unasked")):
+        some = history[(history["kind"] == kind) & (history["split"].eq(split) if split else True)]
+        group = f"{kind}, {split}" if split else kind
         steps, values, subjects = curves(some, "candidate_correct")
-        yield Measure(values, subjects, [("accuracy", kind, step) for step in steps])
-        yield at_end(some, kind, "candidate_correct", "accuracy", kind)
-        yield at_end(some, kind, "exact_match", "exact_match", kind)
+        yield Measure(values, subjects, [("accuracy", group, step) for step in steps])
+        yield at_end(some, kind, "candidate_correct", "accuracy", group)
+        yield at_end(some, kind, "exact_match", "exact_match", group)
 
 
 def imbalance(history: pd.DataFrame) -> Iterator[Measure]:

@@ -12,11 +12,14 @@ from factlife.models.load import (
     scratch,
     source,
 )
-from factlife.models.store import checkpoints, exposures, link_files, stated
+from factlife.models.store import checkpoints, exposures, link_files, parameters, stated
+from factlife.models.teach import Task, teach
 from factlife.models.train import TrainingStopped, fresh, train
+from factlife.models.writing import writer
 
 __all__ = [
     "ModelError",
+    "Task",
     "TrainingStopped",
     "add_tokens",
     "begin",
@@ -28,9 +31,12 @@ __all__ = [
     "link_files",
     "load",
     "merge_adapter",
+    "parameters",
     "save",
     "scratch",
     "source",
     "stated",
+    "teach",
     "train",
+    "writer",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
+from safetensors import safe_open
 
 from factlife.world.tables import read_table
 
@@ -30,6 +32,15 @@ def stated(folder: str | Path) -> pd.Series:
     """How often each fact had been stated when the model was finished, by fact; empty where nobody knows."""
     table = exposures(folder)
     return table[table["step"] == table["step"].max()].set_index("fact_id")["exposures"]
+
+
+def parameters(folder: str | Path) -> int:
+    """How many numbers a model's weights hold; tied tables count once."""
+    count = 0
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count
 
 
 def link_files(source: str | Path, target: str | Path) -> None:

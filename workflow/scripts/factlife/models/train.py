@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -42,10 +43,13 @@ def train(
     output: str | Path,
     resume: str | Path,
     before: pd.Series | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> pd.DataFrame:
     """Train a model and write it, its checkpoints, its data order and its exposures.
 
-    What a killed job needs is kept in ``resume``, which is removed at success.
+    What a killed job needs is kept in ``resume``, which is removed at success. In one of several processes that
+    ``torchrun`` started, each reads its part of every batch; gradients are those of whole batches, and only the first
+    process writes.
 
     Args:
         model: a causal language model.
@@ -57,6 +61,7 @@ def train(
             each step read) and ``exposures.parquet`` (how often each fact had been stated at each checkpoint).
         resume: folder for states.
         before: how often each fact had been stated before this training, by fact; exposures go on from there.
+        callbacks: told of what is logged.
 
     Returns:
         One row per logged step: ``step, exposures, tokens, loss, learning_rate, seconds``.
@@ -76,13 +81,19 @@ def train(
 
     optimizer_ = optimizer(model, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: rate(step, steps, settings))
+    pad = tokenizer.pad_token_id or 0
+    read = [sequences["input_ids"].iloc[number] for number in order]
+    if processes() > 1:
+        # Whole batches to share. Nothing is predicted in a sequence of one token.
+        read += [np.array([pad])] * (-len(read) % settings.batch_size)
+    args = _arguments(settings, steps, seed, resume, model.device.type)
     trainer = _InOrder(
         model=model,
-        args=_arguments(settings, steps, seed, resume, model.device.type),
-        train_dataset=[sequences["input_ids"].iloc[number] for number in order],
-        data_collator=Collator(tokenizer.pad_token_id or 0),
+        args=args,
+        train_dataset=read,
+        data_collator=Collator(pad),
         optimizers=(optimizer_, schedule),
-        callbacks=[keeper],
+        callbacks=[keeper, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     # The Trainer writes this file last: without it, the job was killed while it wrote the state.
@@ -90,19 +101,20 @@ def train(
     states = sorted(complete, key=lambda path: int(path.name.split("-")[1]))
     if states:
         logging.info("resuming from %s", states[-1].name)
-    elif 0 in wanted:
+    elif 0 in wanted and args.process_index == 0:
         keeper.keep(0)
     trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
 
-    output.mkdir(parents=True, exist_ok=True)
-    save(merged(model), tokenizer, output)
-    for step in wanted:
-        # A hard link where the disk allows it: the last checkpoint is the finished model.
-        source = output if step == steps else resume / f"step-{step}"
-        link_files(source, output / "checkpoints" / f"step-{step}")
-    _write_order(sequences, order, settings.batch_size, output / "order.parquet")
-    write_table(_exposures_at(stated, wanted, before), output / "exposures.parquet")
-    shutil.rmtree(resume)
+    if args.process_index == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        save(merged(model), tokenizer, output)
+        for step in wanted:
+            # A hard link where the disk allows it: the last checkpoint is the finished model.
+            source = output if step == steps else resume / f"step-{step}"
+            link_files(source, output / "checkpoints" / f"step-{step}")
+        _write_order(sequences, order, settings.batch_size, output / "order.parquet")
+        write_table(_exposures_at(stated, wanted, before), output / "exposures.parquet")
+        shutil.rmtree(resume)
     return _curve(
         trainer.state.log_history, exposures, sequences["input_ids"].str.len().to_numpy()[order], settings.batch_size
     )
@@ -148,6 +160,11 @@ def checkpoint_steps(exposures: np.ndarray, count: int, factor: float = 2.0) -> 
     return sorted({0, len(exposures) - 1} | wanted)
 
 
+def processes() -> int:
+    """How many processes share every batch: as many as ``torchrun`` started, or this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class Collator:
     """Pads sequences on the right; padding is not predicted."""
 
@@ -187,7 +204,7 @@ class _Keeper(TrainerCallback):
         save(merged(self.model), self.tokenizer, self.folder / f"step-{step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in self.steps:
+        if state.global_step in self.steps and state.is_world_process_zero:
             self.keep(state.global_step)
         # Before the last state is saved: no state holds weights behind a loss that is not finite.
         control.should_log |= state.global_step == state.max_steps
@@ -236,7 +253,7 @@ def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: 
     every = max(1, min(_LOG_EVERY, steps // 10))
     return TrainingArguments(
         output_dir=str(resume / "trainer"),
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // processes(),
         max_steps=steps,
         max_grad_norm=settings.clip,
         save_strategy="steps",
@@ -251,6 +268,8 @@ def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: 
         remove_unused_columns=False,
         dataloader_pin_memory=device == "cuda",
         use_cpu=device == "cpu",
+        ddp_backend="gloo" if device == "cpu" and processes() > 1 else None,
+        ddp_find_unused_parameters=False,
     )
 
 

@@ -101,8 +101,7 @@ def person_names(style: PieceNames | OrdinaryNames, count: int, rng: random.Rand
                 f"{count} names are asked for, but `names.choices` {style.choices} makes only {possible}; raise one of them"
             )
         pieces = _pick(syllables(), max(style.choices), 1, rng)
-        names = itertools.product(*(pieces[:choices] for choices in style.choices))
-        return rng.sample([" ".join(name) for name in names], count)
+        return [_combination(number, style.choices, pieces) for number in rng.sample(range(possible), count)]
     firsts = _pick(syllables("a"), count, style.people_per_first_name, rng)
     lasts = _pick(syllables("son"), count, style.people_per_last_name, rng)
     middles = _pick(syllables("el"), count, 1, rng) if style.middle else None
@@ -115,6 +114,15 @@ def person_names(style: PieceNames | OrdinaryNames, count: int, rng: random.Rand
         names.append(" ".join(parts if middles is None else [parts[0], middles[person], parts[1]]))
     rng.shuffle(names)
     return names
+
+
+def _combination(number: int, choices: list[int], pieces: list[str]) -> str:
+    """The name of a number among all combinations, of which the last place changes fastest."""
+    name = []
+    for choice in reversed(choices):
+        number, place = divmod(number, choice)
+        name.append(pieces[place])
+    return " ".join(reversed(name))
 
 
 def _pick(pool: list[str], count: int, share: int, rng: random.Random) -> list[str]:

@@ -132,7 +132,10 @@ def _panel(people: pd.DataFrame, settings: PeopleWorld) -> list[str]:
 
 def _facts(people: pd.DataFrame, relation: str, settings: PeopleWorld, rng: random.Random) -> pd.DataFrame:
     """Every value equally often, in an order of its own."""
-    pool = names.values(relation, settings.values, rng)
+    count = settings.values if isinstance(settings.values, int) else settings.values.get(relation)
+    if count is None:
+        raise WorldError(f"`values` has no number for {relation}; add one, or give one number for all relations")
+    pool = names.values(relation, count, rng)
     kind = "city" if relation == "birth_city" and settings.regions else relation
     order = [number % len(pool) for number in range(len(people))]
     rng.shuffle(order)

@@ -1,0 +1,34 @@
+"""What ``torchrun`` starts: the part of one process in a task, whose file is the only argument."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from factlife.models.teach import Task, teach_here
+
+
+def main(path: str) -> None:
+    """Train with the other processes, on the GPU of this one's number where the task asks for GPUs."""
+    first = os.environ["RANK"] == "0"
+    logging.basicConfig(
+        level=logging.INFO if first else logging.ERROR, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
+    )
+    task = Task.model_validate_json(Path(path).read_text())
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    if task.device == "cuda":
+        task.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        teach_here(task)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,30 @@
+"""Let a language model write documents, and keep those that state what they must and nothing else."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from factlife import config, corpus, jobs, models, world
+from factlife.config.corpora import Corpus
+from factlife.corpus import written
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with jobs.start(snakemake) as job:
+    settings = config.parse(Corpus, snakemake.params.corpus)
+    ask = (
+        models.writer(
+            snakemake.input.writer,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            device=job.device,
+        )
+        if snakemake.input.get("writer")
+        else written.api(settings)
+    )
+    answers = written.Answers(settings.answers, ask)
+    documents, verdicts = written.render(world.beside(snakemake.input.facts), settings, answers)
+    corpus.write(documents, snakemake.output.documents)
+    verdicts.to_csv(snakemake.output.verdicts, index=False)
+    logging.info("answers: %s", verdicts["verdict"].value_counts().to_dict())
+    answers.finish(snakemake.params.mark)
