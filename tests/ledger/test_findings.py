@@ -170,5 +170,6 @@ def test_findings_are_read_from_files_and_numbered(tmp_path):
         rows.to_csv(tmp_path / f"{name}.csv", index=False)
     found = findings(read(sorted(tmp_path.iterdir())))
     assert found == findings(TABLES)
-    lines = restructured_text(found).splitlines()
+    lines = restructured_text(found, {"torch": "2", "numpy": "1"}).splitlines()
     assert lines[0].startswith("1. **Learning.** After 9 steps") and lines[9].startswith("10. **Collapse.**")
+    assert lines[11].startswith("Versions: torch 2, numpy 1.")

@@ -11,7 +11,7 @@ from factlife.ledger import findings, questions, reproductions, summaries
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-with jobs.start(snakemake):
+with jobs.start(snakemake) as job:
     settings = config.parse(Ledger, snakemake.params.ledger)
     lives = ledger.build(snakemake.params.lives)
     ledger.write(lives, snakemake.output.ledger)
@@ -22,7 +22,7 @@ with jobs.start(snakemake):
     figures.write_svg(drawn.effects(answers), snakemake.output.effects)
     figures.write_svg(drawn.outcomes(lives, answers), snakemake.output.outcomes)
     tables = summaries.read(snakemake.input.summaries)
-    told = findings.restructured_text(findings.findings(tables))
+    told = findings.restructured_text(findings.findings(tables), job.provenance["versions"])
     Path(snakemake.output.findings).write_text(told, encoding="utf-8")
     held = reproductions.reproductions(tables)
     held.to_csv(snakemake.output.reproductions, index=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -24,9 +24,11 @@ def findings(tables: Tables) -> list[tuple[str, str]]:
     return found
 
 
-def restructured_text(found: Sequence[tuple[str, str]]) -> str:
-    """Findings as a numbered list of the report's first page."""
-    return "\n".join(f"{number}. **{title}.** {text}" for number, (title, text) in enumerate(found, 1)) + "\n"
+def restructured_text(found: Sequence[tuple[str, str]], versions: Mapping[str, str]) -> str:
+    """Findings as a numbered list of the report's first page, and what they were made with."""
+    lines = [f"{number}. **{title}.** {text}" for number, (title, text) in enumerate(found, 1)]
+    made = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return "\n".join([*lines, "", f"Versions: {made}. Formulas and their sources: ``docs/methods.md``."]) + "\n"
 
 
 def learning(tables: Tables) -> str:
