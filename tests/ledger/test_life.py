@@ -96,6 +96,16 @@ def test_edits_count_once_they_are_all_made():
     assert found["edited_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edited_memit"])
 
 
+def test_a_panel_fact_without_an_edit_says_why():
+    requests = pd.DataFrame({"fact_id": ["asked", "dropped"], "dropped": ["", "the subject is not in the prompt"]})
+    facts = pd.DataFrame(
+        {"panel": [True, True, True, False]}, index=pd.Index(["asked", "dropped", "beyond", "other"], name="fact_id")
+    )
+    found = life.unedited(requests, facts)["unedited_because"].to_dict()
+    assert set(found) == {"dropped", "beyond"} and found["dropped"] == "the subject is not in the prompt"
+    assert found["beyond"].startswith("not among the 2 requests")
+
+
 def test_a_fact_is_best_edited_where_all_three_are_best():
     rows = [
         ("a", layer, token, metric, bool(right))

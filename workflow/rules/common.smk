@@ -387,6 +387,7 @@ def life(model, seed):
         paths["edits"] = [
             f"results/edits/{run}/{editor}" for editor in EDITED[model]["editors"]
         ]
+        paths["requests"] = f"results/requests/{run}/requests.parquet"
         if EDITED[model]["places"]["editor"]:
             paths["places"] = f"results/places/{run}.parquet"
         followed = EDITED[model]["survival"]["editors"]

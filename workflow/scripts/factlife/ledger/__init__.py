@@ -21,7 +21,7 @@ def build(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
             world), ``recall``, ``folder`` (the model), and where they were made ``documents``, ``tracing``,
-            ``circuits``, ``graphs`` (a folder), ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a folder for each editor), ``places``, ``survival`` (a file for each editor)
+            ``circuits``, ``graphs`` (a folder), ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a folder for each editor), ``requests`` beside them, ``places``, ``survival`` (a file for each editor)
             and ``generations`` (by arm, from generation 0 on).
 
     Returns:
@@ -77,6 +77,7 @@ def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
         parts.append(life.influence(pd.read_parquet(paths["influence"])))
     if "edits" in paths:
         parts.append(life.edits(pd.concat(pd.read_parquet(f"{folder}/edits.parquet") for folder in paths["edits"])))
+        parts.append(life.unedited(pd.read_parquet(paths["requests"]), parts[0]))
     if "places" in paths:
         parts.append(life.places(pd.read_parquet(paths["places"])))
     if "survival" in paths:

@@ -27,6 +27,7 @@ _WORLD, _RECALL = "worlds/{world}", "recall/{model}/seed-{seed}.parquet"
 _TRACING = "tracing/{model}/seed-{seed}.parquet"
 _EDITS = "edits/{model}/seed-{seed}/{editor}"
 _CIRCUITS = "circuits/{model}/seed-{seed}/evaluation.parquet"
+_REQUESTS = "requests/{model}/seed-{seed}/requests.parquet"
 _PLACES = "places/{model}/seed-{seed}.parquet"
 _SURVIVAL = "survival/{model}/seed-{seed}/{editor}.parquet"
 _COLLAPSE = "collapse/{arm}/seed-{seed}/generation-{generation}"
@@ -69,6 +70,7 @@ COLUMNS = [
         "edited_paraphrase_{editor}", "share", _EDITS, "Held-out templates after which the new value is the most probable, once all edits are made."
     ),
     Column("edited_{editor}", "share", _EDITS, "Whether the new value is the most probable after the edited prompt."),
+    Column("unedited_because", "", _REQUESTS, "Why no editor was asked to change it. Null: one was, or it is not on the panel."),
     Column("best_edit_token", "", _PLACES, "Token at which it is best edited: mean of efficacy, paraphrase and neighbourhood."),
     Column("best_edit_layer", "layer", _PLACES, "Layer at which it is best edited, the earliest of equals."),
     Column(

@@ -101,6 +101,20 @@ def edits(judged: pd.DataFrame) -> pd.DataFrame:
     return parts[0].join(parts[1]).astype(float).rename_axis("fact_id")
 
 
+def unedited(requests: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    """Why a fact of the panel has no edit.
+
+    Args:
+        requests: of the model, as ``results/requests`` has them, those that were dropped with the reason.
+        facts: all facts of the world, indexed by ``fact_id``.
+    """
+    asked = requests.drop_duplicates("fact_id").set_index("fact_id")["dropped"]
+    left_out = facts.index[facts["panel"] & ~facts.index.isin(asked.index)]
+    beyond = pd.Series(f"not among the {len(requests)} requests (editing.models.….requests.count)", index=left_out)
+    why = pd.concat([asked[asked != ""], beyond]).rename("unedited_because").rename_axis("fact_id")
+    return why.to_frame()
+
+
 def places(tried: pd.DataFrame) -> pd.DataFrame:
     """Where a fact is best edited: the mean of efficacy, paraphrase and neighbourhood; of equals, the earliest layer.
 

@@ -24,7 +24,7 @@ _STAGES = [
         "curve": True,
     },
     {"title": "Located", "columns": ["tracing_token", "tracing_layer", "tracing_effect", "circuit_"]},
-    {"title": "Edited", "columns": ["edited_", "best_edit_", "survived_"]},
+    {"title": "Edited", "columns": ["edited_", "unedited_because", "best_edit_", "survived_"]},
     {"title": "Traced to documents", "columns": ["influence_"]},
     {"title": "Lost", "columns": ["kept_"]},
 ]
