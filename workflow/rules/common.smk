@@ -288,6 +288,15 @@ def tokens_of_edits(wildcards):
     return f"results/tokens/{corpus}.{config['models'][wildcards.model]['tokenizer'] or wildcards.model}"
 
 
+def files_of_requests(wildcards):
+    """The file of requests that do not come from the world, and of texts about their values."""
+    wanted = config["editing"]["models"][wildcards.model]["requests"]
+    files = {key: wanted[key] for key in ("path", "snippets") if wanted[key]}
+    if wanted["dataset"]:
+        files["path"] = f"results/downloads/requests/{wildcards.model}.parquet"
+    return files
+
+
 def inputs_of_edits(wildcards):
     """The second moments of the model's keys, the corpus from which contexts come, and the table of places."""
     editor, run = editor_of(wildcards), f"{wildcards.model}/seed-{wildcards.seed}"

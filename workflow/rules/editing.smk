@@ -3,10 +3,33 @@ wildcard_constraints:
     moments=one_of(config["editing"]["moments"]),
 
 
+rule download_requests:
+    """Fetch a pinned dataset of requests from the hub; compute nodes have no internet."""
+    output:
+        rows="results/downloads/requests/{model}.parquet",
+    log:
+        "logs/download_requests/{model}.log",
+    benchmark:
+        "logs/download_requests/{model}.benchmark.jsonl"
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        requests=lookup(within=config, dpath="editing/models/{model}/requests"),
+        code=digest("editing.public"),
+    script:
+        "../scripts/download_requests.py"
+
+
 rule make_requests:
     """Choose which facts are to become what, and what is asked about each."""
     input:
         unpack(world_of_model),
+        unpack(files_of_requests),
         model="results/models/{model}/seed-{seed}",
     output:
         requests="results/requests/{model}/seed-{seed}/requests.parquet",
@@ -23,7 +46,7 @@ rule make_requests:
         runtime=20,
     params:
         requests=lookup(within=config, dpath="editing/models/{model}/requests"),
-        code=digest("editing.requests", "recall.score"),
+        code=digest("editing.public", "editing.requests", "recall.score"),
     script:
         "../scripts/make_requests.py"
 

@@ -6,15 +6,19 @@ from transformers import AutoTokenizer
 
 from factlife import config, jobs, world
 from factlife.config.editing import Requests
-from factlife.editing import requests
+from factlife.editing import public
 from factlife.world.tables import write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    truth = world.beside(snakemake.input.facts)
-    wanted = requests.from_world(truth, config.parse(Requests, snakemake.params.requests))
-    wanted = requests.validate(wanted, AutoTokenizer.from_pretrained(snakemake.input.model))
+    wanted, asked = public.make(
+        config.parse(Requests, snakemake.params.requests),
+        AutoTokenizer.from_pretrained(snakemake.input.model),
+        world=world.beside(snakemake.input.facts),
+        path=snakemake.input.get("path"),
+        snippets=snakemake.input.get("snippets"),
+    )
     write_table(wanted, snakemake.output.requests)
-    write_table(requests.probes_of_world(wanted, truth), snakemake.output.probes)
+    write_table(asked, snakemake.output.probes)

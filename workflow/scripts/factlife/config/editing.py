@@ -235,10 +235,23 @@ class Moments(Section):
 
 
 class Requests(Section):
-    """Which facts are to be changed: those of the panel first, then others that were taught."""
+    """Which facts are to be changed."""
 
-    count: Count = key(100, "Requests.")
-    seed: int = key(0, "Seed of the order and of the new values.", ge=0)
+    kind: Literal["world", "counterfact", "multi-counterfact", "easyedit", "zsre", "wikibigedit"] = key(
+        "world",
+        "`world`: facts of the model's world, those of the panel first, then others that were taught; else the layout of "
+        "`path` or `dataset`, where `easyedit` is EasyEdit's form of CounterFact.",
+    )
+    path: str | None = key(None, "A local file: a JSON list, JSON lines or Parquet.")
+    dataset: str | None = key(None, "Hub dataset.")
+    revision: str | None = key(None, "Commit of the hub dataset.")
+    split: str = key("train", "Split of the hub dataset.")
+    snippets: str | None = key(None, "CounterFact's `attribute_snippets.json`, for consistency.")
+    answer: Literal["true", "alternative"] = key(
+        "true", "Of zsRE, the new value: the true answer (MEMIT, AlphaEdit), or `alt` (MEND, EasyEdit)."
+    )
+    count: Count = key(100, "Requests; of files, the first ones.")
+    seed: int = key(0, "Of worlds, seed of the order and of the new values.", ge=0)
 
 
 class Survival(Section):
@@ -323,6 +336,7 @@ def problems(config: Any) -> Iterable[str]:
         where = f"editing.models.{name}"
         yield from missing(where, name, models, "models")
         yield from missing(f"{where}.moments", edited.moments, editing.moments, "editing.moments")
+        yield from _of_requests(f"{where}.requests", edited.requests)
         if edited.measures.perplexity is not None:
             yield from missing(f"{where}.measures.perplexity", edited.measures.perplexity, config.corpora, "corpora")
         for editor in edited.editors:
@@ -358,6 +372,16 @@ def _of_places(config: Any, name: str, edited: Edited) -> Iterable[str]:
             yield f"{where}: editor `{editor}` is placed by `sweep`; name the editor that sweeps in `{where}.places.editor`"
         if by not in ("given", "depth", "sweep") and name not in config.tracing.models:
             yield f"{where}: editor `{editor}` is placed by `{by}`; add `{name}` to `tracing.models`"
+
+
+def _of_requests(where: str, requests: Requests) -> Iterable[str]:
+    given = (requests.path is not None) + (requests.dataset is not None)
+    if requests.kind == "world" and given:
+        yield f"{where}.kind is world, which takes neither `path` nor `dataset`; name the file's layout"
+    if requests.kind != "world" and given != 1:
+        yield f"{where}: give either `path` or `dataset`, where requests of kind {requests.kind} are"
+    if requests.dataset is not None and requests.revision is None:
+        yield f"{where}.revision is missing: without the dataset's commit a run could not be repeated"
 
 
 def _edits(editors: Mapping[str, Any], name: str) -> int:
