@@ -407,6 +407,19 @@ def test_the_report_needs_no_network(smoke):
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', text)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "models"),
+    [
+        ("paper/gpt2-circuits", ["gpt2"]),
+        ("paper/gemma-2b-circuits", ["gemma-2b"]),
+    ],
+)
+def test_circuits_of_models_that_were_trained_elsewhere_are_planned(clean, scenario, models):
+    run = clean.snakemake("circuits", "--dry-run", config=f"config/{scenario}.yaml").passed()
+
+    assert {f"find_circuits {model} 0" for model in models} <= run.jobs()
+
+
 def test_the_default_scenario_is_planned(clean):
     began = time.perf_counter()
     clean.snakemake("all", "--dry-run", config="config/config.yaml").passed()

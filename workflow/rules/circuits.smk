@@ -60,6 +60,12 @@ rule summarise_circuits:
     """Join what was measured of circuits, and draw it."""
     input:
         tables=CIRCUITS,
+        circuits=expand(
+            "{folder}/{relation}.{method}.json",
+            folder=[Path(table).parent for table in CIRCUITS],
+            relation=config["circuits"]["relations"],
+            method=config["circuits"]["methods"],
+        ),
         hypotheses=for_all_models(
             "results/circuits/{model}/seed-{seed}/hypotheses.parquet",
             only=config["circuits"]["models"],
@@ -107,7 +113,7 @@ rule summarise_circuits:
         mem_mb=2000,
         runtime=20,
     params:
-        code=digest("circuits.figures", "figures"),
+        code=digest("circuits.figures", "circuits.seeds", "figures"),
     script:
         "../scripts/summarise_circuits.py"
 
