@@ -17,7 +17,8 @@ def _theme() -> alt.theme.ThemeConfig:
         "config": {
             "font": _FONT,
             "background": "white",
-            "padding": {"left": 5, "top": 5, "right": 50, "bottom": 5},
+            # Room at the sides, because browsers without Helvetica or Arial draw wider letters than were measured.
+            "padding": {"left": 45, "top": 5, "right": 50, "bottom": 5},
             "range": {"category": COLOURS},
             "view": {"continuousWidth": 230, "continuousHeight": 190, "stroke": None},
             "axis": {"gridColor": "#e5e5e5", "domainColor": "#888", "tickColor": "#888", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},

@@ -19,7 +19,7 @@ def effects(answers: pd.DataFrame) -> alt.Chart:
     rows["clear"] = np.where(rows["p_corrected"] < 0.05, *_CLEAR)
     rows["of"] = [_of(row.model, row.seed) for row in rows.itertuples()]
     base = alt.Chart(rows).encode(
-        y=alt.Y("asked:N", title=None, axis=alt.Axis(labelLimit=400), sort=None),
+        y=alt.Y("asked:N", title=None, axis=alt.Axis(labelLimit=500), sort=None),
         yOffset="of:N",
         color=alt.Color("of:N", title="model and seed"),
     )
@@ -31,7 +31,7 @@ def effects(answers: pd.DataFrame) -> alt.Chart:
         x="estimate:Q",
         shape=alt.Shape("clear:N", title="corrected", scale=alt.Scale(domain=_CLEAR, range=["circle", "cross"])),
     )
-    return alt.layer(zero, spans, points, data=rows).properties(width=420, height=alt.Step(12))
+    return alt.layer(zero, spans, points, data=rows).properties(width=420, height=alt.Step(8))
 
 
 def outcomes(ledger: pd.DataFrame, answers: pd.DataFrame) -> alt.Chart:
