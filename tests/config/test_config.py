@@ -200,11 +200,11 @@ ERRORS = {
     ),
     "no kind": (
         {"worlds__people": {"people": 3}},
-        "worlds.people.kind is missing: must be one of people, functions, table, countries",
+        "worlds.people.kind is missing: must be one of people, functions, table, countries, benchmark",
     ),
     "a kind that there is not": (
         {"worlds__people__kind": "poeple"},
-        "worlds.people.kind is 'poeple': must be one of people, functions, table, countries",
+        "worlds.people.kind is 'poeple': must be one of people, functions, table, countries, benchmark",
     ),
     "no model": ({"run__models": []}, "run.models is []: list should have at least 1 item after validation, not 0"),
     "a hub model without revision": (

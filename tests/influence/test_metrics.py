@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
@@ -27,6 +27,7 @@ def test_metrics_of_a_list_that_one_can_count():
     assert ("recall", 9) not in found
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_metrics_are_those_of_scikit_learn(seed):
     rng = np.random.default_rng(seed)
@@ -73,6 +74,7 @@ def test_own_documents_leave_the_pool_before_ancestors_are_looked_for():
     assert composition == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_agreement_is_spearmans(seed):
     rng = np.random.default_rng(seed)

@@ -2,9 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from factlife.config.influence import Attribution
-from factlife.influence import judge_all, summarise, write
+from factlife.influence import counterfactual, judge_all, read_all, summarise, write
 from factlife.influence.queries import truth
+
+
+@pytest.fixture(scope="module")
+def none(queries, documents):
+    """No retrained models."""
+    return counterfactual.judge(counterfactual.read([]), {}, queries, documents, resamples=2)
 
 
 @pytest.fixture(scope="module")
@@ -14,10 +19,10 @@ def judged(functions, documents, queries, tmp_path_factory):
     rankers = {"perfect": known.gain, "worst": -known.gain}
     for name, scores in rankers.items():
         write(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), folder / name)
+    found = read_all({name: folder / name for name in rankers}, queries, documents)
     recall = pd.DataFrame({"step": [0, 9] * len(queries), "probe_id": queries["query_id"].repeat(2)})
     recall["candidate_correct"] = (recall["step"] == 9) & (recall["probe_id"] != queries["query_id"][0])
-    paths = {name: folder / name for name in rankers}
-    table = judge_all(paths, functions, documents, recall, Attribution(relations=["returns"]), [1, 5])
+    table = judge_all(found, functions, queries, documents, recall, [1, 5])
     return table.assign(model="m", seed=0, world="functions")
 
 
@@ -26,8 +31,8 @@ def test_wrong_answers_are_flagged_and_kept(judged, queries):
     assert set(judged.loc[~judged["answered"], "query_id"]) == {queries["query_id"][0]}
 
 
-def test_the_table_says_what_is_known(judged, queries):
-    table = summarise(judged, resamples=50)
+def test_the_table_says_what_is_known(judged, none, queries):
+    table = summarise(judged, none, resamples=50)
     shared = [
         "model",
         "seed",
@@ -58,9 +63,9 @@ def test_the_table_says_what_is_known(judged, queries):
     assert np.isfinite(table[["estimate", "ci_low", "ci_high"]].to_numpy()).all()
 
 
-def test_intervals_come_from_whole_subjects(judged):
-    table = summarise(judged, resamples=200)
+def test_intervals_come_from_whole_subjects(judged, none):
+    table = summarise(judged, none, resamples=200)
     rows = table[(table["ranker"] == "perfect") & (table["metric"] == "precision") & (table["k"] == "5")]
     assert ((rows["ci_low"] <= rows["estimate"]) & (rows["estimate"] <= rows["ci_high"])).all()
-    again = summarise(judged, resamples=200)
+    again = summarise(judged, none, resamples=200)
     pd.testing.assert_frame_equal(table, again)

@@ -51,6 +51,10 @@ RANKERS_BY_ROOM = {
     ]
     for room, kinds in factlife_config.influence.ROOMS.items()
 }
+RETRAINED = any(
+    INFLUENCE["models"].get(name, {}).get("retraining")
+    for name in config["run"]["models"]
+)
 SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
 # Arms of collapse, and all their generations as arm, seed and number.
 ARMS = [
@@ -100,11 +104,15 @@ def look_of_world(wildcards):
 
 def files_of_world(wildcards):
     world = config["worlds"][wildcards.world]
-    return {key: world[key] for key in ("facts", "templates") if key in world}
+    named = ("facts", "templates", "documents", "queries")
+    return {key: world[key] for key in named if key in world}
 
 
 def inputs_of_corpus(wildcards):
     corpus = config["corpora"][wildcards.corpus]
+    if corpus["kind"] == "benchmark":
+        path = config["worlds"][corpus["world"]]["documents"]
+        return world_tables(corpus["world"]) | {"path": path}
     if "world" in corpus:
         return world_tables(corpus["world"])
     if corpus.get("dataset"):
@@ -448,6 +456,25 @@ def scores_of_model(wildcards):
     )
 
 
+def scores_of_ranker(wildcards):
+    """By the first of the model's seeds, since models without these documents belong to no seed."""
+    seed = config["models"][wildcards.model]["seeds"][0]
+    return expand(SCORES, **wildcards, seed=seed, corpus=corpus_attributed(wildcards))
+
+
+def bank_of_model(wildcards):
+    """All models retrained without some documents."""
+    if not (bank := INFLUENCE["models"][wildcards.model]["retraining"]):
+        return []
+    parts = [f"shard-{number}" for number in range(bank["shards"])]
+    parts += [
+        f"without-{ranker}" for ranker in (bank["removal"] or {}).get("rankers", [])
+    ]
+    return [
+        f"results/influence/{wildcards.model}/bank/{part}.parquet" for part in parts
+    ]
+
+
 def for_attributed_models(pattern):
     asked = [name for name, model in INFLUENCE["models"].items() if model["rankers"]]
     return for_all_models(pattern, only=asked)
@@ -531,6 +558,7 @@ wildcard_constraints:
     tokenizer=one_of([*config["tokenizers"], *config["models"]]),
     model=one_of(config["models"]),
     seed=r"0|[1-9]\d*",
+    shard=r"0|[1-9]\d*",
     arm=one_of(config["collapse"]["arms"]),
     test=one_of(config["collapse"]["tests"]),
     generation=r"0|[1-9]\d*",

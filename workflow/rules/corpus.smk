@@ -61,6 +61,7 @@ rule make_corpus:
             "corpus.people",
             "corpus.functions",
             "corpus.table",
+            "corpus.benchmark",
             "corpus.prose",
             "corpus.text",
         ),

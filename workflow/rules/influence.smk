@@ -147,15 +147,98 @@ rule rank_with_bergson:
         "../scripts/rank_with_bergson.py"
 
 
+rule retrain_model:
+    """Train a model anew without some documents: a share of the bank by which all rankers are judged."""
+    input:
+        unpack(inputs_of_training),
+        unpack(world_of_model),
+        documents=documents_attributed,
+    output:
+        models="results/influence/{model}/bank/shard-{shard}.parquet",
+    log:
+        "logs/retrain_model/{model}/shard-{shard}.log",
+    benchmark:
+        "logs/retrain_model/{model}/shard-{shard}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        source=lookup(within=config, dpath="models/{model}/source"),
+        training=lookup(within=config, dpath="models/{model}/training"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.retraining",
+            "influence.queries",
+            "models.train",
+            "models.optim",
+            "models.load",
+            "corpus.tokens",
+            "recall.score",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/retrain_model.py"
+
+
+rule remove_documents:
+    """Train a model anew without the documents that a ranker puts first."""
+    input:
+        unpack(inputs_of_training),
+        unpack(world_of_model),
+        documents=documents_attributed,
+        scores=scores_of_ranker,
+    output:
+        models="results/influence/{model}/bank/without-{ranker}.parquet",
+    log:
+        "logs/remove_documents/{model}/{ranker}.log",
+    benchmark:
+        "logs/remove_documents/{model}/{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(INFLUENCE["rankers"]),
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        source=lookup(within=config, dpath="models/{model}/source"),
+        training=lookup(within=config, dpath="models/{model}/training"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.retraining",
+            "influence.queries",
+            "influence.scores",
+            "influence.metrics",
+            "models.train",
+            "models.optim",
+            "models.load",
+            "corpus.tokens",
+            "recall.score",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/remove_documents.py"
+
+
 rule judge_rankings:
-    """Compare rankings with what documents state."""
+    """Compare rankings with what documents state, and with what models do that never read them."""
     input:
         unpack(world_of_model),
         documents=documents_attributed,
         recall="results/recall/{model}/seed-{seed}.parquet",
         scores=scores_of_model,
+        bank=bank_of_model,
     output:
         judged="results/influence/{model}/seed-{seed}.queries.parquet",
+        retrained="results/influence/{model}/seed-{seed}.retraining.parquet",
     log:
         "logs/judge_rankings/{model}/seed-{seed}.log",
     benchmark:
@@ -171,8 +254,10 @@ rule judge_rankings:
         rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
         world=lookup(within=config, dpath="models/{model}/world"),
         k=lookup(within=config, dpath="influence/k"),
+        resamples=lookup(within=config, dpath="influence/resamples"),
         code=digest(
             "influence.summary",
+            "influence.counterfactual",
             "influence.metrics",
             "influence.queries",
             "influence.scores",
@@ -182,35 +267,16 @@ rule judge_rankings:
 
 
 rule summarise_influence:
-    """Summarise how well rankers find what is relevant, with intervals over subjects."""
+    """Summarise how well rankers find what is relevant and foretell retrained models, and draw it."""
     input:
         judged=for_attributed_models(
             "results/influence/{model}/seed-{seed}.queries.parquet"
         ),
+        retrained=for_attributed_models(
+            "results/influence/{model}/seed-{seed}.retraining.parquet"
+        ),
     output:
         table="results/tables/influence.csv",
-    log:
-        "logs/summarise_influence/all.log",
-    benchmark:
-        "logs/summarise_influence/all.benchmark.jsonl"
-    conda:
-        "../envs/data.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        resamples=lookup(within=config, dpath="influence/resamples"),
-        code=digest("influence.summary", "stats"),
-    script:
-        "../scripts/summarise_influence.py"
-
-
-rule plot_influence:
-    """Draw how well rankers find what is relevant."""
-    input:
-        table="results/tables/influence.csv",
-    output:
         retrieval=report(
             "results/figures/influence-retrieval.svg",
             category="6. Influence",
@@ -235,25 +301,35 @@ rule plot_influence:
             labels={"figure": "Agreement between rankers"},
             caption="../report/influence-agreement.rst",
         ),
+        retraining=(
+            report(
+                "results/figures/influence-retraining.svg",
+                category="6. Influence",
+                labels={"figure": "Which ranker foretells retrained models"},
+                caption="../report/influence-retraining.rst",
+            )
+            if RETRAINED
+            else []
+        ),
     log:
-        "logs/plot_influence/all.log",
+        "logs/summarise_influence/all.log",
     benchmark:
-        "logs/plot_influence/all.benchmark.jsonl"
+        "logs/summarise_influence/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=4000,
+        runtime=30,
     params:
+        resamples=lookup(within=config, dpath="influence/resamples"),
         k=INFLUENCE["k"][len(INFLUENCE["k"]) // 2],
-        code=digest("influence.figures", "influence.summary", "figures"),
+        code=digest("influence.summary", "influence.figures", "figures", "stats"),
     script:
-        "../scripts/plot_influence.py"
+        "../scripts/summarise_influence.py"
 
 
 rule influence:
     """Which documents taught models what they know."""
     input:
         rules.summarise_influence.output if rules.summarise_influence.input else [],
-        rules.plot_influence.output if rules.summarise_influence.input else [],

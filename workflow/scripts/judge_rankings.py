@@ -1,21 +1,27 @@
-"""Compare rankings with what documents state."""
+"""Compare rankings with what documents state, and with what models do that never read them."""
 
 from typing import TYPE_CHECKING
 
 from factlife import config, corpus, influence, jobs, recall, world
 from factlife.config.influence import Attribution
+from factlife.influence import counterfactual
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
+    settings, known = config.parse(Attribution, snakemake.params.attribution), world.beside(snakemake.input.facts)
+    queries = influence.select(known, settings)
+    documents = influence.pool(corpus.read(snakemake.input.documents), queries, settings)
+    scores = influence.read_all(
+        dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True)), queries, documents
+    )
     judged = influence.judge_all(
-        dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True)),
-        world.beside(snakemake.input.facts),
-        corpus.read(snakemake.input.documents),
-        recall.read([snakemake.input.recall]),
-        config.parse(Attribution, snakemake.params.attribution),
-        snakemake.params.k,
+        scores, known, queries, documents, recall.read([snakemake.input.recall]), snakemake.params.k
+    )
+    retrained = counterfactual.judge(
+        counterfactual.read(snakemake.input.bank), scores, queries, documents, resamples=snakemake.params.resamples
     )
     named = {"model": snakemake.wildcards.model, "seed": int(snakemake.wildcards.seed), "world": snakemake.params.world}
     judged.assign(**named).to_parquet(snakemake.output.judged, index=False)
+    retrained.assign(**named).to_parquet(snakemake.output.retrained, index=False)

@@ -67,6 +67,13 @@ class TableCorpus(Section):
     seed: int = key(0, "Seed.", ge=0)
 
 
+class BenchmarkCorpus(Section):
+    """The documents of a benchmark of influence, as they are."""
+
+    kind: Literal["benchmark"] = key(..., "The renderer.")
+    world: Name = key(..., "A world of kind `benchmark`, which names the file.")
+
+
 class ProseCorpus(Section):
     """Real English that is always at hand: documentation in the standard library and in pinned packages."""
 
@@ -97,7 +104,7 @@ class TextCorpus(Section):
 
 
 Corpus = Annotated[
-    PeopleCorpus | FunctionsCorpus | TableCorpus | ProseCorpus | TextCorpus | WrittenCorpus,
+    PeopleCorpus | FunctionsCorpus | TableCorpus | BenchmarkCorpus | ProseCorpus | TextCorpus | WrittenCorpus,
     Field(discriminator="kind"),
 ]
 

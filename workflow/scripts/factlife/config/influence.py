@@ -104,6 +104,27 @@ ROOMS = {
 }
 
 
+class Removal(Section):
+    """Models retrained without the documents that rankers put first, against random ones and random relevant ones."""
+
+    k: Count = key(100, "Documents that are left out: every query's first, then every query's second, and so on.")
+    rankers: list[Name] = key([], "Whose first documents are left out.")
+    repeats: Annotated[int, Field(ge=2)] = key(5, "Models without the same documents, of different seeds.")
+    seed: int = key(0, "Seed of the random documents.", ge=0)
+
+
+class Retraining(Section):
+    """Models retrained without some documents, one bank for all rankers: what documents did, by taking them away."""
+
+    subsets: Annotated[int, Field(ge=3)] = key(32, "Random subsets of the ranked documents.")
+    share: float = key(0.5, "Share of documents that a subset keeps.", gt=0, lt=1)
+    leave_one_out: int = key(0, "Documents that are left out one by one, chosen at random.", ge=0)
+    repeats: Count = key(2, "Models on the same documents, of different seeds: their losses are averaged.")
+    shards: Count = key(4, "Jobs among which the models are dealt.")
+    removal: Removal | None = key(None, "Removal of what rankers put first; empty for none.")
+    seed: int = key(0, "Seed of the subsets.", ge=0)
+
+
 class Attribution(Section):
     """What a model is asked, and which documents are ranked for it."""
 
@@ -115,6 +136,7 @@ class Attribution(Section):
     probes_per_fact: Count = key(1, "Probes of each fact, at most.")
     documents: Count | None = key(None, "Documents that are ranked, chosen at random; empty for all.")
     seed: int = key(0, "Seed of that choice.", ge=0)
+    retraining: Retraining | None = key(None, "Models retrained without some documents; empty for none.")
 
 
 class Influence(Section):
@@ -150,6 +172,14 @@ def problems(config: Config) -> Iterable[str]:
             yield f"{where}.corpus is `{corpus}`, which is not in corpora"
         elif (world := getattr(config.corpora[corpus], "world", None)) != config.models[name].world:
             yield f"{where}: corpus `{corpus}` is of world `{world}`, the model is asked about `{config.models[name].world}`"
+        removal = attribution.retraining.removal if attribution.retraining else None
+        for ranker in removal.rankers if removal else []:
+            if ranker not in attribution.rankers:
+                yield f"{where}.retraining.removal.rankers has `{ranker}`, which is not in {where}.rankers"
+        if attribution.retraining and config.models[name].training is None:
+            yield f"{where}.retraining: the model has no `training`, so nobody knows how to train it again"
+        if attribution.retraining and config.models[name].source.kind == "trained":
+            yield f"{where}.retraining: the model goes on from another one, which would have to be trained again too"
         for ranker in attribution.rankers:
             settings = config.influence.rankers.get(ranker)
             training = config.models[name].training

@@ -121,4 +121,18 @@ class CountriesWorld(Section):
     seed: int = key(0, "Seed.", ge=0)
 
 
-World = Annotated[PeopleWorld | FunctionsWorld | TableWorld | CountriesWorld, Field(discriminator="kind")]
+class BenchmarkWorld(Section):
+    """Documents and queries of a benchmark of influence, which says what is relevant; see docs/influence.md."""
+
+    kind: Literal["benchmark"] = key(..., "The generator.")
+    layout: Literal["relevance", "hops"] = key(
+        "relevance",
+        "`relevance`: each query lists its relevant documents; `hops`: that of influence-benchmarking-hops.",
+    )
+    documents: str = key(..., "JSONL of documents.")
+    queries: str = key(..., "JSONL of queries.")
+
+
+World = Annotated[
+    PeopleWorld | FunctionsWorld | TableWorld | CountriesWorld | BenchmarkWorld, Field(discriminator="kind")
+]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from factlife.config.corpora import Corpus as Settings
-from factlife.corpus import functions, people, prose, table, text
+from factlife.corpus import benchmark, functions, people, prose, table, text
 from factlife.corpus.documents import CorpusError, read, write
 from factlife.corpus.text import download
 from factlife.world.tables import World
@@ -29,6 +29,8 @@ def render(settings: Settings, world: World | None = None, path: str | Path | No
         raise CorpusError("a corpus of kind written has a writer; see factlife.corpus.written")
     if world is None:
         raise CorpusError(f"a corpus of kind {settings.kind} is rendered from a world; give it one")
+    if settings.kind == "benchmark":
+        return benchmark.render(world, path)
     return _OF_WORLDS[settings.kind](world, settings)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from factlife.influence.errors import InfluenceError
 from factlife.influence.queries import pool, select
-from factlife.influence.scores import read, write
+from factlife.influence.scores import read, read_all, write
 from factlife.influence.summary import judge_all, read_judged, read_summary, summarise
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "judge_all",
     "pool",
     "read",
+    "read_all",
     "read_judged",
     "read_summary",
     "select",

@@ -100,3 +100,29 @@ def agreement(table: pd.DataFrame) -> alt.Chart:
     text = base.mark_text(fontSize=10).encode(text=alt.Text("estimate:Q", format=".2f"))
     drawn = alt.layer(base.mark_rect().encode(color=shade), text).properties(width=alt.Step(44), height=alt.Step(28))
     return drawn.facet(facet=alt.Facet("model:N", title=None), columns=2)
+
+
+_RETRAINING = {
+    "lds": "correlation over subsets",
+    "loo": "correlation over documents left out",
+    "removal_loss": "nats lost",
+}
+
+
+def retraining(table: pd.DataFrame) -> alt.Chart:
+    """How well rankers foretell models on random subsets, and what models lose without the documents they put first."""
+    rows = table[table["metric"].isin(_RETRAINING) & (table["answered"] == "all")]
+    panels = []
+    for (metric, model), part in rows.groupby(["metric", "model"], sort=True):
+        order = part[part["group"] == "all"].groupby("ranker")["estimate"].mean().sort_values(ascending=False).index
+        base = alt.Chart(part).encode(
+            y=alt.Y("ranker:N", title=None, sort=order.tolist()),
+            yOffset=alt.YOffset("group:N"),
+            color=alt.Color("group:N", title="queries"),
+        )
+        zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color="#888").encode(x="x:Q")
+        bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q", title=_RETRAINING[metric]), x2="ci_high:Q")
+        points = base.mark_circle(size=45, opacity=1).encode(x="estimate:Q")
+        title = f"{model}: {'documents removed' if metric == 'removal_loss' else metric.upper()}"
+        panels.append(alt.layer(zero, bars, points).properties(width=260, height=alt.Step(9), title=title))
+    return alt.concat(*panels, columns=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +61,9 @@ def read(path: str | Path, queries: Sequence[str], documents: Sequence[str]) -> 
     if np.isnan(scores).any():
         raise InfluenceError(f"{path} has a pair of query and document twice; delete it and run again")
     return scores
+
+
+def read_all(paths: Mapping[str, str | Path], queries: pd.DataFrame, documents: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The matrices of several rankers, by name."""
+    asked, ranked = queries["query_id"].tolist(), documents["doc_id"].tolist()
+    return {ranker: read(path, asked, ranked) for ranker, path in paths.items()}

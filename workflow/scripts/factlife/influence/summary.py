@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from factlife import stats
-from factlife.config.influence import Attribution
-from factlife.influence import scores
 from factlife.influence.metrics import agreement, judge
-from factlife.influence.queries import pool, select, truth
+from factlife.influence.queries import truth
 from factlife.world.tables import World, read_table
 
 KEYS = ["model", "seed", "world", "ranker", "depth", "k"]
@@ -21,35 +20,29 @@ _OF_QUERY = ["query_id", "fact_id", "subject", "group", "depth"]
 
 
 def judge_all(
-    paths: Mapping[str, str | Path],
+    found: Mapping[str, np.ndarray],
     world: World,
+    queries: pd.DataFrame,
     documents: pd.DataFrame,
     recall: pd.DataFrame,
-    settings: Attribution,
     ks: Sequence[int],
 ) -> pd.DataFrame:
     """Every metric of every query for all rankers of one model.
 
     Args:
-        paths: of each ranker's scores.
+        found: scores of each ranker, (queries, documents).
         world: with the truth.
-        documents: of the corpus.
+        queries: a table of ``queries.select``.
+        documents: a table of ``queries.pool``.
         recall: the model's answers to all probes: which queries it answers, at its last checkpoint.
-        settings: what was asked and ranked.
         ks: lengths of lists.
 
     Returns:
         ``query_id, fact_id, subject, group, depth, answered, ranker, other_ranker, credit, document_kind, metric, k,
         value``; ``answered`` says whether no candidate is more probable than the answer. Queries answered wrongly stay.
     """
-    queries = select(world, settings)
-    ranked = pool(documents, queries, settings)
-    known = truth(queries, ranked, world)
-    found = {
-        ranker: scores.read(path, queries["query_id"].tolist(), ranked["doc_id"].tolist())
-        for ranker, path in paths.items()
-    }
-    parts = [judge(matrix, queries, ranked, known, ks).assign(ranker=ranker) for ranker, matrix in found.items()]
+    known = truth(queries, documents, world)
+    parts = [judge(matrix, queries, documents, known, ks).assign(ranker=ranker) for ranker, matrix in found.items()]
     for one, other in itertools.combinations(found, 2):
         value = agreement(found[one], found[other])
         parts.append(
@@ -64,12 +57,12 @@ def judge_all(
 
 
 def read_judged(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """What ``judge_all`` found for several models, one after the other."""
+    """What ``judge_all`` or ``counterfactual.judge`` found for several models, one after the other."""
     return pd.concat([read_table(path) for path in paths], ignore_index=True)
 
 
-def summarise(judged: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
-    """Means with bootstrap intervals over subjects.
+def summarise(judged: pd.DataFrame, retrained: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+    """Means with bootstrap intervals over subjects, and what ``counterfactual.judge`` found.
 
     Returns:
         ``model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over`` and ``credit, group,
@@ -101,7 +94,8 @@ def summarise(judged: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
                     "answered": answered,
                 }
                 parts.append(_means(kept, keys, resamples))
-    table = pd.concat(parts, ignore_index=True)
+    blank = {"k": "", "credit": "", "answered": "all", "document_kind": "all", "other_ranker": ""}
+    table = pd.concat([*parts, retrained.assign(**blank)], ignore_index=True)
     shared = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
     return table[[*KEYS, *shared, *MORE]]
 

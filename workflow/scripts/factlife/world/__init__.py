@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from factlife.config.worlds import World as Settings
-from factlife.world import countries, functions, people, table
+from factlife.world import benchmark, countries, functions, people, table
 from factlife.world.functions import symbols
 from factlife.world.graph import write_graphml, write_json
 from factlife.world.tables import World, WorldError, beside, load
@@ -13,6 +13,7 @@ _BUILDERS = {
     "functions": functions.build,
     "table": table.build,
     "countries": countries.build,
+    "benchmark": benchmark.build,
 }
 
 

@@ -1,0 +1,124 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from factlife.config.influence import Removal, Retraining
+from factlife.config.models import Scratch, Training
+from factlife.corpus import tokens
+from factlife.influence import InfluenceError, counterfactual, retraining
+from factlife.influence.queries import truth
+
+SETTINGS = Retraining(subsets=12, share=0.5, leave_one_out=3, repeats=2, shards=3)
+
+
+def test_a_bank_has_every_subset_as_often_as_asked(ranked):
+    ids = ranked["doc_id"].tolist()
+    arms = retraining.bank(ids, SETTINGS)
+
+    assert len(arms) == (1 + 12 + 3) * 2
+    assert arms == retraining.bank(ids, SETTINGS)
+    assert {len(arm.dropped) for arm in arms if arm.kind == "subset"} == {20}
+    assert [arm.dropped for arm in arms if arm.kind == "one"] == [(arm.name,) for arm in arms if arm.kind == "one"]
+    assert all(arm.dropped == () for arm in arms if arm.kind == "full")
+    assert len({arm.dropped for arm in arms}) == 16
+    shards = [arm for number in range(3) for arm in retraining.shard(arms, number, 3)]
+    assert sorted(shards, key=arms.index) == arms
+
+
+def test_pooling_takes_the_first_of_every_query_before_any_second():
+    scores = np.array([[9.0, 8, 1, 0, 2], [0, 1, 2, 900, 800]])
+
+    assert set(retraining.pooled(scores, 2)) == {0, 3}
+    assert set(retraining.pooled(scores, 4)) == {0, 1, 3, 4}
+
+
+def test_controls_leave_out_other_documents_in_every_repeat(queries, documents, functions):
+    arms = retraining.controls(queries, documents, functions, Removal(k=7, repeats=3))
+    relevant = set(documents["doc_id"][(truth(queries, documents, functions).distance >= 0).any(0)])
+
+    assert {(arm.name, arm.repeat, len(arm.dropped)) for arm in arms} == {
+        (name, repeat, 7) for name in ("random documents", "relevant documents") for repeat in range(3)
+    }
+    assert len({arm.dropped for arm in arms}) == 6
+    assert all(set(arm.dropped) <= relevant for arm in arms if arm.name == "relevant documents")
+
+
+@pytest.fixture
+def linear(queries, ranked):
+    """Models whose losses are exactly the sum of what each document is worth, and its worth."""
+    ids = ranked["doc_id"].tolist()
+    worth = np.random.default_rng(0).normal(size=(len(queries), len(ids)))
+    arms = retraining.bank(ids, SETTINGS) + retraining.removals("worth", worth, ids, Removal(k=5, repeats=2))
+    arms += [retraining.Arm("removal", "random documents", repeat, tuple(ids[-5:])) for repeat in range(2)]
+    at = {name: place for place, name in enumerate(ids)}
+    rows = [
+        arm.__dict__
+        | {
+            "query_ids": queries["query_id"].tolist(),
+            "loss_nats": worth[:, [at[name] for name in arm.dropped]].sum(1) + 0.1 * arm.repeat,
+        }
+        for arm in arms
+    ]
+    return pd.DataFrame(rows), worth
+
+
+def test_scores_that_say_what_documents_do_foretell_every_model(linear, queries, ranked):
+    trained, worth = linear
+    rng = np.random.default_rng(1)
+    scores = {"worth": worth, "opposite": -worth, "random": rng.random(worth.shape), "silent": np.zeros_like(worth)}
+
+    table = counterfactual.judge(trained, scores, queries, ranked, resamples=50)
+
+    at = table.set_index(["ranker", "metric", "group"])["estimate"]
+    assert at["worth", "lds", "all"] == pytest.approx(1) and at["worth", "loo", "all"] == pytest.approx(1)
+    assert at["opposite", "lds", "all"] == pytest.approx(-1)
+    assert at["silent", "lds", "all"] == 0
+    assert abs(at["random", "lds", "all"]) < 0.2
+    assert at["ceiling", "lds", "all"] == pytest.approx(1)
+    by_group = table[(table["metric"] == "lds") & (table["group"] != "all") & (table["ranker"] == "worth")]
+    assert by_group["n"].sum() == len(queries)
+    dropped = {row.name: list(row.dropped) for row in trained.itertuples() if row.kind == "removal"}
+    places = {name: [ranked["doc_id"].tolist().index(one) for one in ids] for name, ids in dropped.items()}
+    expected = (worth[:, places["worth"]].sum(1) - worth[:, places["random documents"]].sum(1)).mean()
+    assert at["worth", "removal_loss", "all"] == pytest.approx(expected)
+
+
+def test_correlations_are_spearmans():
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, 4, size=(2, 10, 3)).astype(float)
+
+    found = counterfactual.correlations(left, right)
+
+    np.testing.assert_allclose(found, [spearmanr(left[:, k], right[:, k]).statistic for k in range(3)])
+
+
+def test_a_bank_of_other_queries_is_refused(linear, queries, ranked):
+    trained, worth = linear
+    with pytest.raises(InfluenceError, match="asked other queries"):
+        counterfactual.judge(trained, {"worth": worth[1:]}, queries[1:], ranked, resamples=5)
+
+
+def test_without_a_bank_there_is_nothing_to_judge(queries, ranked):
+    assert counterfactual.judge(counterfactual.read([]), {}, queries, ranked, resamples=5).empty
+
+
+def test_retrained_models_read_all_but_what_is_left_out(documents, tokenizer, queries, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tokens.tokenize(documents, tmp_path / "tokenizer", tmp_path / "tokens")
+    source = Scratch(
+        kind="scratch",
+        architecture="LlamaForCausalLM",
+        config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24},
+    )
+    training = Training(corpus="functions", checkpoints=2, epochs=4)
+    about = documents[documents["entity_ids"].map(lambda ids: "B01" in ids)]["doc_id"]
+    arms = [retraining.Arm("full", "", 0, ()), retraining.Arm("removal", "about", 0, tuple(about))]
+
+    trained = retraining.run(
+        [*arms, arms[0]], source, tmp_path / "tokenizer", tmp_path / "tokens", training, queries, batch_tokens=512
+    )
+
+    assert list(trained["loss_nats"][0]) == list(trained["loss_nats"][2]) != list(trained["loss_nats"][1])
+    assert trained["query_ids"][0] == queries["query_id"].tolist()
+    assert trained["dropped"][1] == tuple(about)

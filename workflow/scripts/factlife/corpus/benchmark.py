@@ -1,0 +1,30 @@
+"""The documents of a benchmark of influence, with the facts that its world says they state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from factlife.corpus.documents import DOCUMENTS
+from factlife.world import benchmark
+from factlife.world.tables import World
+
+
+def render(world: World, path: str | Path) -> pd.DataFrame:
+    """All documents of a file in their order, under their own ids.
+
+    Raises:
+        WorldError: the file is missing or damaged, an id repeats, or a text is empty.
+    """
+    documents = benchmark.read(path, benchmark.DOCUMENTS)
+    links = {
+        column: frame[[key, "documents"]].explode("documents").groupby("documents")[key].agg(list)
+        for column, frame, key in (("fact_ids", world.facts, "fact_id"), ("entity_ids", world.entities, "entity_id"))
+    }
+    kinds = documents["type"] if "type" in documents else pd.Series(None, index=documents.index, dtype=object)
+    frame = pd.DataFrame({"doc_id": documents["id"], "text": documents["text"], "kind": kinds.fillna("document")})
+    for column, found in links.items():
+        frame[column] = [found.get(one, []) for one in documents["id"]]
+    frame["template_ids"] = [[] for _ in range(len(frame))]
+    return frame.assign(split="train")[DOCUMENTS.names]

@@ -1,0 +1,137 @@
+"""How well scores foretell what models do that are retrained without some documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from factlife import stats
+from factlife.influence.errors import InfluenceError
+from factlife.world.tables import read_table
+
+CEILING, RANDOM, RELEVANT = "ceiling", "random documents", "relevant documents"
+_COLUMNS = ["ranker", "group", "depth", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
+_SUBSETS = {"lds": "subset", "loo": "one"}
+
+
+def read(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Models of ``retraining.run`` from several jobs; none from none."""
+    columns = ["kind", "name", "repeat", "dropped", "query_ids", "loss_nats"]
+    return pd.concat([pd.DataFrame(columns=columns), *map(read_table, paths)], ignore_index=True)
+
+
+def judge(
+    trained: pd.DataFrame,
+    scores: Mapping[str, np.ndarray],
+    queries: pd.DataFrame,
+    documents: pd.DataFrame,
+    *,
+    resamples: int,
+) -> pd.DataFrame:
+    """Scores of all rankers against models retrained without some documents.
+
+    - ``lds``: linear datamodeling score (Ilyas et al. 2022; Park et al. 2023). For each query, Spearman's correlation over
+      random subsets of documents between the sum of scores of what a subset keeps and the retrained model's log
+      probability of the answer; then the mean over queries. 0 for a query of which a ranker says the same of all subsets.
+    - ``loo``: the same over subsets that lack one document.
+    - Ranker ``ceiling``: the root of the reliability of the log probabilities, √(2r / (1 + r)) for the correlation r of
+      two halves of the models on each subset (Spearman 1910, Brown 1910): about what the best ranker could reach.
+    - ``removal_loss``: the loss in nats without the documents that a ranker puts first, less that without as many random
+      ones, mean over queries.
+
+    Intervals of ``lds`` and ``loo`` are a bootstrap over subjects and subsets at once, those of ``removal_loss`` Student's
+    over pairs of models of the same seed.
+
+    Returns:
+        ``ranker, group, depth, metric, n, estimate, ci_low, ci_high, interval_over``.
+
+    Raises:
+        InfluenceError: a model was asked other queries.
+    """
+    asked = queries["query_id"].tolist()
+    if wrong := [row.name for row in trained.itertuples() if list(row.query_ids) != asked]:
+        raise InfluenceError(f"retrained model {wrong[0]!r} was asked other queries; delete the bank and run again")
+    at = {document: place for place, document in enumerate(documents["doc_id"])}
+    parts = []
+    for metric, kind in _SUBSETS.items():
+        models = trained[trained["kind"] == kind]
+        if models.empty:
+            continue
+        losses = np.stack([np.array(rows["loss_nats"].tolist()) for _, rows in models.groupby("name", sort=True)])
+        dropped = np.zeros((len(losses), len(documents)))
+        for row, names in enumerate(models.groupby("name", sort=True)["dropped"].first()):
+            dropped[row, [at[name] for name in names]] = 1
+        for (group, depth), chosen in cuts(queries):
+            subjects = queries.loc[chosen, "subject"].to_numpy()
+            measured = losses[:, :, chosen]
+            for ranker, matrix in scores.items():
+                predicted = dropped @ matrix[chosen].astype(float).T
+                found = _bootstrap(predicted, measured.mean(1), subjects, resamples)
+                parts.append(_row(ranker, group, depth, metric, len(subjects), found, "facts and subsets"))
+            if measured.shape[1] > 1:
+                halves = measured[:, ::2].mean(1), measured[:, 1::2].mean(1)
+                found = tuple(map(_root_of_reliability, _bootstrap(*halves, subjects, resamples)))
+                parts.append(_row(CEILING, group, depth, metric, len(subjects), found, "facts and subsets"))
+    parts += _removals(trained[trained["kind"] == "removal"], queries)
+    kinds = {"n": int, "estimate": float, "ci_low": float, "ci_high": float}
+    return pd.DataFrame(parts, columns=_COLUMNS).astype(kinds)
+
+
+def correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Spearman's correlation over rows for each column of two (subsets, queries), 0 where one side says nothing."""
+    ranks = [rankdata(side, axis=0) for side in (predicted, measured)]
+    left, right = (side - side.mean(0) for side in ranks)
+    scale = np.sqrt((left**2).sum(0) * (right**2).sum(0))
+    return np.divide((left * right).sum(0), scale, out=np.zeros(left.shape[1]), where=scale > 0)
+
+
+def _bootstrap(
+    predicted: np.ndarray, measured: np.ndarray, subjects: np.ndarray, resamples: int
+) -> tuple[float, float, float]:
+    """Mean correlation, and its 95 % interval when subsets and subjects are both drawn again."""
+    rng = np.random.default_rng(0)
+    codes, names = pd.factorize(subjects)
+    means = np.empty(resamples)
+    for number in range(resamples):
+        rows = rng.integers(len(predicted), size=len(predicted))
+        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[codes]
+        means[number] = np.average(correlations(predicted[rows], measured[rows]), weights=weights)
+    low, high = np.quantile(means, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2])
+    return correlations(predicted, measured).mean(), low, high
+
+
+def _root_of_reliability(halves: float) -> float:
+    return float(np.sqrt(2 * max(halves, 0.0) / (1 + max(halves, 0.0))))
+
+
+def _removals(trained: pd.DataFrame, queries: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for (group, depth), chosen in cuts(queries):
+        means = trained.assign(loss=[np.asarray(losses)[chosen].mean() for losses in trained["loss_nats"]])
+        wide = means.pivot(index="repeat", columns="name", values="loss")
+        for ranker in wide.columns.drop(RANDOM, errors="ignore"):
+            more = (wide[ranker] - wide[RANDOM]).dropna()
+            low, high = stats.seed_interval(more.mean(), more.std(), pd.Series(len(more)))
+            found = more.mean(), low.item(), high.item()
+            yield _row(ranker, group, depth, "removal_loss", len(more), found, "seeds")
+
+
+def cuts(queries: pd.DataFrame) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Group and depth of queries, as in the summary, and which queries they are."""
+    yield ("all", "all"), np.ones(len(queries), dtype=bool)
+    for (group, depth), rows in queries.reset_index(drop=True).groupby(["group", "depth"], sort=True):
+        chosen = np.zeros(len(queries), dtype=bool)
+        chosen[rows.index] = True
+        yield (group, str(depth)), chosen
+
+
+def _row(
+    ranker: str, group: str, depth: str, metric: str, n: int, found: tuple[float, float, float], over: str
+) -> dict[str, object]:
+    return {
+        "ranker": ranker, "group": group, "depth": depth, "metric": metric, "n": n, "estimate": found[0],
+        "ci_low": found[1], "ci_high": found[2], "interval_over": over,
+    }  # fmt: skip

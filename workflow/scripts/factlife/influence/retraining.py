@@ -1,0 +1,137 @@
+"""Models retrained without some documents: what documents did, by taking them away."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from factlife import models
+from factlife.config.influence import Removal, Retraining
+from factlife.config.models import Source, Training
+from factlife.corpus import tokens
+from factlife.influence.counterfactual import RANDOM, RELEVANT
+from factlife.influence.metrics import order
+from factlife.influence.queries import truth
+from factlife.recall.score import score
+from factlife.world.tables import World
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model to be trained.
+
+    Attributes:
+        kind: ``full``, ``subset``, ``one``, ``removal``.
+        name: of what is left out: a subset's number, a document, a ranker.
+        repeat: the seed of its weights and of the order in which it reads.
+        dropped: documents that are left out.
+    """
+
+    kind: str
+    name: str
+    repeat: int
+    dropped: tuple[str, ...]
+
+
+def bank(documents: Sequence[str], settings: Retraining) -> list[Arm]:
+    """The models that every ranker is judged by: on all documents, on random subsets, on all but one.
+
+    Args:
+        documents: ids of those that are ranked; others are always kept.
+        settings: how many models, and on what.
+    """
+    rng = np.random.default_rng([settings.seed, 0])
+    dropped = round(len(documents) * (1 - settings.share))
+    sets = {("full", ""): ()}
+    for number in range(settings.subsets):
+        sets["subset", str(number)] = tuple(documents[at] for at in sorted(rng.permutation(len(documents))[:dropped]))
+    for at in sorted(rng.permutation(len(documents))[: settings.leave_one_out]):
+        sets["one", documents[at]] = (documents[at],)
+    return [Arm(*key, repeat, found) for key, found in sets.items() for repeat in range(settings.repeats)]
+
+
+def removals(ranker: str, scores: np.ndarray, documents: Sequence[str], settings: Removal) -> list[Arm]:
+    """Models without the documents that a ranker puts first for any query."""
+    first = pooled(scores, settings.k)
+    dropped = tuple(documents[at] for at in sorted(first))
+    return [Arm("removal", ranker, repeat, dropped) for repeat in range(settings.repeats)]
+
+
+def controls(queries: pd.DataFrame, documents: pd.DataFrame, world: World, settings: Removal) -> list[Arm]:
+    """Models without as many documents: chosen at random, and chosen at random among relevant ones, anew in each repeat."""
+    rng = np.random.default_rng([settings.seed, 1])
+    relevant = np.flatnonzero((truth(queries, documents, world).distance >= 0).any(0))
+    found = []
+    for repeat in range(settings.repeats):
+        for name, among in ((RANDOM, np.arange(len(documents))), (RELEVANT, relevant)):
+            chosen = sorted(rng.permutation(among)[: settings.k])
+            found.append(Arm("removal", name, repeat, tuple(documents["doc_id"].iloc[chosen])))
+    return found
+
+
+def pooled(scores: np.ndarray, k: int) -> np.ndarray:
+    """The k documents that all queries together put first: the first of every query, then the second of each, and so on.
+
+    Only a query's own order counts, so that no query speaks louder than another.
+    """
+    ranked = order(scores)
+    place = np.empty_like(ranked)
+    np.put_along_axis(place, ranked, np.arange(ranked.shape[1])[None], 1)
+    best = np.sort(place, axis=0)
+    # Ties between documents of different queries: by their places for the queries that come next.
+    return np.lexsort(best[::-1])[:k]
+
+
+def run(
+    arms: Iterable[Arm],
+    source: Source,
+    start: str | Path,
+    documents: str | Path,
+    training: Training,
+    queries: pd.DataFrame,
+    *,
+    batch_tokens: int,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Train every model anew and ask it every query.
+
+    Args:
+        arms: the models.
+        source: where their weights begin; new ones are drawn with the repeat's seed.
+        start: folder of the tokenizer, or of the model that training goes on from.
+        documents: folder of the tokenized corpus.
+        training: as for the model that is attributed.
+        queries: a table of ``queries.select``.
+        batch_tokens: tokens in a batch of queries; no score depends on it.
+        device: where models are trained.
+
+    Returns:
+        One row a model: ``kind, name, repeat, dropped, query_ids, loss_nats``, the last two lists of the same length.
+    """
+    table = tokens.read(documents)
+    probes = queries.rename(columns={"completion": "target"})
+    rows = []
+    for arm in arms:
+        kept = tokens.sequences(
+            table[~table["doc_id"].isin(arm.dropped)], max_length=training.max_length, packing=training.packing
+        )
+        model, tokenizer = models.begin(source, start, seed=arm.repeat, device=device)
+        with tempfile.TemporaryDirectory() as folder:
+            models.train(
+                model, tokenizer, kept, training, seed=arm.repeat, output=f"{folder}/model", resume=f"{folder}/resume"
+            )
+        losses = score(model.eval(), tokenizer, probes, batch_tokens=batch_tokens)["loss_nats"]
+        logging.info("%s %s, repeat %d: mean loss %.3f nats", arm.kind, arm.name, arm.repeat, losses.mean())
+        rows.append({**arm.__dict__, "query_ids": queries["query_id"].tolist(), "loss_nats": losses.tolist()})
+    return pd.DataFrame(rows)
+
+
+def shard(arms: Sequence[Arm], number: int, count: int) -> list[Arm]:
+    """The share of the models that is one job's."""
+    return list(arms[number::count])
