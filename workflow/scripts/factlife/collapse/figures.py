@@ -84,7 +84,7 @@ def lost(table: pd.DataFrame) -> alt.Chart:
     rows = rows.assign(group=rows["group"].map(_GROUPS))
     base = alt.Chart(rows).encode(
         y=alt.Y("group:N", sort=names, axis=None),
-        color=alt.Color("group:N", title="facts of the", sort=names, scale=alt.Scale(domain=names)),
+        color=alt.Color("group:N", title=None, sort=names, scale=alt.Scale(domain=names)),
     )
     x = alt.X("estimate:Q", title="recalled less than by the control, in the last generation")
     drawn = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q") + base.mark_circle(
