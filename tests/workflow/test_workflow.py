@@ -164,20 +164,27 @@ def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
 
 def test_what_smoke_leaves_out_runs_on_its_models(done):
     followed = {"editors": ["memit"], "data": ["related", "mentioning"], "steps": [1, 2], "batch_size": 4}
-    asked = {"survival": followed, "places": {"editor": "memit", "edits": 4}}
-    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places")]
-    run = done.snakemake(*tables, "--cores", "2", config={"editing": {"models": {"people-pieces": asked}}}).passed()
+    edited = {"survival": followed, "places": {"editor": "memit", "edits": 4}}
+    bank = {"subsets": 3, "repeats": 1, "shards": 1, "removal": {"k": 10, "repeats": 2}}
+    asked = {
+        "editing": {"models": {"people-pieces": edited}},
+        "influence": {"models": {"functions": {"retraining": bank}}},
+    }
+    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places", "influence")]
+    run = done.snakemake(*tables, "--cores", "2", "--rerun-triggers", "mtime", "input", config=asked).passed()
 
-    assert run.jobs() == {
+    assert run.jobs() >= {
         "finetune_edits people-pieces 0 memit",
         "summarise_survival",
         "choose_place people-pieces 0",
         "summarise_places",
+        "retrain_model functions 0",
+        "summarise_influence",
     }
-    survival = pd.read_csv(done.folder / tables[0])
+    survival, places, influence = (pd.read_csv(done.folder / table) for table in tables)
     assert set(survival["step"]) == {0, 1, 2} and set(survival["group"]) == {"edits", "control", "unedited"}
-    places = pd.read_csv(done.folder / tables[1])
     assert set(places["layer"].dropna()) == {0, 1}
+    assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 2
 
 
 def test_models_of_ones_own_as_the_tutorial_has_them(clean):
