@@ -146,11 +146,12 @@ def questions(model: Any, tokenizer: Any, world: World, settings: Graphs) -> lis
                 answers, probe.fact_id, probe.relation, probe.prompt, probe.target, others, probe.fact_id in named
             )
         )
-    known = dict(zip(found, _known(model, found), strict=True))
-    first = [one for one in found if one.page]
-    first += _in_turn([one for one in found if not one.page and known[one]])
-    first += _in_turn([one for one in found if not one.page and not known[one]])
-    found = first[: max(settings.scored - len(own), len(named))]
+    wanted, first = max(settings.scored - len(own), len(named)), [one for one in found if one.page]
+    if wanted > len(first):
+        known = dict(zip(found, _known(model, found), strict=True))
+        first += _in_turn([one for one in found if not one.page and known[one]])
+        first += _in_turn([one for one in found if not one.page and not known[one]])
+    found = first[:wanted]
     shown = settings.pages if isinstance(settings.pages, int) else len(named)
     return own + [one._replace(page=number < shown) for number, one in enumerate(found)]
 
