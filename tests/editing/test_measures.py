@@ -102,6 +102,7 @@ def test_texts_for_perplexity_are_held_out_and_mention_no_edited_subject(world):
     allowed = documents[(documents["split"] == "held_out") & (documents["entity_ids"].str[0] != next(iter(edited)))]
     assert found.keys() == set(allowed["doc_id"]) and len(found) < 10
     assert len(held_out(documents, edited, Measured(documents=3))) == 3
+    assert held_out(documents.head(0), edited, Measured()) == {}
     only = held_out(documents.assign(split="train"), edited, Measured(documents=100))
     assert len(only) == (documents["entity_ids"].str[0] != next(iter(edited))).sum()
 

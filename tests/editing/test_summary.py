@@ -26,6 +26,7 @@ def table():
         ("end", "", "r2", "recall", "c.r", True, False),
     ]
     verdicts = pd.DataFrame(rows, columns=["phase", "edit_id", "probe_id", "metric", "about", "argmax", "unchanged"])
+    verdicts["d_key"] = 8
     verdicts["n_edits"] = verdicts["phase"].map({"pre": 0, "end": 2})
     verdicts = verdicts.assign(model="m", seed=0, editor="e", schedule="batch", generation=verdicts["argmax"])
     verdicts["probability"] = verdicts["argmax"].astype("boolean").where(verdicts["metric"] != "recall")

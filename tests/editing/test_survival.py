@@ -6,9 +6,10 @@ import torch
 
 from factlife.config.editing import Requests, Survival
 from factlife.editing import summarise_survival
+from factlife.editing.evaluate import judge
 from factlife.editing.requests import EditError, from_world, probes_of_world
 from factlife.editing.summary import SURVIVAL_KEYS
-from factlife.editing.survival import _matched, fine_tune, select, survive
+from factlife.editing.survival import _matched, fine_tune, margins, select, survive, teach
 
 SETTINGS = Survival(editors=["memit"], steps=[1, 3], batch_size=2, rank=2, rate=0.01, full_rate=0.01)
 
@@ -64,21 +65,56 @@ def test_data_is_told_apart_by_whom_it_mentions(world, documents):
         select(documents.head(12), "unrelated", {subject}, world)
 
 
-def test_controls_are_known_facts_of_nearest_loss(monkeypatch):
+def test_controls_are_known_facts_of_nearest_margin(monkeypatch):
     edits = pd.DataFrame({"prompt": ["a", "b"], "wanted": ["x", "y"], "about": ["p.r", "q.r"]})
     others = pd.DataFrame({"prompt": list("cdef"), "wanted": list("xxxx"), "about": ["s.r", "t.r", "u.r", "v.r"]})
-    losses = {"a": 1.0, "b": 0.1, "c": 0.9, "d": 0.12, "e": 1.01, "f": 5.0}
-    known = {"e": False}
+    led = {"a": 0.1, "b": 1.0, "c": 0.9, "d": 0.12, "e": -0.1, "f": 5.0}
+    monkeypatch.setattr(
+        "factlife.editing.survival.margins",
+        lambda model, tokenizer, probes, batch_tokens: probes["prompt"].map(led).to_numpy(float),
+    )
 
-    def ask(model, tokenizer, probes, batch_tokens):
-        prompts = probes["prompt"]
-        return pd.DataFrame(
-            {"loss_nats": prompts.map(losses), "exact_match": prompts.map(lambda prompt: known.get(prompt, True))}
-        )
+    assert _matched(None, None, edits, others, 0)["prompt"].tolist() == ["d", "c"]
 
-    monkeypatch.setattr("factlife.editing.survival._ask", ask)
 
-    assert _matched(None, None, edits, others, 0)["prompt"].tolist() == ["c", "d"]
+def test_a_margin_is_the_least_lead_of_a_values_tokens(target, world):
+    probes = probes_of_world(from_world(world, Requests(count=12)), world)
+    asked = probes[probes["metric"] == "recall"].reset_index(drop=True)
+    assert (asked["wanted"].str.count(" ") > 0).any()
+
+    found = margins(target.model, target.tokenizer, asked, batch_tokens=64)
+
+    right = judge(target.model, target.tokenizer, asked)["argmax"].to_numpy(bool)
+    assert ((found > 0) == right).all()
+    for number in (0, 7, 20):
+        ids = target.tokenizer(asked["prompt"][number])["input_ids"]
+        whole = target.tokenizer(f"{asked['prompt'][number]} {asked['wanted'][number]}")["input_ids"]
+        with torch.no_grad():
+            logits = target.model(torch.tensor([whole])).logits[0]
+        leads = []
+        for place in range(len(ids), len(whole)):
+            here = logits[place - 1].tolist()
+            own = here.pop(whole[place])
+            leads.append(own - max(here))
+        assert found[number] == pytest.approx(min(leads), abs=1e-4)
+
+
+def test_what_is_taught_again_comes_back(target, world, documents):
+    probes = probes_of_world(from_world(world, Requests(count=4)), world)
+    edits = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
+    settings = SETTINGS.model_copy(update={"relearning": [1, 60]})
+    ((_, tuned),) = [
+        found
+        for found in fine_tune(target.model, target.tokenizer, [[1, 2, 3]], settings, "full", [0, 1, 2])
+        if found[0] == 3
+    ]
+
+    led = {step: margins(model, target.tokenizer, edits) for step, model in teach(
+        tuned, target.tokenizer, edits, settings, "full"
+    )}  # fmt: skip
+
+    assert sorted(led) == [0, 1, 60]
+    assert (led[60] > 0).all() and (led[60] > led[0]).all() and led[1].mean() > led[0].mean()
 
 
 def test_groups_are_asked_at_every_step_and_begin_as_they_are(target, world, documents):
@@ -91,6 +127,14 @@ def test_groups_are_asked_at_every_step_and_begin_as_they_are(target, world, doc
         probes, documents, settings, world=world,
     )  # fmt: skip
 
+    again = table[table["relearning"] > 0]
+    assert set(again["group"]) == {"taught_again", "not_taught_again", "taught", "not_taught"}
+    assert set(again["relearning"]) == {1, 2, 4, 8} and set(again["step"]) == {3}
+    wrong = {name: set(rows["fact_id"]) for name, rows in again[again["trained_layers"] == "all"].groupby("group")}
+    assert wrong["taught_again"] == wrong["taught"] and not wrong["taught"] & wrong["not_taught"]
+    end = table[(table["group"] == "edits") & (table["step"] == 3) & (table["trained_layers"] == "all")]
+    assert wrong["taught"] | wrong["not_taught"] == set(end.loc[~end["correct"].astype(bool), "fact_id"])
+    table = table[~table["group"].isin(set(again["group"]))]
     assert set(table["step"]) == {0, 1, 3} and set(table["trained_layers"]) == {"all", "edited", "others"}
     edits, unedited = (table[table["group"] == group] for group in ("edits", "unedited"))
     assert set(edits["fact_id"]) == set(unedited["fact_id"]) and edits["fact_id"].nunique() == 4
@@ -103,7 +147,13 @@ def test_groups_are_asked_at_every_step_and_begin_as_they_are(target, world, doc
 def test_retention_and_flips_are_counted_from_the_beginning():
     began, now = [True, True, True, False], [True, False, True, True]
     rows = [
-        {"step": step, "fact_id": f"{fact}.r", "correct": correct, "reverted": step == 5 and not correct}
+        {
+            "step": step,
+            "relearning": 0,
+            "fact_id": f"{fact}.r",
+            "correct": correct,
+            "reverted": step == 5 and not correct,
+        }
         for step, answers in ((0, began), (5, now))
         for fact, correct in zip("abcd", answers, strict=True)
     ]
@@ -118,3 +168,17 @@ def test_retention_and_flips_are_counted_from_the_beginning():
     assert found.loc["gain_rate", ["n", "estimate"]].tolist() == [1, 1.0]
     assert found.loc["reverted", "estimate"] == 0.25
     assert table[table["step"] == 0].set_index("metric").loc["retention", "estimate"] == 1.0
+
+
+def test_what_is_taught_again_counts_from_before_that():
+    rows = [
+        {"step": 5, "relearning": again, "fact_id": f"{fact}.r", "correct": correct, "reverted": pd.NA}
+        for again, answers in ((0, [False, False]), (2, [True, False]))
+        for fact, correct in zip("ab", answers, strict=True)
+    ]
+    keys = {"model": "m", "seed": 0, "editor": "e", "finetuning": "lora", "data": "related", "trained_layers": "all"}
+
+    table = summarise_survival(pd.DataFrame(rows).assign(**keys, group="taught_again"), resamples=20)
+
+    found = table[table["relearning"] == 2].set_index("metric")
+    assert found.loc["gain_rate", ["n", "estimate"]].tolist() == [2, 0.5] and "retention" not in found.index

@@ -305,6 +305,13 @@ def files_of_requests(wildcards):
     return files
 
 
+def recall_of_requests(wildcards):
+    """What the model knows, where only that is asked for."""
+    wanted = config["editing"]["models"][wildcards.model]["requests"]
+    recall = f"results/recall/{wildcards.model}/seed-{wildcards.seed}.parquet"
+    return {"recall": recall} if wanted["known"] else {}
+
+
 def inputs_of_edits(wildcards):
     """The second moments of the model's keys, the corpus from which contexts come, and the table of places."""
     editor, run = editor_of(wildcards), f"{wildcards.model}/seed-{wildcards.seed}"

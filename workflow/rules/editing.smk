@@ -30,6 +30,7 @@ rule make_requests:
     input:
         unpack(world_of_model),
         unpack(files_of_requests),
+        unpack(recall_of_requests),
         model="results/models/{model}/seed-{seed}",
     output:
         requests="results/requests/{model}/seed-{seed}/requests.parquet",
@@ -221,6 +222,12 @@ rule summarise_edits:
             category="5. Editing",
             labels={"figure": "The same edits by three judges"},
             caption="../report/edits-judges.rst",
+        ),
+        sequences=report(
+            "results/figures/edits-sequences.svg",
+            category="5. Editing",
+            labels={"figure": "How many edits a layer holds"},
+            caption="../report/edits-sequences.rst",
         ),
     log:
         "logs/summarise_edits/all.log",

@@ -13,3 +13,4 @@ with jobs.start(snakemake):
     table.to_csv(snakemake.output.table, index=False)
     figures.write_svg(drawn.editors(table), snakemake.output.editors)
     figures.write_svg(drawn.judges(table), snakemake.output.judges)
+    figures.write_svg(drawn.sequences(table), snakemake.output.sequences)

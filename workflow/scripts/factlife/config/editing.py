@@ -251,6 +251,9 @@ class Requests(Section):
         "true", "Of zsRE, the new value: the true answer (MEMIT, AlphaEdit), or `alt` (MEND, EasyEdit)."
     )
     count: Count = key(100, "Requests; of files, the first ones.")
+    known: bool = key(
+        False, "Of worlds: only facts that the model tells, by argmax, asked with one of their trained prompts."
+    )
     seed: int = key(0, "Of worlds, seed of the order and of the new values.", ge=0)
 
 
@@ -269,6 +272,10 @@ class Survival(Section):
         ["all"], "Which blocks are trained: all, those that the editor changed, or all others.", min_length=1
     )
     steps: list[Count] = key([10, 30, 100], "Steps after which models are asked.", min_length=1)
+    relearning: list[Count] = key(
+        [1, 2, 4, 8],
+        "Steps after which edits are asked that fine-tuning erased and that are taught again; none for no such probe.",
+    )
     batch_size: Count = key(16, "Documents in a step.")
     rate: float = key(1e-3, "Learning rate of Adam for LoRA and DoRA.", gt=0)
     full_rate: float = key(2e-4, "Learning rate of Adam for full fine-tuning.", gt=0)
@@ -287,6 +294,7 @@ class Places(Section):
     tokens: list[Literal["subject_last", "last"]] = key(
         ["subject_last", "last"], "Tokens that are tried.", min_length=1
     )
+    layers: list[int] = key([], "Blocks that are tried; all of them where none is named.")
     depth: Annotated[float, Field(ge=0, le=1)] = key(
         0.25, "Share of the depth at which chooser `depth` edits; published editors lie between 0.11 and 0.35."
     )

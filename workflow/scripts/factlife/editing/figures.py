@@ -70,6 +70,7 @@ _GROUPS = {
     "edits": "edits, in the edited model",
     "control": "other facts, in the edited model",
     "unedited": "old values, in the unedited model",
+    "unedited_control": "other facts, in the unedited model",
 }
 _DATA = {
     "related": "on facts of other people",
@@ -80,7 +81,7 @@ _DATA = {
 
 def survival(table: pd.DataFrame) -> alt.Chart:
     """What is retained against steps of fine-tuning, a panel for each kind of data; all blocks trained."""
-    rows = table[(table["metric"] == "retention") & (table["trained_layers"] == "all")]
+    rows = table[(table["metric"] == "retention") & (table["trained_layers"] == "all") & table["group"].isin(_GROUPS)]
     rows = rows.assign(
         followed=rows["group"].map(_GROUPS),
         read=rows["data"].map(_DATA),
@@ -129,3 +130,26 @@ def places(table: pd.DataFrame) -> alt.Chart:
         ).properties(width=230, height=170)
         parts.append(alt.hconcat(curves, regrets))
     return alt.vconcat(*parts)
+
+
+def sequences(table: pd.DataFrame) -> alt.Chart:
+    """What is reached right after each batch, and of all edits so far, against their number per key that a layer holds."""
+    rows = table[(table["schedule"] == "sequential") & (table["judge"] == "argmax") & table["metric"].isin(_METRICS)]
+    rows = rows[rows["phase"] != "pre"].assign(
+        asked=lambda frame: frame["metric"].map(_METRICS),
+        judged=lambda frame: frame["phase"].map({"post": "after its batch", "end": "all edits so far"}),
+    )
+    base = alt.Chart(rows).encode(
+        x=alt.X("edits_per_key:Q", title="edits per entry of a key (n / d_k)"),
+        y=figures.share_axis("every token right"),
+        color=_EDITOR,
+    )
+    drawn = alt.layer(
+        base.transform_filter("datum.phase == 'end'").mark_area(opacity=0.12).encode(
+            y=alt.Y("ci_low:Q", title="every token right"), y2="ci_high:Q"
+        ),
+        base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(strokeDash=alt.StrokeDash("judged:N", title="asked")),
+    )  # fmt: skip
+    return drawn.properties(width=190, height=150).facet(
+        row=alt.Row("model:N", title=None), column=alt.Column("asked:N", title=None, sort=[*_METRICS.values()])
+    )

@@ -87,7 +87,7 @@ def held_out(documents: pd.DataFrame, subjects: set[str], settings: Measured) ->
         settings: how many documents, drawn at random.
     """
     rows = documents[documents["split"] != "train"] if (documents["split"] != "train").any() else documents
-    rows = rows[[subjects.isdisjoint(mentioned) for mentioned in rows["entity_ids"]]]
+    rows = rows[rows["entity_ids"].map(subjects.isdisjoint).astype(bool)]
     chosen = random.Random("held out").sample(range(len(rows)), min(len(rows), settings.documents))
     return dict(zip(rows["doc_id"].iloc[chosen], rows["text"].iloc[chosen], strict=True))
 

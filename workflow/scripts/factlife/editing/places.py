@@ -54,7 +54,7 @@ def sweep(
     logging.info("%d requests about %d subjects at every place", len(requests), requests["subject"].nunique())
     parts = []
     for token in settings.tokens:
-        for layer in range(len(target.parts.blocks)):
+        for layer in _tried(target, settings):
             here = editor.model_copy(update={"place": at(editor.place, token, layer)})
             try:
                 deltas = EDITORS[editor.kind](target, requests, here, {})
@@ -83,7 +83,7 @@ def find(
     swept = pd.DataFrame(columns=["token", "layer", *_COLUMNS_OF_SWEEP])
     if editor is not None:
         swept = sweep(target, requests, probes, editor, settings, batch_tokens=batch_tokens)
-    every = pd.DataFrame(list(itertools.product(settings.tokens, range(layers))), columns=["token", "layer"])
+    every = pd.DataFrame(list(itertools.product(settings.tokens, _tried(target, settings))), columns=["token", "layer"])
     return swept, summarise(swept, effects(trace, every, settings.depth, layers), resamples=resamples)
 
 
@@ -91,6 +91,10 @@ def named(table: pd.DataFrame, *, model: str, seed: int, editor: str | None) -> 
     """With the key columns of ``edit_places.csv`` before those of ``summarise``."""
     keys = pd.DataFrame({"model": model, "seed": seed, "editor": editor or ""}, index=table.index)
     return pd.concat([keys, table], axis=1)
+
+
+def _tried(target: Editable, settings: Places) -> list[int]:
+    return [target.layer(layer) for layer in settings.layers] or list(range(len(target.parts.blocks)))
 
 
 def effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, layers: int) -> pd.DataFrame:

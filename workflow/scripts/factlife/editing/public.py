@@ -45,7 +45,13 @@ class Case:
 
 
 def make(
-    settings: Requests, tokenizer: Any, *, world: World, path: str | None = None, snippets: str | None = None
+    settings: Requests,
+    tokenizer: Any,
+    *,
+    world: World,
+    known: set[str] | None = None,
+    path: str | None = None,
+    snippets: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Validated requests, and what is asked about those that can be used, from a world or from a file.
 
@@ -53,11 +59,12 @@ def make(
         settings: where they come from.
         tokenizer: of the model that is to be edited.
         world: of that model.
+        known: see ``requests.from_world``.
         path: the file, where they come from one.
         snippets: see ``read``.
     """
     if settings.kind == "world":
-        requests = validate(from_world(world, settings), tokenizer)
+        requests = validate(from_world(world, settings, known), tokenizer)
         return requests, probes_of_world(requests, world)
     requests, probes = read(settings, path, snippets)
     requests = validate(requests, tokenizer)

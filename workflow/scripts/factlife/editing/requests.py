@@ -35,15 +35,16 @@ class EditError(ValueError):
     """An edit cannot be made; the text says what to change."""
 
 
-def from_world(world: World, settings: Requests) -> pd.DataFrame:
+def from_world(world: World, settings: Requests, known: set[str] | None = None) -> pd.DataFrame:
     """Requests to give facts a counterfactual value, drawn from the values of the same relation.
 
     Args:
         world: its panel facts come first, in random order, then other facts that were taught.
         settings: how many, and the seed.
+        known: probes that the model answers; others give no request. None for no such condition.
 
     Returns:
-        One row per request, columns ``COLUMNS``. ``prompt`` is the fact's first trained prompt that names the subject;
+        One row per request, columns ``COLUMNS``. ``prompt`` is the fact's first trained prompt, of those that are ``known``;
         ``related_ids`` and ``related_prompts`` are the subject's other facts. ``text_prompts`` begin texts that the model
         is to write, ``reference_facts`` are others' facts with the new value, ``references`` texts about it. ``dropped`` is
         empty.
@@ -51,20 +52,29 @@ def from_world(world: World, settings: Requests) -> pd.DataFrame:
     rng = random.Random(f"requests {settings.seed}")
     facts = world.facts[world.facts["taught"]].merge(world.entities[["entity_id", "name"]], on="entity_id")
     facts = facts.assign(order=[(not panel, rng.random()) for panel in facts["panel"]]).sort_values("order")
-    asked = world.probes[world.probes["kind"] == "forward"].drop_duplicates("fact_id").set_index("fact_id")["prompt"]
+    forward = world.probes[world.probes["kind"] == "forward"]
+    told = forward if known is None else forward[forward["probe_id"].isin(known)]
+    asked, every = (probes.drop_duplicates("fact_id").set_index("fact_id")["prompt"] for probes in (told, forward))
     pools = {relation: sorted(set(group)) for relation, group in facts.groupby("relation")["value"]}
-    facts = facts[facts["fact_id"].isin(asked.index) & (facts["relation"].map(pools).str.len() > 1)]
+    named = facts[facts["fact_id"].isin(every.index)]
+    by_subject = {entity: group["fact_id"].tolist() for entity, group in named.groupby("entity_id")}
     alike = {found: group["fact_id"].tolist() for found, group in facts.groupby(["relation", "value"])}
-    by_subject = {entity: group["fact_id"].tolist() for entity, group in facts.groupby("entity_id")}
+    facts = facts[facts["fact_id"].isin(asked.index) & (facts["relation"].map(pools).str.len() > 1)]
     rows = []
     for fact in facts.head(settings.count).itertuples():
         related = [other for other in by_subject[fact.entity_id] if other != fact.fact_id]
         target = rng.choice([value for value in pools[fact.relation] if value != fact.value])
         rows.append((
             fact.fact_id, fact.fact_id, fact.entity_id, fact.relation, fact.name, asked[fact.fact_id], target, fact.value,
-            related, [asked[other] for other in related], [fact.name], alike[fact.relation, target][:10], [], "",
+            related, [every[other] for other in related], [fact.name], alike[fact.relation, target][:10], [], "",
         ))  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def told(recall: pd.DataFrame) -> set[str]:
+    """Probes that a model answers at the end, by argmax."""
+    last = recall[recall["step"] == recall["step"].max()]
+    return set(last["probe_id"][last["exact_match"].fillna(False).astype(bool)])
 
 
 def validate(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:

@@ -73,7 +73,8 @@ def run(
     def look(rows: pd.DataFrame, verdicts: pd.DataFrame, phase: str, n_edits: int) -> None:
         table = pd.concat([rows[["edit_id", "probe_id", "metric", "about"]], verdicts], axis=1)
         table["unchanged"] = (table["first_token"] == rows["probe_id"].map(original)).astype("boolean")
-        parts.append(table.assign(schedule=schedule.kind, phase=phase, n_edits=n_edits))
+        named = {"schedule": schedule.kind, "phase": phase, "n_edits": n_edits, "d_key": target.parts.d_mlp}
+        parts.append(table.assign(**named))
 
     def measure(rows: pd.DataFrame, deltas: Deltas, phase: str, n_edits: int) -> None:
         found = measures(target, rows, deltas, whole=phase != "post")

@@ -25,14 +25,17 @@ def summarise(verdicts: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
         ``same_subject`` (unedited facts of those who have), ``kept_recall`` and ``kept_same_subject`` (the same over facts
         that the original model told), ``unchanged`` (neighbours' and unedited facts' most probable token is the original
         model's; judge ``argmax``), and ``score``, the harmonic mean of efficacy, paraphrase and neighbourhood. ``n`` counts
-        probes; intervals are over edited subjects, or over subjects that were asked about for recall.
+        probes; intervals are over edited subjects, or over subjects that were asked about for recall. ``edits_per_key`` is
+        the number of edits over the entries of a key, more of which than one a layer cannot hold.
     """
     keys = [key for key in KEYS if key != "judge"]
     groups = [
         _group(dict(zip(keys, found, strict=True)), rows, resamples)
         for found, rows in _with_known(verdicts).groupby(keys, sort=False)
     ]
-    return pd.concat(groups, ignore_index=True)
+    table = pd.concat(groups, ignore_index=True)
+    widths = verdicts.groupby("model")["d_key"].first()
+    return table.assign(edits_per_key=table["n_edits"] / table["model"].map(widths))
 
 
 def _with_known(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +130,7 @@ def summarise_measures(measures: pd.DataFrame, *, resamples: int) -> pd.DataFram
     return pd.concat(parts, ignore_index=True)
 
 
-SURVIVAL_KEYS = ["model", "seed", "editor", "finetuning", "data", "trained_layers", "step", "group"]
+SURVIVAL_KEYS = ["model", "seed", "editor", "finetuning", "data", "trained_layers", "step", "group", "relearning"]
 
 
 def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
@@ -140,10 +143,12 @@ def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFram
     Returns:
         Rows keyed by ``SURVIVAL_KEYS``: ``correct``; ``retention``, the share that is right of those that were right at
         step 0; ``flip_rate``, 1 - retention; ``gain_rate``, the share that is right of those that were wrong at step 0;
-        ``reverted``, of edits, that the old value is said.
+        ``reverted``, of edits, that the old value is said. Facts that are taught again count from step 0 of ``relearning``.
     """
-    facts = [*(key for key in SURVIVAL_KEYS if key != "step"), "fact_id"]
-    start = followed[followed["step"] == 0].set_index(facts)["correct"].rename("began")
+    # What is taught again counts from before that, all else from before fine-tuning.
+    facts = [*(key for key in SURVIVAL_KEYS if key not in ("step", "relearning")), "fact_id"]
+    first = followed.sort_values(["step", "relearning"], kind="stable").drop_duplicates(facts)
+    start = first.set_index(facts)["correct"].rename("began")
     table = followed.join(start, on=facts)
     now, began = table["correct"].astype(float), table["began"].astype(float)
     columns = pd.DataFrame(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from factlife.editing.editable import Deltas, applied
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import anatomy
 from factlife.models.train import Collator
-from factlife.recall.score import score
+from factlife.recall.score import Answers, score
 from factlife.world import World
 
 
@@ -48,10 +49,16 @@ def survive(
         batch_tokens: tokens in a batch of probes; no answer depends on it.
 
     Returns:
-        One row per way of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, fact_id, correct,
-        reverted``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people without an
-        edit, in the same model, each the one whose loss before fine-tuning is nearest to an edit's) and ``unedited`` (the
-        edits' old values, in the unedited model). ``correct`` is by argmax; ``reverted``, of edits, that the old value is.
+        One row per way of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, relearning, fact_id,
+        correct, reverted``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people
+        without an edit, in the same model, each the one whose margin before fine-tuning is nearest to an edit's),
+        ``unedited`` (the edits' old values, in the unedited model) and ``unedited_control`` (the controls there).
+        ``correct`` is by argmax; ``reverted``, of edits, that the old value is.
+
+        Edits that the last step left wrong are taught again, every other one of them, by full-batch steps of the same
+        fine-tuning on their prompts; the steps are counted in ``relearning``, which is 0 in all other rows. Groups:
+        ``taught_again`` and ``not_taught_again`` in the edited model, ``taught`` and ``not_taught`` for the same facts in
+        the unedited model that was fine-tuned alike and never held them.
     """
     edits = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
     subjects = {fact.split(".")[0] for fact in edits["about"]}
@@ -60,27 +67,71 @@ def survive(
         edited = copy.deepcopy(model)
     control = _matched(edited, tokenizer, edits, others.reset_index(drop=True), batch_tokens)
     old = edits.assign(wanted=edits["other"])
-    arms = [(edited, {"edits": edits, "reverted": old, "control": control}), (model, {"unedited": old})]
     layers = _layers(model, deltas)
-    parts = []
-    for kind in settings.data:
-        read = select(documents, kind, subjects, world)
-        for finetuning in settings.finetunings:
-            for trained in settings.trained_layers:
-                for start, groups in arms:
-                    for step, tuned in fine_tune(start, tokenizer, read, settings, finetuning, layers[trained]):
-                        found = {name: _right(tuned, tokenizer, asked, batch_tokens) for name, asked in groups.items()}
-                        reverted = found.pop("reverted", None)
-                        for name, correct in found.items():
-                            rows = pd.DataFrame({"fact_id": groups[name]["about"], "correct": correct})
-                            rows["reverted"] = (
-                                reverted if name == "edits" else pd.Series(pd.NA, rows.index, dtype="boolean")
-                            )
-                            keys = {"finetuning": finetuning, "data": kind, "trained_layers": trained, "step": step}
-                            parts.append(rows.assign(**keys, group=name))
+    parts: list[pd.DataFrame] = []
+    ways = itertools.product(settings.data, settings.finetunings, settings.trained_layers)
+    for data, finetuning, trained in ways:
+        read, keys = select(documents, data, subjects, world), {"finetuning": finetuning, "data": data}
+
+        def look(
+            tuned: Any, groups: dict[str, pd.DataFrame], step: int, relearning: int = 0,
+            keys: dict[str, Any] = keys | {"trained_layers": trained},
+        ) -> dict[str, pd.Series]:  # fmt: skip
+            found = {name: _right(tuned, tokenizer, asked, batch_tokens) for name, asked in groups.items()}
+            for name, correct in found.items():
+                rows = pd.DataFrame({"fact_id": groups[name]["about"], "correct": correct})
+                rows["reverted"] = pd.Series(pd.NA, rows.index, dtype="boolean")
+                if name == "edits":
+                    rows["reverted"] = _right(tuned, tokenizer, old, batch_tokens)
+                parts.append(rows.assign(**keys, step=step, group=name, relearning=relearning))
+            return found
+
+        last = {}
+        for start, groups in (
+            ("edited", {"edits": edits, "control": control}),
+            ("unedited", {"unedited": old, "unedited_control": control}),
+        ):
+            begun = edited if start == "edited" else model
+            for step, tuned in fine_tune(begun, tokenizer, read, settings, finetuning, layers[trained]):
+                found = look(tuned, groups, step)
+                if start == "edited":
+                    wrong = edits[~found["edits"].fillna(False).to_numpy(bool)]
+            last[start] = tuned
+        halves = [wrong[half::2].reset_index(drop=True) for half in (0, 1)]
+        if not settings.relearning or halves[1].empty:
+            continue
+        for start, names in (("edited", ("taught_again", "not_taught_again")), ("unedited", ("taught", "not_taught"))):
+            for again, tuned in teach(last[start], tokenizer, halves[0], settings, finetuning):
+                look(tuned, dict(zip(names, halves, strict=True)), max(settings.steps), again)
     table = pd.concat(parts, ignore_index=True)
-    first = ["finetuning", "data", "trained_layers", "step", "group"]
+    first = ["finetuning", "data", "trained_layers", "step", "group", "relearning"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
+
+
+def teach(model: Any, tokenizer: Any, edits: pd.DataFrame, settings: Survival, how: str) -> Iterator[tuple[int, Any]]:
+    """The model after each of the asked numbers of steps of Adam on -log p(new value), on all of some edits at once.
+
+    Args:
+        model: of ``fine_tune``; what that trained is trained on, in place.
+        tokenizer: its tokenizer.
+        edits: probes of ``efficacy``.
+        settings: rates, and steps of ``relearning``.
+        how: ``full``, ``lora`` or ``dora``.
+    """
+    answers = Answers(tokenizer)
+    wanted = [answers.after(row.prompt, row.wanted) for row in edits.itertuples()]
+    texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(edits.itertuples(), wanted, strict=True)]
+    batch = Collator(tokenizer.pad_token_id or 0)(texts)
+    for number, (text, ids) in enumerate(zip(texts, wanted, strict=True)):
+        batch["labels"][number, : len(text) - len(ids)] = -100
+    optimizer = _adam(model, settings, how)
+    for step in range(max(settings.relearning) + 1):
+        if step == 0 or step in settings.relearning:
+            yield step, model
+        loss = model(**{key: value.to(model.device) for key, value in batch.items()}, use_cache=False).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def select(documents: pd.DataFrame, kind: str, subjects: set[str], world: World) -> list[Sequence[int]]:
@@ -133,8 +184,7 @@ def fine_tune(
                 fan_in_fan_out=any(isinstance(part, Conv1D) for _, part in linears),
             )  # fmt: skip
             model = inject_adapter_in_model(adapter, model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=settings.full_rate if how == "full" else settings.rate)
+    optimizer = _adam(model, settings, how)
     rng, queue, collate = random.Random(f"fine-tuning {settings.seed}"), [], Collator(tokenizer.pad_token_id or 0)
     yield 0, model.eval()
     for step in range(1, max(settings.steps) + 1):
@@ -148,6 +198,11 @@ def fine_tune(
         if step in settings.steps:
             logging.info("%s, step %d: loss %.3f", how, step, loss.item())
             yield step, model
+
+
+def _adam(model: Any, settings: Survival, how: str) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, lr=settings.full_rate if how == "full" else settings.rate)
 
 
 def _linears(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
@@ -169,26 +224,48 @@ def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
     }
 
 
-def _ask(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.DataFrame:
-    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["wanted"], "candidates": [[]] * len(probes)})
-    return score(model, tokenizer, asked, batch_tokens=batch_tokens)
-
-
 def _right(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.Series:
-    return _ask(model, tokenizer, probes, batch_tokens)["exact_match"]
+    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["wanted"], "candidates": [[]] * len(probes)})
+    return score(model, tokenizer, asked, batch_tokens=batch_tokens)["exact_match"]
+
+
+@torch.no_grad()
+def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> np.ndarray:
+    """By how many nats the wanted value leads, (probe,): the least over its tokens of its logit less the best other one.
+
+    Negative where it is not what the model says, by argmax.
+    """
+    answers, found = Answers(tokenizer), np.full(len(probes), -np.inf)
+    wanted = [answers.after(row.prompt, row.wanted) for row in probes.itertuples()]
+    texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(probes.itertuples(), wanted, strict=True)]
+    order = sorted((number for number, ids in enumerate(wanted) if ids), key=lambda number: len(texts[number]))
+    while order:
+        size = max(1, batch_tokens // len(texts[order[-1]]))
+        batch, order = order[-size:], order[:-size]
+        ids = Collator(tokenizer.pad_token_id or 0)([texts[number] for number in batch])
+        logits = model(
+            ids["input_ids"].to(model.device), ids["attention_mask"].to(model.device), use_cache=False
+        ).logits
+        for row, number in enumerate(batch):
+            own = torch.tensor(wanted[number], device=logits.device)[:, None]
+            end = len(texts[number]) - 1
+            here = logits[row, end - len(own) : end].float()
+            others = here.scatter(1, own, -torch.inf).amax(1)
+            found[number] = float((here.gather(1, own)[:, 0] - others).min())
+    return found
 
 
 def _matched(model: Any, tokenizer: Any, edits: pd.DataFrame, others: pd.DataFrame, batch_tokens: int) -> pd.DataFrame:
-    """For each edit, in the order of their losses, the unused other fact whose loss is nearest, of those that are known."""
-    found = _ask(model, tokenizer, others, batch_tokens)
-    known = found["exact_match"].fillna(False).to_numpy(bool)
-    others, losses = others[known].reset_index(drop=True), found["loss_nats"][known].to_numpy(float)
-    own = _ask(model, tokenizer, edits, batch_tokens)["loss_nats"].to_numpy(float)
+    """For each edit, in the order of their margins, the unused known fact whose margin is nearest."""
+    led = margins(model, tokenizer, others, batch_tokens=batch_tokens)
+    others, led = others[led > 0].reset_index(drop=True), led[led > 0]
+    own = margins(model, tokenizer, edits, batch_tokens=batch_tokens)
     free, taken = np.ones(len(others), dtype=bool), []
-    for loss in np.sort(own)[::-1][: len(others)]:
-        nearest = int(np.where(free, np.abs(losses - loss), np.inf).argmin())
+    for margin in np.sort(own)[: len(others)]:
+        nearest = int(np.where(free, np.abs(led - margin), np.inf).argmin())
         free[nearest] = False
         taken.append(nearest)
+    logging.info("margins: edits %.2f on average, controls %.2f", own.mean(), led[taken].mean() if taken else np.nan)
     return others.iloc[taken].reset_index(drop=True)
 
 
