@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +127,24 @@ def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
     resumed = run(1, name="killed")
 
     assert contents(resumed) == contents(whole)
+
+
+def test_a_generation_killed_while_it_wrote_its_model_goes_on_to_the_same_files(run, monkeypatch):
+    run(0), run(0, name="killed")
+    whole = run(1)
+    # By name: the room calls its function as it calls the module.
+    training = importlib.import_module("factlife.models.train")
+    linked = training.link_files
+
+    def die_after(source, target):
+        linked(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training, "link_files", die_after)
+        run(1, name="killed")
+
+    assert contents(run(1, name="killed")) == contents(whole)
 
 
 def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):

@@ -179,6 +179,8 @@ def _train(
     # Training removes its states last: with a model and without them, it had ended before the job was killed.
     if folder.exists() and not resume.exists():
         return
+    # With both, it was killed while it wrote the model.
+    shutil.rmtree(folder, ignore_errors=True)
     model, tokenizer = models.load(start, device)
     read = learnt.iloc[mixing.readings(len(learnt), settings, seed)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
