@@ -75,7 +75,7 @@ def curves(scores: pd.DataFrame) -> dict[str, list[list[float]]]:
     return found
 
 
-def examples(documents: pd.DataFrame, model: str, seed: int, *, each: int = 3) -> dict[str, list[list[str]]]:
+def examples(documents: pd.DataFrame, model: str, seed: int, *, each: int = 2) -> dict[str, list[list[str]]]:
     """The first training documents that state each fact."""
     train = documents[documents["split"] == "train"].explode("fact_ids").dropna(subset="fact_ids")
     first = train.groupby("fact_ids", sort=True).head(each)
