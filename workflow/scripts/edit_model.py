@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
+    weights = models.digest(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
     corpus = documents.read(snakemake.input.documents)
     model, tokenizer = models.load(snakemake.input.model, job.device)
@@ -20,7 +21,7 @@ with jobs.start(snakemake) as job:
         model,
         tokenizer,
         editable.contexts(corpus, requests["subject"].tolist()),
-        moments.load(snakemake.input.moments, model=models.digest(snakemake.input.model)),
+        moments.load(snakemake.input.moments, model=weights),
     )
     editor = config.parse(Editor, snakemake.params.editor)
     if chosen := snakemake.input.get("places"):
@@ -40,4 +41,4 @@ with jobs.start(snakemake) as job:
         batch_tokens=snakemake.params.batch_tokens,
     )
     run.save(done, snakemake.output.folder, **snakemake.wildcards)
-    job.write_manifest(snakemake.output.folder, weights=models.digest(snakemake.input.model))
+    job.write_manifest(snakemake.output.folder, weights=weights)

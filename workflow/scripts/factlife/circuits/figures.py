@@ -77,7 +77,7 @@ def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:
         "corrupted:N",
         title="as of a subject with",
         sort=["another answer", "same answer (control)"],
-        legend=alt.Legend(orient="top", titleOrient="left"),
+        legend=alt.Legend(orient="top", titleOrient="top"),
     )
     x = alt.X("estimate:Q", title="share of the logit difference that is lost", axis=alt.Axis(format="%"))
     base = alt.Chart(rows)

@@ -10,6 +10,9 @@ from tokenizers import Tokenizer
 
 from factlife.world import World
 
+# Faithfulness from which a circuit counts as one.
+_ENOUGH = 0.9
+
 
 def facts(world: World) -> pd.DataFrame:
     """Who and what: all facts of a world."""
@@ -148,17 +151,16 @@ def survival(followed: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis(["survived_" + "_".join(each) for each in table.columns], axis=1)
 
 
-def circuits(evaluated: pd.DataFrame, facts: pd.DataFrame, enough: float = 0.9) -> pd.DataFrame:
+def circuits(evaluated: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     """The circuit of a fact's relation: how well it stands for the model, and how few edges do.
 
     Args:
         evaluated: circuits of all relations, as ``results/circuits`` has them; the first method counts.
         facts: all facts of the world, indexed by ``fact_id``.
-        enough: faithfulness from which a circuit counts as one.
     """
     of = evaluated[(evaluated["method"] == evaluated["method"].iloc[0]) & (evaluated["on"] == "held_out")]
     of = of[(of["metric"] == "faithfulness") & of["control"].isin(["", None]) & of["step"].isna()]
-    chosen, curve = of[of["edges"].isna()], of[of["estimate"] >= enough]
+    chosen, curve = of[of["edges"].isna()], of[of["estimate"] >= _ENOUGH]
     table = pd.DataFrame(
         {
             "circuit_faithfulness": chosen.groupby("relation")["estimate"].mean(),
