@@ -47,15 +47,15 @@ def test_last_run_counts_and_unmeasured_is_null(tmp_path):
 
 def test_start_up_is_read_from_logs_and_its_share_counts_jobs_that_have_both(tmp_path):
     for name, seconds, said in [
-        ("a", 10, "start-up took 1.50 processor seconds"),
+        ("a", 10, "start-up took 1.50 seconds"),
         ("b", 2, "so it did"),
         ("c", 20, None),
     ]:
-        write(tmp_path, f"make/{name}.benchmark.jsonl", {"s": 1, "cpu_time": seconds, "max_rss": 1})
+        write(tmp_path, f"make/{name}.benchmark.jsonl", {"s": seconds, "cpu_time": 1, "max_rss": 1})
         if said:
             (tmp_path / f"make/{name}.log").write_text(f"2026-11-21 root {said}\nmore\n")
-    write(tmp_path, "make/d.benchmark.jsonl", {"s": 1, "cpu_time": 5, "max_rss": 1})
-    (tmp_path / "make/d.log").write_text("start-up took 1.50 processor seconds\n")
+    write(tmp_path, "make/d.benchmark.jsonl", {"s": 5, "cpu_time": 1, "max_rss": 1})
+    (tmp_path / "make/d.log").write_text("start-up took 1.50 seconds\n")
     found = collect(tmp_path)
     startup = found[found["metric"] == "startup_seconds"].set_index("name")["estimate"].to_dict()
     assert startup == pytest.approx({"a": 1.5, "b": math.nan, "c": math.nan, "d": 1.5}, nan_ok=True)

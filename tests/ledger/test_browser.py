@@ -40,12 +40,14 @@ def ledger(facts: int) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """The page with 1,200 facts, in a browser without a network."""
-    path = tmp_path_factory.mktemp("page") / "facts.html"
+    path = tmp_path_factory.mktemp("page") / "figures/facts.html"
+    path.parent.mkdir()
     key = "m seed 0 p0003.city"
     documents = {key: [["d7", "Ann Number3 was born in Value3 .", "biography"]]}
     traced = {key: [["d9", "Value3 is a town .", ["bm25"], False]]}
     text = page(ledger(1200), {key: [[0, 0.0], [9, 1.0]]}, documents, traced, {key: "graph.html"})
     path.write_text(text, encoding="utf-8")
+    shutil.copy(path, path.parent.parent)
     options = ChromeOptions()
     options.binary_location = BROWSER
     for each in (
@@ -97,6 +99,16 @@ def test_a_fact_is_found_and_its_life_shown(shown):
     assert texts(shown, "#traced p") == ["Value3 is a town . d9, bm25: does not state it"]
     assert shown.find_element(By.CSS_SELECTOR, "#fact a").get_attribute("href").endswith("/graph.html")
     search(shown, "")
+
+
+def test_away_from_its_neighbours_the_page_has_no_link_to_them(shown):
+    there = shown.current_url
+    shown.get(there.replace("figures/", ""))
+    search(shown, "p0003")
+    shown.find_element(By.CSS_SELECTOR, "tbody tr").click()
+    assert "attribution graph: see 4. Location" in shown.find_element(By.CSS_SELECTOR, "#fact .lead").text
+    assert texts(shown, "#fact a") == []
+    shown.get(there)
 
 
 def test_facts_are_filtered_and_sorted_with_those_unlearned_last(shown):

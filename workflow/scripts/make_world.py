@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from factlife import config, jobs, world
 from factlife.config.worlds import World
+from factlife.world import graph
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -12,5 +13,5 @@ if TYPE_CHECKING:
 with jobs.start(snakemake):
     made = world.build(config.parse(World, snakemake.params.world))
     made.save(Path(snakemake.output.entities).parent)
-    world.write_graphml(made, snakemake.output.graphml)
-    world.write_json(made, snakemake.output.json)
+    graph.write_graphml(made, snakemake.output.graphml)
+    graph.write_json(made, snakemake.output.json)

@@ -23,9 +23,9 @@ def collect(folder: str | Path) -> pd.DataFrame:
     Returns:
         One row per job and metric: ``rule, model, seed, name, metric, estimate``; ``name`` is what tells the job from
         others of its rule, model and seed. Seconds are of the wall, ``cpu_seconds`` of all threads, ``startup_seconds``
-        those of them that went by before the job's work began (Python and imports), ``peak_memory_mb`` the largest
+        those of the wall that went by before the job's work began (Python and imports), ``peak_memory_mb`` the largest
         resident set in MB. What a short job was too quick to have measured is null. The last row, of rule ``all``, is
-        ``startup_share``: start-up of all processor seconds, over jobs that have both.
+        ``startup_share``: start-up of all seconds, over jobs that have both.
     """
     rows = []
     for path in sorted(Path(folder).rglob("*.benchmark.jsonl")):
@@ -35,11 +35,11 @@ def collect(folder: str | Path) -> pd.DataFrame:
             rows.append((*job, "startup_seconds", _startup(Path(str(path).removesuffix(".benchmark.jsonl") + ".log"))))
     table = pd.DataFrame(rows, columns=[*_JOB, "metric", "estimate"])
     both = table.pivot_table(index=_JOB, columns="metric", values="estimate").reindex(
-        columns=["startup_seconds", "cpu_seconds"]
+        columns=["startup_seconds", "seconds"]
     )
     total = both.dropna().sum()
-    if total["cpu_seconds"]:
-        table.loc[len(table)] = ("all", "", "", "", "startup_share", total["startup_seconds"] / total["cpu_seconds"])
+    if total["seconds"]:
+        table.loc[len(table)] = ("all", "", "", "", "startup_share", total["startup_seconds"] / total["seconds"])
     return table
 
 
@@ -70,11 +70,7 @@ def _job(path: Path) -> tuple[str, str, str, str]:
 
 
 def _startup(log: Path) -> float:
-    said = (
-        re.search(r"start-up took ([\d.]+) processor seconds", log.read_text(errors="replace"))
-        if log.exists()
-        else None
-    )
+    said = re.search(r"start-up took ([\d.]+) seconds", log.read_text(errors="replace")) if log.exists() else None
     return float(said[1]) if said else float("nan")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import altair as alt
@@ -31,8 +32,14 @@ def _theme() -> alt.theme.ThemeConfig:
 
 
 def write_svg(chart: alt.TopLevelMixin, path: str | Path) -> None:
-    """Write a chart as it prints."""
+    """Write a chart as it prints, its numbers as exact as one sees."""
     chart.save(str(path), format="svg")
+    drawn = Path(path).read_text(encoding="utf-8")
+    Path(path).write_text(re.sub(r"\d+\.\d{3,}", lambda found: _short(float(found[0])), drawn), encoding="utf-8")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def write_html(chart: alt.TopLevelMixin, path: str | Path) -> None:

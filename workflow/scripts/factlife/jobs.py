@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "pandas", "snakemake")
 
 
@@ -91,7 +93,7 @@ def start(snakemake: Any) -> Iterator[Job]:
         )
         logging.captureWarnings(True)
         # `factlife.costs` reads this line.
-        logging.info("start-up took %.2f processor seconds", time.process_time())
+        logging.info("start-up took %.2f seconds", time.time() - psutil.Process().create_time())
         try:
             threads = snakemake.params.get("torch_threads")
             device = _set_up_torch(threads, snakemake.resources.get("gpu", 0)) if threads else "cpu"

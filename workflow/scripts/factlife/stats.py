@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -71,7 +71,7 @@ def resampled_means(
 
 def seed_interval(mean: pd.Series, deviation: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Student's t interval of a mean over seeds, from their standard deviation and number; empty below two seeds."""
-    half = t.ppf((1 + LEVEL) / 2, (n - 1).clip(lower=1)) * deviation / np.sqrt(n)
+    half = stdtrit((n - 1).clip(lower=1), (1 + LEVEL) / 2) * deviation / np.sqrt(n)
     return mean - half, mean + half
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from factlife.world.tables import read_table, write_table
 
@@ -80,7 +81,17 @@ def _pack(rows: list[dict], size: int, open_windows: int = 64) -> list[dict]:
 def tokenize(documents: pd.DataFrame, tokenizer: str | Path, folder: str | Path) -> None:
     """Encode documents with the tokenizer in one folder and write ``tokens.parquet`` into another."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_table(encode(documents, AutoTokenizer.from_pretrained(tokenizer)), Path(folder) / "tokens.parquet", TOKENS)
+    write_table(encode(documents, _load(tokenizer)), Path(folder) / "tokens.parquet", TOKENS)
+
+
+def _load(folder: str | Path) -> Any:
+    settings = json.loads((Path(folder) / "tokenizer_config.json").read_text())
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    # Importing it imports torch, which takes longer than most corpora.
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def read(folder: str | Path) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from factlife.config.worlds import World as Settings
 from factlife.world import benchmark, countries, functions, people, table
 from factlife.world.functions import symbols
-from factlife.world.graph import write_graphml, write_json
 from factlife.world.tables import World, WorldError, beside, load
 
 _BUILDERS = {
@@ -26,4 +25,4 @@ def build(settings: Settings) -> World:
     return _BUILDERS[settings.kind](settings)
 
 
-__all__ = ["World", "WorldError", "beside", "build", "load", "symbols", "write_graphml", "write_json"]
+__all__ = ["World", "WorldError", "beside", "build", "load", "symbols"]
