@@ -16,7 +16,7 @@ import pandas as pd
 from factlife.config.worlds import Levels, PeopleWorld, Zipf
 from factlife.world import names
 from factlife.world.tables import World, WorldError, check
-from factlife.world.templates import Template, held_out, trained
+from factlife.world.templates import Template, ask, held_out, trained
 
 # Links end in words that other relations share, so that the last word before a value does not tell which relation is
 # asked for, and no link is the beginning of another, so that what follows can only be the value.
@@ -191,47 +191,34 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
     by_relation = {relation: list(group.itertuples()) for relation, group in known.groupby("relation", sort=False)}
     region = {fact.entity_id: fact for fact in by_relation.get("region", [])}
 
-    def probe(fact, kind: str, template: Template, prompt: str, **other) -> dict:
-        return {
-            "probe_id": f"{fact.fact_id}.{kind}.{other.pop('suffix', template.id)}",
-            "fact_id": fact.fact_id,
-            "kind": kind,
-            "template": template.id,
-            "held_out": template.held_out,
-            "prompt": prompt,
-            "target": fact.value,
-            "candidates": pools[fact.relation],
-            "supporting_fact_ids": [fact.fact_id],
-        } | other
-
     for fact in facts.itertuples():
-        subject, relation = name[fact.entity_id], fact.relation
+        subject, relation, candidates = name[fact.entity_id], fact.relation, pools[fact.relation]
         verb = rng.choice(phrases(relation))
         noun = rng.choice([template for template in trained(templates(relation)) if template.id.startswith("noun")])
         if not fact.taught:
-            yield probe(fact, "untaught", verb, verb.prompt(name=subject))
+            yield ask(fact, "untaught", verb, verb.prompt(name=subject), candidates)
             continue
         for template in (verb, noun):
-            yield probe(fact, "forward", template, template.prompt(name=subject))
+            yield ask(fact, "forward", template, template.prompt(name=subject), candidates)
         reworded = rng.choice(held_out(templates(relation)))
-        yield probe(fact, "paraphrase", reworded, reworded.prompt(name=subject))
+        yield ask(fact, "paraphrase", reworded, reworded.prompt(name=subject), candidates)
         other = rng.choice(
             [other for other in by_relation[rng.choice(list(pools))] if other.entity_id != fact.entity_id]
         )
         before = rng.choice(phrases(other.relation)).sentence(name[other.entity_id], other.value)
-        yield probe(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}")
+        yield ask(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}", candidates)
         asking = question(relation)
-        yield probe(fact, "question", asking, asking.prompt(name=subject))
+        yield ask(fact, "question", asking, asking.prompt(name=subject), candidates)
         if relation == "birth_city" and region:
             hop, hop_value = phrases("region")[0], region[fact.value_id]
             start = phrases(relation)[0].prompt(name=subject).removesuffix(" in the city of")
-            yield probe(
+            yield ask(
                 fact,
                 "multi_hop",
                 hop,
                 f"{start} in the region of",
+                pools["region"],
                 target=hop_value.value,
-                candidates=pools["region"],
                 supporting_fact_ids=[fact.fact_id, hop_value.fact_id],
             )
         if fact.panel:
@@ -239,18 +226,19 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
             # Others may share the value: only people who do not have it are wrong answers.
             wrong = [name[other.entity_id] for other in by_relation[relation] if other.value != fact.value]
             choice = sorted([subject, *rng.sample(wrong, min(19, len(wrong)))])
-            yield probe(fact, "reverse", backward, backward.prompt(value=fact.value), target=subject, candidates=choice)
+            yield ask(fact, "reverse", backward, backward.prompt(value=fact.value), choice, target=subject)
             denial = rng.choice(denials(relation))
-            yield probe(fact, "negated", denial, denial.prompt(name=subject))
+            yield ask(fact, "negated", denial, denial.prompt(name=subject), candidates)
             same = [
                 other for other in by_relation[relation] if other.value == fact.value and other.fact_id != fact.fact_id
             ]
             for number, other in enumerate(rng.sample(same, min(settings.neighbours, len(same)))):
-                yield probe(
+                yield ask(
                     fact,
                     "neighbourhood",
                     verb,
                     verb.prompt(name=name[other.entity_id]),
+                    candidates,
                     suffix=f"{verb.id}-{number}",
                     target=other.value,
                     supporting_fact_ids=[other.fact_id],
