@@ -1,9 +1,23 @@
+import json
+from itertools import combinations
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factlife.circuits.discovery import connected, edge_entropy, edges_of, export, jaccard, select
-from factlife.circuits.edges import graph
+from factlife.circuits.discovery import (
+    agreement,
+    connected,
+    edge_entropy,
+    edges_of,
+    export,
+    jaccard,
+    parts,
+    read,
+    select,
+)
+from factlife.circuits.edges import CircuitError, graph
 
 SMALL = graph(2, 2, 2)
 
@@ -73,3 +87,51 @@ def test_the_export_has_what_the_benchmark_reads():
     assert len(made["edges"]) == 12 + 5 + 6
     assert made["edges"]["input->a0.h2<k>"] == made["edges"]["input->a0.h3<k>"]
     assert made["edges"]["input->a0.h3<k>"]["score"] == scores[0, grouped.readers.index("a0.h1<k>")]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_file_comes_back_as_the_circuit_that_was_written(generator, kv_heads):
+    grouped = graph(2, 4, kv_heads)
+    circuit = grouped.edges & (torch.rand(grouped.edges.shape, generator=generator) < 0.3)
+
+    made = export(grouped, torch.zeros(circuit.shape), circuit, d_model=8, parallel=False)
+
+    assert read(grouped, json.loads(json.dumps(made))).equal(circuit)
+
+
+def test_a_file_may_say_which_nodes_are_in_it_in_a_word():
+    circuit = read(SMALL, {"nodes": {"input": True}, "edges": {"input->a1.h1<q>": {"in_graph": True}, "m0->m1": False}})
+
+    assert circuit.nonzero().tolist() == [list(edge("input", "a1.h1<q>"))]
+
+
+def test_a_circuit_of_another_model_is_an_error():
+    with pytest.raises(CircuitError, match=r"part a2\.h0, which the model lacks"):
+        read(SMALL, {"nodes": {}, "edges": {"a2.h0->logits": {"in_graph": True}}})
+    with pytest.raises(CircuitError, match=r"has no edges; set circuits\.nodes"):
+        read(SMALL, {"nodes": {"m0": {"in_graph": True}}, "edges": {}})
+
+
+def test_agreement_is_that_of_all_draws():
+    every = torch.tensor([True] * 6 + [False])
+    found, known = every.clone(), every.clone()
+    found[3:], known[:1], known[5:] = False, False, False
+
+    told = agreement(found, known, every)
+
+    # Found 0, 1, 2 and known 1, 2, 3, 4: two in common; of all draws of three of six parts, some do as well.
+    assert told[:3] == pytest.approx((2 / 3, 2 / 4, 2 / 5))
+    draws = [len({1, 2, 3, 4} & set(draw)) for draw in combinations(range(6), 3)]
+    assert told.chance == pytest.approx(sum(draws) / len(draws) / 3)
+    assert told.p == pytest.approx(sum(common >= 2 for common in draws) / len(draws))
+    assert agreement(every, every, every).p == 1
+
+
+def test_parts_of_a_circuit_are_edges_and_what_writes_them():
+    chosen = circuit(("input", "m0"), ("m0", "m1"), ("m0", "logits"), ("m1", "logits"))
+
+    edges, nodes = parts(SMALL, chosen).values()
+
+    assert edges[0].sum() == 4 and edges[1].equal(SMALL.edges)
+    # a0.h0, a0.h1, m0, a1.h0, a1.h1, m1
+    assert nodes[0].tolist() == [False, False, True, False, False, True] and nodes[1].all()

@@ -147,7 +147,14 @@ def test_page_in_a_browser(written, tmp_path):
     with Browser(page, tmp_path) as browser:
         nodes = browser.ask("document.querySelectorAll('#links .node').length")
         assert nodes == len(json.loads(page.with_suffix(".json").read_text())["nodes"])
+        assert browser.ask("[...document.getElementById('pages').options].map(o => o.value).sort()") == sorted(
+            path.stem for path in written.glob("*.html")
+        )
+        assert browser.ask("document.getElementById('pages').hidden") is False
         assert "errors" in browser.ask("document.getElementById('error-mass').textContent")
+        assert browser.ask("document.querySelectorAll('#connections .row').length") > 0
+        browser.key("Escape")
+        assert browser.ask("document.querySelectorAll('#connections .row').length") == 0
         browser.ask(
             "document.querySelector('#links .node circle:not([r=\"7.2\"])').parentNode.dispatchEvent(new Event('click'))"
         )

@@ -74,6 +74,30 @@ def test_methods_are_compared(small_model, small_tokenizer, small_world):
     assert table[table["metric"] == "edges"]["estimate"].tolist() == [2, 2, 2]
 
 
+@pytest.mark.parametrize("nodes", [False, True], ids=["edges", "nodes"])
+def test_a_known_circuit_that_is_the_same_agrees_wholly(found, small_model, small_tokenizer, small_world, nodes):
+    settings = SETTINGS.model_copy(update={"nodes": nodes})
+    whole = found if not nodes else find(small_model, small_tokenizer, small_world, [], settings)
+    file = whole.circuits["major", "eap_ig"]
+
+    table = find(small_model, small_tokenizer, small_world, [], settings, known={"major": file}).table
+
+    known = table[table["control"] == "known"].set_index("metric")
+    kinds = ["node"] if nodes else ["edge", "node"]
+    for kind in kinds:
+        assert known.loc[[f"{kind}_precision", f"{kind}_recall", f"{kind}_jaccard"], "estimate"].tolist() == [1, 1, 1]
+    assert known.loc[f"{kinds[0]}_chance", "estimate"] < 0.4 and known.loc[f"{kinds[0]}_p", "estimate"] < 0.1
+    ours = table[(table["metric"] == "faithfulness") & (table["on"] == "held_out") & (table["control"] == "")]
+    own = ours.loc[ours["budget"] == settings.budget, "estimate"].item()
+    assert known.loc["faithfulness", "estimate"] == pytest.approx(own)
+
+
+def test_a_circuit_and_the_model_without_half_of_it_are_compared(found):
+    row = found.table[found.table["metric"] == "incompleteness"].iloc[0]
+
+    assert row["estimate"] > 0 and row["ci_low"] <= row["estimate"] <= row["ci_high"]
+
+
 def test_it_is_the_same_again(found, small_model, small_tokenizer, small_world):
     again = find(small_model, small_tokenizer, small_world, [], SETTINGS)
 

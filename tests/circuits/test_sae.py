@@ -142,5 +142,18 @@ def test_dead_features_come_back_to_life(generator):
     assert (learner.weights["W_enc"][:, :32] != before).any(0).float().mean() > 0.5
 
 
+@pytest.mark.parametrize("site", ["residual", "transcoder"])
+def test_the_threshold_is_the_mean_of_batches_least_active_values(generator, site):
+    settings = Sae(site=site, k=2)
+    batches = [planted(generator, count)[0] for count in (256, 500)]
+    learner = training.Learner(batches[0], batches[0], settings, 0)
+
+    one = learner.finish(batches)
+
+    least = [one.preactivations(x).flatten().sort(descending=True).values[round(1.96 * len(x)) - 1] for x in batches]
+    torch.testing.assert_close(one.threshold, (sum(least) / 2).expand(64))
+    assert float((one.encode(batches[0]) > 0).float().sum(-1).mean()) == pytest.approx(1.96, abs=0.2)
+
+
 def test_the_kth_largest_value():
     assert training.kth_largest(torch.tensor([[3.0, 1.0], [5.0, 4.0]]), 2) == 4.0

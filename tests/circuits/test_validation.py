@@ -10,6 +10,7 @@ from factlife.circuits.validation import (
     random_circuits,
     random_connected,
     stability,
+    subsets,
     with_one,
     without_one,
 )
@@ -65,6 +66,17 @@ def test_one_edge_is_taken_out_or_put_in():
     assert all((circuit & ~one).sum() == 1 and not (one & ~circuit).any() for one in without_one(circuit, 9, 0))
     assert all((one & ~circuit).sum() == 1 and not (circuit & ~one).any() for one in with_one(SMALL, circuit, 9, 0))
     assert not with_one(SMALL, SMALL.edges, 9, 0)
+
+
+def test_subsets_are_halves_of_the_circuit():
+    circuit = SMALL.edges.clone()
+    circuit[:, -1] = False
+
+    drawn = subsets(circuit, 200, seed=0)
+
+    assert not any((one & ~circuit).any() for one in drawn)
+    often = torch.stack(drawn).float().mean(0)[circuit]
+    assert often.mean() == pytest.approx(0.5, abs=0.02) and often.min() > 0.35 and often.max() < 0.65
 
 
 def test_minimality_counts_edges_that_matter_more_than_random_ones():

@@ -10,6 +10,7 @@ rule find_circuits:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
         saes=saes_of_hypotheses,
+        known=list(config["circuits"]["compare"].values()),
     output:
         table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
         hypotheses="results/circuits/{model}/seed-{seed}/hypotheses.parquet",

@@ -30,6 +30,7 @@ rule trace_model:
         code=digest(
             "tracing.trace",
             "tracing.patching",
+            "models.prefix",
             "tracing.prompts",
             "models.anatomy",
             "models.load",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
+    known = [json.loads(Path(file).read_text()) for file in snakemake.input.get("known", [])]
     found = find(
         *models.load(snakemake.input.model, job.device),
         world.beside(snakemake.input.facts),
@@ -20,6 +21,7 @@ with jobs.start(snakemake) as job:
         config.parse(Circuits, snakemake.params.circuits),
         config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),
         {Path(folder).name: folder for folder in snakemake.input.get("saes", [])},
+        dict(zip(snakemake.params.circuits["compare"], known, strict=True)),
     )
     for table, path in (
         (found.table, snakemake.output.table),

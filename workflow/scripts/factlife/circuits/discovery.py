@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
-from factlife.circuits.edges import Graph
+from factlife.circuits.edges import CircuitError, Graph
 
-# Shares of edges at which MIB evaluates circuits.
+# Shares of edges at which MIB evaluates circuits, and others that make the curve finer where circuits differ.
 BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+BETWEEN = (0.03, 0.04, 0.06, 0.07, 0.08, 0.09, 0.11, 0.12, 0.13, 0.14, 0.16, 0.17, 0.18, 0.19, 0.25, 0.3, 0.4)
 
 
 def connected(graph: Graph, circuit: Tensor) -> Tensor:
@@ -106,3 +109,75 @@ def export(graph: Graph, scores: Tensor, circuit: Tensor, *, d_model: int, paral
                     "in_graph": bool(circuit[row, column]),
                 }
     return {"cfg": cfg, "nodes": nodes, "edges": edges}
+
+
+def read(graph: Graph, told: Mapping[str, Any]) -> Tensor:
+    """The circuit, (writer, reader), of a file in the format of the MIB benchmark; what ``export`` wrote comes back.
+
+    Where heads share keys and values, an edge to one of them is an edge to all.
+
+    Raises:
+        CircuitError: it is of a model of another size, or of nodes where edges are asked for, or the other way round.
+    """
+    circuit = torch.zeros(graph.edges.shape, dtype=torch.bool)
+    nodes = len(graph.readers) == 1
+    if nodes != (not told["edges"]):
+        raise CircuitError(f"the circuit has {'' if told['edges'] else 'no '}edges; set circuits.nodes accordingly")
+    rows = {name: row for row, name in enumerate(graph.writers)}
+    columns = {name: column for column, name in enumerate(graph.readers)}
+    group = graph.n_heads // graph.n_kv_heads
+
+    def column(reader: str) -> int:
+        if reader.endswith(("<k>", "<v>")):
+            layer, head = reader[:-3].split(".h")
+            reader = f"{layer}.h{int(head) // group}{reader[-3:]}"
+        return columns[reader]
+
+    inner = {name: one for name, one in told["nodes"].items() if name not in ("input", "logits")}
+    try:
+        for name, one in (inner if nodes else told["edges"]).items():
+            writer, _, reader = name.partition("->")
+            inside = one["in_graph"] if isinstance(one, Mapping) else one
+            circuit[rows[writer], 0 if nodes else column(reader)] |= bool(inside)
+    except KeyError as error:
+        raise CircuitError(
+            f"the circuit has a part {error.args[0]}, which the model lacks: it is a circuit of another model"
+        ) from None
+    return circuit
+
+
+class Agreement(NamedTuple):
+    """How far a circuit that was found is one that is known.
+
+    Attributes:
+        precision: share of the parts found that are known.
+        recall: share of the known parts that are found.
+        jaccard: parts in both over parts in either.
+        chance: precision that as many parts drawn at random have on average.
+        p: probability that parts drawn at random agree as well or better (hypergeometric).
+    """
+
+    precision: float
+    recall: float
+    jaccard: float
+    chance: float
+    p: float
+
+
+def agreement(found: Tensor, known: Tensor, every: Tensor) -> Agreement:
+    """Compare two sets of parts, all boolean of one shape; ``every`` has the parts that there are."""
+    both, size, of, there = (int(each.sum()) for each in (found & known, found, known, every))
+    return Agreement(
+        both / size if size else float("nan"),
+        both / of if of else float("nan"),
+        jaccard(found, known),
+        of / there,
+        float(stats.hypergeom.sf(both - 1, there, of, size)),
+    )
+
+
+def parts(graph: Graph, circuit: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """A circuit's edges, and its heads and MLPs; each with all that there are. Of a circuit of nodes, only the latter."""
+    heads_and_mlps = circuit.any(1)[1:]
+    found = {"node": (heads_and_mlps, torch.ones_like(heads_and_mlps))}
+    return found if len(graph.readers) == 1 else {"edge": (circuit, graph.edges)} | found

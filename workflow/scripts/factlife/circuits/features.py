@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from factlife.circuits.activations import batches, read, special
@@ -22,7 +23,7 @@ EXAMPLES, _WINDOW, _BINS, _TOKENS = 8, 12, 20, 10
 def describe(
     model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, coders: list[Coder]
 ) -> pd.DataFrame:
-    """Describe every feature of every layer, in passes that keep one layer's activations at a time.
+    """Describe every feature of every layer; of activations only those that are not zero are kept.
 
     Args:
         model: the model.
@@ -38,21 +39,20 @@ def describe(
         ones, each with ``tokens``, ``acts`` and ``at``.
     """
     text = Text(tokenizer, sequences)
-    found = [[] for _ in coders]
+    found: list[list[sparse.csr_array]] = [[] for _ in coders]
     device = next(model.parameters()).device
     for ids, mask in batches(sequences, 8192, tokenizer.pad_token_id or 0):
         ids, mask = ids.to(device), mask.to(device)
         keep = mask.bool() & ~special(tokenizer, ids)
         for layer, (x, _) in enumerate(read(model, ids, mask, site)):
-            # Half precision: only what is shown comes from here.
-            found[layer].append(coders[layer].encode(x[keep]).half().cpu())
+            found[layer].append(sparse.csr_array(coders[layer].encode(x[keep]).cpu().numpy()))
     tables = []
     for layer, coder in enumerate(coders):
-        activations = torch.cat(found[layer]).float().numpy()
+        activations = sparse.vstack(found[layer], format="csc")
         found[layer] = []
         top, bottom = promoted(model, tokenizer, coder)
         rows = [
-            _row(activations[:, feature], text) | {"top_logits": top[feature], "bottom_logits": bottom[feature]}
+            _row(_column(activations, feature), text) | {"top_logits": top[feature], "bottom_logits": bottom[feature]}
             for feature in range(coder.d_sae)
         ]
         tables.append(pd.DataFrame(rows).assign(layer=layer, feature=range(coder.d_sae)))
@@ -100,6 +100,13 @@ class Text:
             "acts": [round(acts.get(j, 0.0), 3) for j in range(first, last)],
             "at": int(i - first),
         }
+
+
+def _column(activations: sparse.csc_array, number: int) -> np.ndarray:
+    column = np.zeros(activations.shape[0], activations.dtype)
+    span = slice(activations.indptr[number], activations.indptr[number + 1])
+    column[activations.indices[span]] = activations.data[span]
+    return column
 
 
 def _row(activations: np.ndarray, text: Text) -> dict[str, Any]:

@@ -10,6 +10,7 @@ _CONTROLS = {
     "random_connected_best": "best random circuit of paths",
     "random_weights": "found in random weights",
     "shuffled_labels": "found with others' answers",
+    "known": "known circuit",
 }
 
 

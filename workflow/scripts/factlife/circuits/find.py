@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,18 @@ import torch
 from factlife import stats
 from factlife.circuits import attribution, hypotheses, validation
 from factlife.circuits.attribution import Attribution, Batch, Model
-from factlife.circuits.discovery import BUDGETS, edge_entropy, edges_of, export, jaccard, select
+from factlife.circuits.discovery import (
+    BETWEEN,
+    BUDGETS,
+    agreement,
+    edge_entropy,
+    edges_of,
+    export,
+    jaccard,
+    parts,
+    read,
+    select,
+)
 from factlife.circuits.edges import CircuitError, EdgeModel
 from factlife.circuits.nodes import NodeModel
 from factlife.circuits.roles import roles
@@ -60,13 +72,16 @@ def find(
     settings: Circuits,
     stated: Mapping[str, Hypothesis] | None = None,
     coders: Mapping[str, str | Path] | None = None,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Found:
     """Find the circuits of relations, validate them, and follow them over training; test hypotheses and class heads.
 
-    ``stated`` are the hypotheses about this model, ``coders`` the folders of the autoencoders that they name.
+    ``stated`` are the hypotheses about this model, ``coders`` the folders of the autoencoders that they name, ``known``
+    circuits in the format of MIB, by relation, against which those that are found are held.
 
     Raises:
-        CircuitError: a relation's answers have several tokens, or it has too few prompts.
+        CircuitError: a relation's answers have several tokens, it has too few prompts, or a known circuit is of another
+            model.
     """
     edges = (NodeModel if settings.nodes else EdgeModel)(model)
     halves = {relation: split(model, tokenizer, world, relation, settings) for relation in settings.relations}
@@ -82,7 +97,8 @@ def find(
     for relation, (discovery, _) in halves.items():
         for method in settings.methods:
             used = batches(model, discovery)
-            scored = METHODS[method](edges, used)
+            scored = _method(method, [count for count in attribution.STEPS if count <= settings.steps])(edges, used)
+            again = _method(method, [scored.steps])
             budget = edges_of(edges.graph, settings.budget)
             circuit = chosen[relation, method] = select(edges.graph, scored.scores.mean(0), budget)
             logging.info("%s by %s: %d edges, gap %.3f", relation, method, circuit.sum(), scored.gap_90)
@@ -96,17 +112,19 @@ def find(
             keys = {"relation": relation, "method": method}
             controls = {
                 control: select(edges.graph, scores, budget)
-                for control, scores in _controls(edges, used, METHODS[method], settings)
+                for control, scores in _controls(edges, used, again, settings)
             }
+            if known and relation in known:
+                controls["known"] = read(edges.graph, known[relation])
+                rows += [one.assign(**keys) for one in _agreement(edges, circuit, controls["known"])]
             rows += [
                 one.assign(**keys)
                 for one in _validate(edges, scored, circuit, controls, used, held[relation], settings)
             ]
             strengths[relation][method] = scored.scores.mean(0)
             if method == settings.methods[0] and len(checkpoints) > 1:
-                rows.append(
-                    _training(type(edges), METHODS[method], checkpoints, discovery[:_FOLLOWED], budget).assign(**keys)
-                )
+                followed = _training(type(edges), again, checkpoints, discovery[:_FOLLOWED], budget)
+                rows.append(followed.assign(**keys))
             for kind in ("paraphrase", "question"):
                 if len(pairs := prompts[relation, kind]) >= ENOUGH:
                     measured = _run(edges, batches(model, pairs), [circuit], settings)
@@ -213,6 +231,11 @@ def known_pairs(
     return [pair for pair in pairs if pair.probe_id in ids]
 
 
+def _method(name: str, steps: Sequence[int]) -> Callable[..., Attribution]:
+    """A method; where it integrates, by as many points as the first of ``steps`` that is enough, or the last."""
+    return partial(attribution.eap_ig, steps=steps) if name == "eap_ig" else METHODS[name]
+
+
 def batches(model: Any, pairs: Sequence[Pair]) -> list[Batch]:
     """Pairs of equal length together."""
     return [
@@ -255,6 +278,8 @@ def _validate(
     settings: Circuits,
 ) -> Iterable[pd.DataFrame]:
     graph, scores, budget = edges.graph, scored.scores.mean(0), edges_of(edges.graph, settings.budget)
+    subsets = validation.subsets(circuit, settings.subsets, settings.seed)
+    curve_of = [*BUDGETS, *BETWEEN]
     groups = {
         "circuit": [circuit],
         "complement": [graph.edges & ~circuit],
@@ -263,7 +288,9 @@ def _validate(
         "control": list(controls.values()),
         "without": validation.without_one(circuit, settings.minimality, settings.seed),
         "inflated": validation.with_one(graph, circuit, settings.minimality, settings.seed),
-        "curve": [select(graph, scores, edges_of(graph, share)) for share in BUDGETS],
+        "circuit_less": [circuit & ~one for one in subsets],
+        "model_less": [graph.edges & ~one for one in subsets],
+        "curve": [select(graph, scores, edges_of(graph, share)) for share in curve_of],
     }
     circuits = [one for group in groups.values() for one in group]
     ends = dict(zip(groups, np.cumsum([len(group) for group in groups.values()]), strict=True))
@@ -279,11 +306,14 @@ def _validate(
     yield _faithfulness(measured, 1, "completeness", settings)
     minimal = validation.minimality(f[0], f[places["without"]], f[places["inflated"]])
     yield _point("minimality", minimal, len(groups["without"]))
-    curve = places["curve"]
+    pairs = places["circuit_less"], places["model_less"]
+    apart, aparts = (np.abs(each[..., pairs[0]] - each[..., pairs[1]]).mean(-1) for each in (f, resampled))
+    yield stats.tidy({}, ["incompleteness"], validation.interval(n, apart, aparts))
+    curve = places["curve"][: len(BUDGETS)]
     areas = validation.area(BUDGETS, f[curve]), validation.area(BUDGETS, resampled[:, curve])
     for place, metric in enumerate(("cpr", "cmd")):
         yield stats.tidy({}, [metric], validation.interval(n, areas[0][place], areas[1][place]))
-    for share, one, number in zip(BUDGETS, groups["curve"], curve, strict=True):
+    for share, one, number in zip(curve_of, groups["curve"], places["curve"], strict=True):
         if share != settings.budget:
             row = _faithfulness(measured, number, "faithfulness", settings)
             yield row.assign(budget=share, edges=int(one.sum()))
@@ -294,6 +324,14 @@ def _validate(
         yield _point("integration_gap", scored.gap_90, len(scored.gap))
     yield _point("edge_entropy", edge_entropy(scores))
     yield _point("edges", int(circuit.sum()))
+
+
+def _agreement(edges: Model, circuit: torch.Tensor, known: torch.Tensor) -> Iterable[pd.DataFrame]:
+    """Precision and recall of a circuit's edges and nodes against a known one's, with what chance would reach."""
+    theirs = parts(edges.graph, known)
+    for part, (found, every) in parts(edges.graph, circuit).items():
+        for metric, value in agreement(found, theirs[part][0], every)._asdict().items():
+            yield _point(f"{part}_{metric}", value, int(theirs[part][0].sum())).assign(control="known")
 
 
 def _against_random(

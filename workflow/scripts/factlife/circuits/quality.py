@@ -48,7 +48,7 @@ def evaluate(
         ``site, layer, architecture, metric, n, estimate, ci_low, ci_high, interval_over, k``; in column
         ``architecture`` also the controls ``pca`` (of rank k), ``mean`` and ``zero``, and for probing ``raw``.
     """
-    ids, mask = next(batches(train, 8192, tokenizer.pad_token_id or 0))
+    ids, mask = next(batches(train, 2 * settings.evaluation_tokens, tokenizer.pad_token_id or 0))
     device = next(model.parameters()).device
     keep = mask.bool() & ~special(tokenizer, ids)
     sample = [(x[keep], y[keep]) for x, y in read(model, ids.to(device), mask.to(device), settings.site)]
@@ -94,7 +94,7 @@ def _probing(probed: pd.DataFrame, architecture: str, resamples: int) -> pd.Data
 def substitutes(coder: Coder, sample: Pair, rank: int, name: str) -> dict[str, Substitute]:
     """A coder and its controls: PCA of a rank, the mean, and nothing, from a sample of what is written."""
     mean = sample[1].mean(0)
-    axes = torch.linalg.svd(sample[1] - mean, full_matrices=False).Vh[:rank]
+    axes = torch.linalg.eigh((sample[1] - mean).double().T.cov()).eigenvectors[:, -rank:].T.to(mean)
     return {
         name: lambda x, y: coder(x),
         "pca": lambda x, y: mean + (y - mean) @ axes.T @ axes,

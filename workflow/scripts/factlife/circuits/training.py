@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from factlife.config.saes import Sae
 _AUXILIARY = 1 / 32
 _BANDWIDTH = 0.05
 _BUFFER, _LONGEST = 32, 256
+# Batches that set thresholds, and the share of k that is to be active in them.
+_CALIBRATION, _SPARSER = 8, 0.98
 _PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
@@ -54,20 +57,22 @@ def train(batches: Iterable[list[Pair]], settings: Sae) -> list[Coder]:
     """Train one coder a layer on batches that hold all layers' activations.
 
     Args:
-        batches: at least as many as there are steps, each with (batch, d_in) and (batch, d_out) for every layer.
+        batches: as many as there are steps and a few more, each with (batch, d_in) and (batch, d_out) for every layer.
         settings: how.
 
     Returns:
-        The coders, with thresholds at which ``k`` features are active on average.
+        The coders, with thresholds at which a little less than ``k`` features are active on average.
     """
     steps = max(1, settings.tokens // settings.batch_tokens)
     learners: list[Learner] = []
+    batches = iter(batches)
     for step, layers in zip(range(steps), batches, strict=False):
         learners = learners or [Learner(x, y, settings, layer) for layer, (x, y) in enumerate(layers)]
         losses = [learner.step(x, y, step / steps) for learner, (x, y) in zip(learners, layers, strict=True)]
         if step % max(1, steps // 10) == 0:
             logging.info("step %d of %d: unexplained %s", step, steps, " ".join(f"{loss:.4f}" for loss in losses))
-    return [learner.finish(x) for learner, (x, _) in zip(learners, layers, strict=True)]
+    last = [[x for x, _ in layers] for layers in itertools.islice(batches, _CALIBRATION)]
+    return [learner.finish(xs) for learner, xs in zip(learners, zip(*last, strict=True), strict=True)]
 
 
 class Learner:
@@ -182,19 +187,27 @@ class Learner:
         return share * (said - error).square().sum() / (error - error.mean(0)).square().sum()
 
     @torch.no_grad()
-    def finish(self, x: Tensor) -> Coder:
-        """The coder on raw activations: scales folded into the weights, threshold where k features are active in ``x``."""
-        w = self.weights
-        z = self.preactivations(self.scale_in * x)
+    def finish(self, xs: Sequence[Tensor]) -> Coder:
+        """The coder on raw activations: scales folded into the weights, and a threshold for each feature.
+
+        The threshold is the mean, over batches, of the least activation that is among the k · batch largest (Bussmann
+        et al. 2024, eq. 6), with k two hundredths lower, so that in other text, too, no more than k are active.
+        """
+        w, k = self.weights, _SPARSER * self.settings.k
+        zs = [self.preactivations(self.scale_in * x) for x in xs]
+
+        def least(scale: Tensor | float) -> Tensor:
+            return torch.stack([kth_largest(z / scale, round(k * len(z))) for z in zs]).mean().clamp(min=1e-6)
+
         match self.settings.architecture:
             case "jumprelu":
                 # All by one factor, so that what the penalty has not reached is reached.
                 learned = w["log_threshold"].exp()
-                threshold = learned * kth_largest(z / learned, self.settings.k * len(z)).clamp(min=1e-6)
+                threshold = learned * least(learned)
             case "l1":
                 threshold = torch.zeros_like(w["b_enc"])
             case _:
-                threshold = kth_largest(z, self.settings.k * len(z)).clamp(min=1e-6).expand_as(w["b_enc"])
+                threshold = least(1.0).expand_as(w["b_enc"])
         per_position = self.settings.architecture == "topk" and not self.transcoder
         # Activations are divided by scale_out, so that decoder rows keep length 1.
         return Coder(

@@ -116,6 +116,12 @@ def _changed(circuit: Tensor, edge: Tensor, to: bool) -> Tensor:
     return changed
 
 
+def subsets(circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+    """Random subsets K of a circuit's edges, half of them on average (Wang et al. 2023, part 4.1)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [circuit & (torch.rand(circuit.shape, generator=generator) < 0.5) for _ in range(count)]
+
+
 def minimality(whole: float, without: np.ndarray, inflated: np.ndarray) -> float:
     """Share of a circuit's edges that matter more than an edge that was put in at random does.
 

@@ -32,9 +32,15 @@ class Circuits(Section):
         "first is the one whose circuits are followed over training.",
         min_length=1,
     )  # fmt: skip
+    steps: Annotated[int, Field(ge=5)] = key(
+        100, "Points of the path from the corrupted to the clean input, at most; fewer where the integration leaves 5 % or less."
+    )  # fmt: skip
     first_token: bool = key(
         False, "Explain the first token of answers that have several; otherwise such an answer is an error."
     )
+    compare: dict[str, str] = key(
+        {}, "Files of known circuits in the format of the MIB benchmark, by relation, against which those that are found are held."
+    )  # fmt: skip
     budget: float = key(0.15, "Share of edges that a circuit may have.", gt=0, le=1)
     pairs: Annotated[int, Field(ge=2)] = key(48, "Prompts on which circuits are found, at most.")
     held_out: Annotated[int, Field(ge=2)] = key(
@@ -42,6 +48,7 @@ class Circuits(Section):
     )
     random: Count = key(200, "Random circuits, with as many edges of each kind, as the control.")
     minimality: Count = key(30, "Edges of a circuit that are taken out, one at a time, and edges that are put in.")
+    subsets: Count = key(20, "Random halves of a circuit that are taken out of it and of the model, for completeness.")
     bootstrap: Annotated[int, Field(ge=2)] = key(100, "Circuits found on resampled subjects, for stability.")
     automatic: int = key(
         3, "Parts for which hypotheses are made, of the strongest and as many of the weakest, for each relation.", ge=0
@@ -88,6 +95,12 @@ def problems(config: Config) -> Iterable[str]:
     for field in ("models", "relations", "methods"):
         if len(set(values := getattr(config.circuits, field))) < len(values):
             yield f"circuits.{field} has duplicates"
+    for relation in config.circuits.compare:
+        if relation not in config.circuits.relations:
+            yield (
+                f"circuits.compare names relation `{relation}`, which is not in circuits.relations; "
+                f"there are {', '.join(config.circuits.relations)}"
+            )
     for name, hypothesis in config.hypotheses.items():
         where = f"hypotheses.{name}"
         yield from missing(f"{where}.model", hypothesis.model, config.models, "models")

@@ -8,21 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers import DynamicCache
 
 from factlife.models.anatomy import Anatomy, anatomy, capture, patch
-
-
-class _Kept(DynamicLayer):
-    """Keys and values of earlier tokens; those of a pass are joined to them and then forgotten."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self.is_initialized = keys, values, True
-        self.dtype, self.device = keys.dtype, keys.device
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+from factlife.models.prefix import prefix
 
 
 class Suffixes:
@@ -94,13 +83,11 @@ class Suffixes:
         return taken
 
     def _run(self) -> Tensor:
-        cache = DynamicCache()
-        cache.layers = [_Kept(*layer) for layer in self.kept]
         return self.model.base_model(
             self.ids,
             attention_mask=self.mask,
             position_ids=self.positions[:, self.before :],
-            past_key_values=cache,
+            past_key_values=prefix(self.kept),
             use_cache=True,
         ).last_hidden_state
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import Cache, DynamicCache
 
 from factlife.models.anatomy import Anatomy, Block, anatomy, capture, patch
+from factlife.models.prefix import prefix
 from factlife.tracing.prompts import TracingError
 
 COMPONENTS = ("residual", "attention", "mlp", "residual_attention_frozen", "residual_mlp_frozen")
@@ -77,19 +79,21 @@ def embed(model: Any, ids: Tensor) -> Tensor:
         return anatomy(model).embeddings[0](ids.to(model.device))
 
 
-def outcomes(model: Any, inputs: Tensor, answers: Tensor) -> Tensor:
+def outcomes(model: Any, inputs: Tensor, answers: Tensor, before: Cache | None = None) -> Tensor:
     """Probability of the first answer, and its logit minus the second's, at the last position.
 
     Args:
         model: a causal language model.
         inputs: what it reads, (run, position, d_model).
         answers: tokens, (run, 2).
+        before: keys and values of the positions before these.
 
     Returns:
         (run, 2).
     """
     with torch.inference_mode():
-        logits = model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        said = model(inputs_embeds=inputs, past_key_values=before, use_cache=before is not None, logits_to_keep=1)
+    logits = said.logits[:, -1].float()
     chosen = logits.gather(1, answers)
     probability = (chosen[:, 0] - logits.logsumexp(-1)).exp()
     return torch.stack([probability, chosen[:, 0] - chosen[:, 1]], 1)
@@ -100,7 +104,7 @@ def restore(
 ) -> Tensor:
     """Outcomes of corrupted runs in which one cell each has the value of the clean run.
 
-    Blocks before the first that is written to do what they do in the corrupted run, and are not run again.
+    Nothing before a cell, in blocks or in positions, does other than in the corrupted run; none of it is run again.
 
     Args:
         model: a causal language model.
@@ -117,45 +121,67 @@ def restore(
         TracingError: a cell names a layer that does not exist.
     """
     parts = anatomy(model)
-    modules = _modules(parts)
     rows = max(1, batch_tokens // clean.shape[1])
     answers, found = answers.to(model.device), torch.zeros(len(clean), len(cells), 2)
-    # Cells together whose first block that does not do as in the corrupted run is the same.
-    first = torch.tensor([cell.start(parts.n_layers) for cell in cells])
-    chunks = [chunk for low in first.unique() for chunk in (first == low).nonzero()[:, 0].split(rows)]
-    for numbers in chunks:
-        restored, frozen = _writes([cells[number] for number in numbers], parts.n_layers)
-        below = parts.blocks[: first[numbers[0]]]
-        for runs in torch.arange(len(clean)).split(max(1, rows // len(numbers))):
-            sources = [
-                (writes, _states(model, inputs[runs], {site: modules[site] for site in writes}))
-                for writes, inputs in ((restored, clean), (frozen, corrupted))
-            ]
-            with ExitStack() as hooks:
-                hooks.enter_context(_skipped(model, below, corrupted[runs], len(numbers)))
-                for writes, states in sources:
-                    for site, places in writes.items():
-                        hooks.enter_context(patch(modules[site], _writer(states[site], *places, len(numbers))))
-                repeated = corrupted[runs].repeat_interleave(len(numbers), 0)
-                measured = outcomes(model, repeated, answers[runs].repeat_interleave(len(numbers), 0))
-            found[runs[:, None], numbers] = measured.unflatten(0, (len(runs), -1)).cpu()
+    # Cells together that begin at the same block and position.
+    together: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, cell in enumerate(cells):
+        together[cell.start(parts.n_layers), cell.position].append(number)
+    modules = _modules(parts)
+    for runs in torch.arange(len(clean)).split(max(1, rows // max(map(len, together.values())))):
+        states = [_Run(model, inputs[runs], modules) for inputs in (clean, corrupted)]
+        for (first, position), numbers in together.items():
+            for some in torch.tensor(numbers).split(rows):
+                writes = _writes([cells[number] for number in some], parts.n_layers)
+                with ExitStack() as hooks:
+                    hooks.enter_context(_skipped(parts.blocks[:first], states[1], position, len(some)))
+                    for run, sites in zip(states, writes, strict=True):
+                        for site, taken in sites.items():
+                            value = run.states[site][:, position]
+                            hooks.enter_context(patch(modules[site], partial(_write, value=value, cells=taken)))
+                    measured = outcomes(
+                        model,
+                        corrupted[runs, position:].repeat_interleave(len(some), 0),
+                        answers[runs].repeat_interleave(len(some), 0),
+                        prefix(states[1].keys_values, position, len(some)),
+                    )
+                found[runs[:, None], some] = measured.unflatten(0, (len(runs), -1)).cpu()
     return found
 
 
+class _Run:
+    """An ordinary run: what is written at each site, and keys and values of each layer.
+
+    Attributes:
+        states: by site, (run, position, d_model).
+        outputs: of each block, as it returns them.
+        keys_values: of each layer, (run, head, position, head_dim) both.
+    """
+
+    def __init__(self, model: Any, inputs: Tensor, modules: dict[Site, torch.nn.Module]) -> None:
+        blocks = anatomy(model).blocks
+        self.outputs: list[Any] = []
+        cache = DynamicCache()
+        with ExitStack() as hooks:
+            for block in blocks:
+                keep = block.module.register_forward_hook(lambda _, __, output: self.outputs.append(output))
+                hooks.callback(keep.remove)
+            self.states = hooks.enter_context(capture(modules))
+            with torch.inference_mode():
+                model.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        self.keys_values = [(layer.keys, layer.values) for layer in cache.layers]
+
+
 @contextmanager
-def _skipped(model: Any, blocks: Sequence[Block], inputs: Tensor, n_cells: int) -> Iterator[None]:
-    """Blocks at the model's beginning that return what the last of them returns for these inputs, without running."""
+def _skipped(blocks: Sequence[Block], run: _Run, position: int, n_cells: int) -> Iterator[None]:
+    """Blocks at the model's beginning that return what the last of them did in a run, from a position on."""
     if not blocks:
         yield
         return
-    outputs = []
-    hook = blocks[-1].module.register_forward_hook(lambda _, __, output: outputs.append(output))
-    with torch.inference_mode():
-        model.base_model(inputs_embeds=inputs, use_cache=False)
-    hook.remove()
-    whole = isinstance(outputs[0], Tensor)
-    hidden = (outputs[0] if whole else outputs[0][0]).repeat_interleave(n_cells, 0)
-    given = hidden if whole else (hidden, *outputs[0][1:])
+    output = run.outputs[len(blocks) - 1]
+    whole = isinstance(output, Tensor)
+    hidden = (output if whole else output[0])[:, position:].repeat_interleave(n_cells, 0)
+    given = hidden if whole else (hidden, *output[1:])
     for block in blocks:
         block.module.forward = lambda *_, **__: given
     try:
@@ -174,30 +200,18 @@ def _modules(parts: Anatomy) -> dict[Site, torch.nn.Module]:
     return found
 
 
-def _writes(cells: Sequence[Cell], n_layers: int) -> list[dict[Site, tuple[Tensor, Tensor]]]:
-    """By site, numbers and positions of the cells that write there: clean values, and corrupted ones."""
-    writes: list[dict[Site, list[tuple[int, int]]]] = [defaultdict(list), defaultdict(list)]
+def _writes(cells: Sequence[Cell], n_layers: int) -> list[dict[Site, Tensor]]:
+    """By site, numbers of the cells that write there: clean values, and corrupted ones."""
+    writes: list[dict[Site, list[int]]] = [defaultdict(list), defaultdict(list)]
     for number, cell in enumerate(cells):
         for found, sites in zip(writes, cell.sites(n_layers), strict=True):
             for site in sites:
-                found[site].append((number, cell.position))
-    return [{site: tuple(torch.tensor(rows).T) for site, rows in found.items()} for found in writes]
+                found[site].append(number)
+    return [{site: torch.tensor(numbers) for site, numbers in found.items()} for found in writes]
 
 
-def _states(model: Any, inputs: Tensor, modules: dict[Site, torch.nn.Module]) -> dict[Site, Tensor]:
-    if not modules:
-        return {}
-    with torch.inference_mode(), capture(modules) as states:
-        model.base_model(inputs_embeds=inputs, use_cache=False)
-    return dict(states)
-
-
-def _writer(state: Tensor, cells: Tensor, positions: Tensor, n_cells: int) -> Callable[[Tensor], Tensor]:
-    return partial(_write, state=state, cells=cells, positions=positions, n_cells=n_cells)
-
-
-def _write(hidden: Tensor, state: Tensor, cells: Tensor, positions: Tensor, n_cells: int) -> Tensor:
-    """Hidden states, (run · cell, position, d_model), with those of ``state``, (run, position, d_model), in some places."""
-    hidden = hidden.clone().unflatten(0, (-1, n_cells))
-    hidden[:, cells, positions] = state[:, positions]
+def _write(hidden: Tensor, value: Tensor, cells: Tensor) -> Tensor:
+    """Hidden states, (run · cell, position, d_model), with a value, (run, d_model), at the first position of some cells."""
+    hidden = hidden.clone().unflatten(0, (len(value), -1))
+    hidden[:, cells, 0] = value[:, None]
     return hidden.flatten(0, 1)
