@@ -104,6 +104,14 @@ ERRORS = {
         experiment(interval_over="seeds"),
         "dynamics.experiments.x.interval_over is seeds, but there is one seed; give at least two, or set it to facts",
     ),
+    "a factor high in an arm that there is not": (
+        experiment(factors={"f": ["c"]}),
+        "dynamics.experiments.x.factors.f is `c`, which is not in dynamics.experiments.x.arms; there are a, b",
+    ),
+    "factors that arms do not cross": (
+        experiment(arms={arm: ["m"] for arm in "abc"}, factors={"f": ["a"]}),
+        "dynamics.experiments.x.factors needs one arm with f low, and has b and c",
+    ),
     "the same seed twice": (experiment(seeds=[1, 1]), "dynamics.experiments.x.seeds has duplicates"),
     "a corpus that there is not": (
         {"models__m__training__corpus": "poeple"},

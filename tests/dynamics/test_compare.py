@@ -41,7 +41,7 @@ def recall(model, shares, kind="forward", seed=0, people=PEOPLE, step=10):
     )
 
 
-def run(comparison, tables, *, arms, seeds=(0,), over="facts", entities=ENTITIES):
+def run(comparison, tables, *, arms, seeds=(0,), over="facts", entities=ENTITIES, **more):
     settings = Dynamics.model_validate(
         {
             "resamples": 200,
@@ -52,6 +52,7 @@ def run(comparison, tables, *, arms, seeds=(0,), over="facts", entities=ENTITIES
                     "arms": arms,
                     "seeds": seeds,
                     "interval_over": over,
+                    **more,
                 }
             },
         }
@@ -122,6 +123,9 @@ def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
     # Halved whenever steps grow fourfold.
     assert one(table, "a", "forgetting_exponent", "early")["estimate"] == pytest.approx(-0.5)
     assert one(table, "b", "forgetting_exponent", "early")["estimate"] == pytest.approx(0)
+    fitted = table[(table["arm"] == "a") & (table["metric"] == "power_law")]
+    # Through .8 at 10, .4 at 40 and .2 at 160.
+    assert dict(zip(fitted["step"], fitted["estimate"], strict=True)) == pytest.approx({10: 0.8, 40: 0.4, 160: 0.2})
     assert one(table, "a", "final_exact_match", "late")["estimate"] == 1
 
 
@@ -196,21 +200,46 @@ def test_reversal_tells_people_who_are_reversed_from_those_who_are_not():
 
 def test_imbalance_finds_a_planted_plateau_and_tenths_of_frequency():
     steps = np.arange(0, 101, 10)
-    long = [6, 4, 2, 2, 2, 2, 2, 1, 0, 0, 0]
-    short = [6, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    # Every value is as frequent as every other of four: who knows no fact has a loss of ln 4.
+    long = np.log(4) / 2 * np.array([6, 4, 2, 2, 2, 2, 2, 1, 0, 0, 0])
+    short = np.log(4) / 2 * np.array([6, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0])
     tables = [
-        scores(model, "loss_nats", losses, steps, no_knowledge_nats=2.0, frequency=1)
+        scores(model, "loss_nats", losses, steps, frequency=1).assign(
+            target=lambda rows: rows["fact_id"].str[1:3].astype(int) % 4
+        )
         for model, losses in {"a": long, "b": short}.items()
     ]
+    # As stated, the four values are as frequent as before: 180 to 210 times of 780.
     tables[1]["frequency"] = tables[1]["fact_id"].str[1:3].astype(int)
     # The last four people, the most frequent ones, are recalled.
     tables[1]["exact_match"] = (tables[1]["frequency"] >= 36).astype(float)
     table = run("imbalance", tables, arms=ARMS)
     assert one(table, "a", "plateau_steps")["estimate"] == pytest.approx(43)
-    assert one(table, "b", "plateau_steps")["effect"] == pytest.approx(-40)
+    assert one(table, "a", "plateau_steps", "people alike")["estimate"] == pytest.approx(43)
+    assert one(table, "b", "plateau_steps")["effect"] == pytest.approx(-40, abs=0.2)
+    loss = table[(table["arm"] == "a") & (table["metric"] == "relative_loss") & (table["group"] == "")]
+    assert dict(zip(loss["step"], loss["estimate"], strict=True)) == pytest.approx(
+        dict(zip(steps, [3, 2, 1, 1, 1, 1, 1, 0.5, 0, 0, 0], strict=True))
+    )
     assert one(table, "b", "final_exact_match", "tenth 10 of 10 by frequency")["estimate"] == 1
     assert one(table, "b", "final_exact_match", "tenth 09 of 10 by frequency")["estimate"] == 0
     assert not table[table["arm"] == "a"]["group"].str.startswith("tenth").any()
+
+
+def test_a_plateau_weighs_people_as_training_does():
+    # p00 is stated three times as often as p01: who knows no fact predicts their values with ln 4/3 and ln 4.
+    people, steps = ["p00", "p01"], [0, 10, 20]
+    rows = pd.concat(
+        scores("a", "loss_nats", losses, steps, people=[person], frequency=often, target=person)
+        for person, often, losses in (("p00", 3, [2.0, 1.0, 0.0]), ("p01", 1, [2.0, 4.0, 4.0]))
+    )
+    table = run("imbalance", [rows, rows.assign(model="b")], arms=ARMS, entities=ENTITIES[:2])
+    loss = table[(table["arm"] == "a") & (table["metric"] == "relative_loss")].set_index(["group", "step"])["estimate"]
+    entropy = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
+    assert [loss["", step] for step in steps] == pytest.approx([2 / entropy, 1.75 / entropy, 1 / entropy])
+    alike = (np.log(4 / 3) + np.log(4)) / 2
+    assert [loss["people alike", step] for step in steps] == pytest.approx([2 / alike, 2.5 / alike, 2 / alike])
+    assert len(people) == one(table, "a", "plateau_steps")["n"]
 
 
 def test_injection_finds_effectivity_and_a_planted_fading():
@@ -286,3 +315,47 @@ def test_a_history_has_no_step_twice():
     assert sorted(found["step"].unique()) == [0, 10, 20, 30]
     assert found.groupby("step")["stage"].unique().str[0].tolist() == [0, 0, 1, 1]
     assert len(found) == 4 * len(PEOPLE)
+
+
+def test_effects_of_crossed_factors_are_those_of_an_exact_table():
+    # y = .4 + .1 a + .05 b − .025 ab + 0 c + .025 abc, with −1 for low and +1 for high: effects are twice these.
+    def share(a, b, c):
+        return 0.4 + 0.1 * a + 0.05 * b - 0.025 * a * b + 0.025 * a * b * c
+
+    arms = {f"{a}{b}{c}": share(*(2 * int(level) - 1 for level in (a, b, c))) for a in "01" for b in "01" for c in "01"}
+    factors = {name: [arm for arm in arms if arm[place] == "1"] for place, name in enumerate("abc")}
+    tables = [
+        # One of the 40 people more or fewer; a hundredth less, so that none is won by rounding.
+        recall(arm, [0, level + 0.025 * (seed - 1) * (arm[0] == "1") - 0.01], seed=seed)
+        for arm, level in arms.items()
+        for seed in (0, 1, 2)
+    ]
+    table = run("learning", tables, arms={arm: [arm] for arm in arms}, seeds=(0, 1, 2), over="seeds", factors=factors)
+    final = table[(table["metric"] == "final_exact_match") & (table["arm"] == "all")]
+    wanted = {"a": 0.2, "b": 0.1, "c": 0.0, "a:b": -0.05, "a:c": 0.0, "b:c": 0.0, "a:b:c": 0.05}
+    assert dict(zip(*final[final["seed"] == 1][["factors", "estimate"]].to_numpy().T, strict=True)) == pytest.approx(
+        wanted
+    )
+    over = final[final["seed"] == "all"].set_index("factors")
+    assert over["estimate"].to_dict() == pytest.approx(wanted)
+    # Only a's effect differs between seeds: .175, .2, .225.
+    half = t.ppf(0.975, 2) * 0.025 / np.sqrt(3)
+    assert over.loc["a", ["ci_low", "ci_high"]].tolist() == pytest.approx([0.2 - half, 0.2 + half])
+    assert over.loc["b", ["ci_low", "ci_high"]].tolist() == pytest.approx([0.1, 0.1])
+    # The same by least squares on levels of −1 and 1.
+    levels = np.array([[2 * int(level) - 1 for level in arm] for arm in arms])
+    design = np.column_stack([np.prod(levels[:, ["abc".index(f) for f in each.split(":")]], 1) for each in wanted])
+    coefficients = np.linalg.lstsq(np.column_stack([np.ones(8), design]), np.array([*arms.values()]), rcond=None)[0]
+    assert 2 * coefficients[1:] == pytest.approx(list(wanted.values()))
+
+
+def test_an_effect_of_factors_is_resampled_person_by_person():
+    # Everybody gains as much from b, whoever is drawn: the interaction and its interval are nothing.
+    arms = {"00": 0.2, "10": 0.2, "01": 0.6, "11": 0.6}
+    tables = [recall(arm, [0, level]) for arm, level in arms.items()]
+    table = run("learning", tables, arms={arm: [arm] for arm in arms}, factors={"a": ["10", "11"], "b": ["01", "11"]})
+    final = table[(table["metric"] == "final_exact_match") & (table["arm"] == "all")].set_index("factors")
+    columns = ["estimate", "ci_low", "ci_high"]
+    assert final.loc["a", columns].tolist() == final.loc["a:b", columns].tolist() == [0, 0, 0]
+    low, estimate, high = final.loc["b", ["ci_low", "estimate", "ci_high"]]
+    assert estimate == pytest.approx(0.4) and low < 0.35 and high > 0.45

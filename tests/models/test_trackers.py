@@ -19,6 +19,7 @@ def log(names, folder, **numbers):
     trackers.on_train_begin(None, STATE, None)
     for step, loss in ((10, 3.0), (20, 2.0)):
         trackers.on_log(None, SimpleNamespace(global_step=step), None, {"loss": loss, "note": "words"} | numbers)
+    trackers.on_train_end(None, STATE, None)
     return trackers
 
 
@@ -35,29 +36,32 @@ def test_others_are_opened_without_a_network(name, tmp_path, monkeypatch):
 
     def init(**options):
         opened.update(options)
-        return SimpleNamespace(log=lambda numbers, step: sent.append((step, numbers)))
+        return SimpleNamespace(
+            log=lambda numbers, step: sent.append((step, numbers)), finish=lambda: sent.append("finished")
+        )
 
     module = ModuleType(name)
     module.init = init
     monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setenv("TRACKIO_DIR", "")
     log([name], tmp_path)
-    assert sent == [(10, {"loss": 3.0}), (20, {"loss": 2.0})]
+    assert sent == [(10, {"loss": 3.0}), (20, {"loss": 2.0}), "finished"]
     assert opened["name"] == "m-seed-0"
     assert name == "trackio" or (opened["mode"], opened["dir"]) == ("offline", str(tmp_path))
 
 
-@pytest.mark.parametrize("broken", ["missing", "opening", "sending"])
+@pytest.mark.parametrize("broken", ["missing", "opening", "sending", "closing"])
 def test_a_tracker_that_fails_is_left_out(broken, tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
         raise OSError("no space left")
 
     module = ModuleType("wandb")
-    module.init = fail if broken == "opening" else lambda **_: SimpleNamespace(log=fail)
+    log_ = fail if broken == "sending" else lambda numbers, step: None
+    module.init = fail if broken == "opening" else lambda **_: SimpleNamespace(log=log_, finish=fail)
     monkeypatch.setitem(sys.modules, "wandb", None if broken == "missing" else module)
     with caplog.at_level(logging.WARNING):
         found = log(["wandb", "tensorboard"], tmp_path)
-    assert list(found.senders) == ["tensorboard"]
+    assert list(found.open) == ["tensorboard"]
     assert [record.message.split(",")[0] for record in caplog.records] == ["wandb is left out"]
 
 

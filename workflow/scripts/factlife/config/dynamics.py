@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -26,11 +27,20 @@ class Experiment(Section):
         min_length=1,
     )  # fmt: skip
     control: Name = key(..., "The arm that all others are held against.")
+    factors: dict[Name, list[Name]] = key(
+        {},
+        "Factors that arms cross, and the arms in which each is high: main effects and interactions become rows. There "
+        "must be one arm for every combination.",
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = key([0], "Seeds of every arm's models.", min_length=1)
     interval_over: Literal["facts", "seeds"] = key(
         "facts",
         "`facts`: intervals over subjects, for each seed; `seeds`: those, and over seeds for all seeds together.",
     )
+
+    def levels(self, arm: str) -> dict[str, bool]:
+        """Of each factor, whether it is high in an arm."""
+        return {factor: arm in high for factor, high in self.factors.items()}
 
 
 class Dynamics(Section):
@@ -54,7 +64,28 @@ def problems(config: Config) -> Iterable[str]:
                 yield from missing(f"{where}.arms.{arm}", model, config.models, "models")
             if not models:
                 yield f"{where}.arms.{arm} is empty; name the model that it trains"
+        yield from _uncrossed(where, experiment)
         if len(set(experiment.seeds)) < len(experiment.seeds):
             yield f"{where}.seeds has duplicates"
         if experiment.interval_over == "seeds" and len(experiment.seeds) < 2:
             yield f"{where}.interval_over is seeds, but there is one seed; give at least two, or set it to facts"
+
+
+def _uncrossed(where: str, experiment: Experiment) -> list[str]:
+    """Combinations of factors that have no arm or several."""
+    unknown = [
+        problem
+        for factor, arms in experiment.factors.items()
+        for arm in arms
+        for problem in missing(f"{where}.factors.{factor}", arm, experiment.arms, f"{where}.arms")
+    ]
+    if unknown or not experiment.factors:
+        return unknown
+    problems = []
+    for high in product((False, True), repeat=len(experiment.factors)):
+        levels = dict(zip(experiment.factors, high, strict=True))
+        found = [arm for arm in experiment.arms if experiment.levels(arm) == levels]
+        if len(found) != 1:
+            named = ", ".join(f"{factor} {'high' if level else 'low'}" for factor, level in levels.items())
+            problems.append(f"{where}.factors needs one arm with {named}, and has {' and '.join(found) or 'none'}")
+    return problems

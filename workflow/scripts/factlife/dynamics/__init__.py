@@ -13,7 +13,7 @@ from factlife.world.tables import read_table as read_parquet
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """The table that ``compare`` made."""
-    return pd.read_csv(path, dtype={"seed": str, "group": str}, keep_default_na=True).fillna({"group": ""})
+    return pd.read_csv(path, dtype={"seed": str, "group": str, "factors": str}).fillna({"group": "", "factors": ""})
 
 
 def entities(paths: Iterable[str | Path], worlds: Mapping[str, str]) -> dict[str, pd.DataFrame]:

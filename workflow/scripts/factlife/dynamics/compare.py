@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
+from math import prod
 
 import numpy as np
 import pandas as pd
@@ -15,8 +17,8 @@ from factlife.world.functions import level
 
 KEYS = ["experiment", "arm", "seed", "control"]
 NUMBERS = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over", "effect", "effect_low", "effect_high"]
-MORE = ["group", "step"]
-_AT = ["metric", *MORE]
+MORE = ["group", "step", "factors"]
+_AT = ["metric", "group", "step"]
 _COMPARISONS = {
     "learning": measures.learning,
     "extraction": measures.extraction,
@@ -44,8 +46,9 @@ def compare(
     Returns:
         One row per ``experiment, arm, seed`` and number (``metric, group, step``). Intervals are percentile bootstrap
         intervals over subjects, and ``effect`` is the difference from the control arm of the same seed, with an
-        interval from the same resamples where both arms have the same subjects. In rows with seed ``all`` they are
-        means over seeds with Student's t intervals. Infinite steps were never reached.
+        interval from the same resamples where both arms have the same subjects. Rows of arm ``all`` are effects of
+        factors that arms cross, several of which interact (``order:names``). In rows with seed ``all`` they are means
+        over seeds with Student's t intervals. Infinite steps were never reached.
     """
     tables = [_experiment(name, settings.experiments[name], recall, entities, settings.resamples) for name in made]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS, *NUMBERS, *MORE])
@@ -96,11 +99,37 @@ def _experiment(
                     difference = draws - control_draws.reindex(columns=draws.columns)
                     found["effect"] = found["estimate"] - control["estimate"].reindex(found.index)
                 found["effect_low"], found["effect_high"] = _ends(difference.to_numpy())
-            rows.append(found.reset_index().assign(arm=arm, seed=seed, interval_over="facts"))
+            rows.append(found.reset_index().assign(arm=arm, factors="", seed=seed, interval_over="facts"))
+        rows += [effect.assign(seed=seed, interval_over="facts") for effect in _factorial(settings, drawn)]
     table = pd.concat(rows, ignore_index=True)
     if settings.interval_over == "seeds":
         table = pd.concat([table, _over_seeds(table)], ignore_index=True)
     return table.assign(experiment=name, control=settings.control).reindex(columns=[*KEYS, *NUMBERS, *MORE])
+
+
+def _factorial(settings: Experiment, drawn: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
+    """Main effects and interactions of the factors that arms cross, on what is measured once in every arm.
+
+    Σ over arms of ± its number, halved for every factor but one, where the sign is the product of −1 for each of the
+    effect's factors that is low (Box, Hunter and Hunter 2005, chapter 5). So the effect of one factor is the mean where
+    it is high less the mean where it is low, and that of two is half of what one adds to the effect of the other.
+    """
+    once = {arm: found.index[found.index.get_level_values("step").isna()] for arm, (found, _) in drawn.items()}
+    for size in range(1, len(settings.factors) + 1):
+        for factors in combinations(settings.factors, size):
+            weights = {
+                arm: prod(1 if settings.levels(arm)[factor] else -1 for factor in factors)
+                / 2 ** (len(settings.factors) - 1)
+                for arm in drawn
+            }
+            at = once[settings.control]
+            with np.errstate(invalid="ignore"):
+                estimate = sum(weight * drawn[arm][0]["estimate"].reindex(at) for arm, weight in weights.items())
+                draws = sum(weight * drawn[arm][1].reindex(columns=at) for arm, weight in weights.items())
+            low, high = _ends(draws.to_numpy())
+            n = sum(drawn[arm][0]["n"].reindex(at) for arm in drawn)
+            effect = pd.DataFrame({"n": n, "estimate": estimate, "ci_low": low, "ci_high": high})
+            yield effect.reset_index().assign(arm="all", factors=":".join(factors))
 
 
 def _numbers(found: Iterator[Measure], resamples: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,7 +156,7 @@ def _ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    by_arm = table.groupby(["arm", *_AT], dropna=False, sort=False)
+    by_arm = table.groupby(["arm", "factors", *_AT], dropna=False, sort=False)
     found = pd.DataFrame(
         {
             "n": by_arm["estimate"].count(),

@@ -22,6 +22,7 @@ class _Sketch:
         headline: metric, group and words of the number that the title states.
         log_steps: whether the first steps matter most.
         share: whether the curve lies between 0 and 1.
+        fit: the metric of what fits the curve, drawn dashed.
     """
 
     curve: tuple[str, str]
@@ -29,6 +30,7 @@ class _Sketch:
     headline: tuple[str, str, str]
     log_steps: bool = False
     share: bool = True
+    fit: str = ""
 
 
 _SKETCHES = {
@@ -48,9 +50,10 @@ _SKETCHES = {
         ("final_accuracy", "reverse, unasked", "True name first among candidates, asked from the value"),
     ),
     "imbalance": _Sketch(
-        ("exact_match", "facts recalled"),
+        ("relative_loss", "loss / loss without any fact"),
         {"plateau_steps": "steps on the plateau", "final_exact_match": "facts recalled in the end"},
         ("plateau_steps", "", "Steps for which the loss stays that of who knows no fact"),
+        share=False,
     ),
     "injection": _Sketch(
         ("retained", "share retained"),
@@ -74,6 +77,7 @@ _SKETCHES = {
         {"kept": "recall of early people kept", "final_exact_match": "facts recalled in the end"},
         ("kept", "early", "Recall of early people that is left after late people were taught"),
         log_steps=True,
+        fit="power_law",
     ),
     "curriculum": _Sketch(
         ("accuracy", "true value first"),
@@ -93,14 +97,17 @@ def experiment(table: pd.DataFrame, comparison: str) -> alt.VConcatChart:
     sketch = _SKETCHES[comparison]
     shown = table[table["seed"] == "all"] if (table["seed"] == "all").any() else table
     control = table["control"].iloc[0]
-    arms = [control, *(arm for arm in table["arm"].unique() if arm != control)]
+    arms = [control, *(arm for arm in table.loc[table["factors"] == "", "arm"].unique() if arm != control)]
     colour = alt.Color(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=arms, range=figures.COLOURS[: len(arms)]),
-        legend=alt.Legend(orient="top"),
+        legend=alt.Legend(orient="top", columns=4),
     )
-    drawn = alt.vconcat(_curves(shown, sketch, colour), _dots(shown, sketch, colour, arms), spacing=25)
+    panels = [_curves(shown, sketch, colour), _dots(shown, sketch, colour, arms)]
+    if (shown["factors"] != "").any():
+        panels.append(_effects(shown, sketch))
+    drawn = alt.vconcat(*panels, spacing=25)
     title = alt.TitleParams(_finding(shown, sketch), fontWeight="normal", anchor="start", offset=15)
     # Labels of the lower panels stand left of the upper ones, where no room is kept for them.
     return drawn.properties(title=title, padding={"left": 130, "top": 5, "right": 50, "bottom": 5})
@@ -108,7 +115,7 @@ def experiment(table: pd.DataFrame, comparison: str) -> alt.VConcatChart:
 
 def _curves(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color) -> alt.Chart | alt.FacetChart:
     metric, title = sketch.curve
-    rows = shown[(shown["metric"] == metric) & shown["step"].notna()]
+    rows = shown[shown["metric"].isin({metric, sketch.fit}) & shown["step"].notna()]
     scale = alt.Scale(type="symlog") if sketch.log_steps else alt.Scale(nice=False)
     axis = alt.Axis(values=[0, 1, 3, 10, 30, 100, 300, 1000, 3000]) if sketch.log_steps else alt.Axis(tickCount=6)
     base = alt.Chart(rows).encode(
@@ -118,17 +125,19 @@ def _curves(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color) -> alt.Char
         detail="seed:N",
     )
     groups = sorted(rows["group"].unique(), key=lambda group: ("composed" in group, group))
+    drawn = figures.with_band(base.transform_filter(alt.datum.metric == metric))
+    if sketch.fit:
+        drawn += base.transform_filter(alt.datum.metric == sketch.fit).mark_line(strokeDash=[4, 3], clip=True)
     if len(groups) == 1:
-        return figures.with_band(base).properties(width=420, height=220)
-    panel = figures.with_band(base).properties(width=190, height=160)
-    return panel.facet(alt.Facet("group:N", title=None, sort=groups), columns=3)
+        return drawn.properties(width=420, height=220)
+    return drawn.properties(width=190, height=160).facet(alt.Facet("group:N", title=None, sort=groups), columns=3)
 
 
 def _dots(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color, arms: list[str]) -> alt.HConcatChart:
     panels = []
     for metric, title in sketch.dots.items():
         # What was never reached is not drawn; the title says so.
-        rows = shown[(shown["metric"] == metric) & shown["estimate"].abs().lt(float("inf"))]
+        rows = shown[(shown["metric"] == metric) & (shown["factors"] == "") & shown["estimate"].abs().lt(float("inf"))]
         rows = rows.assign(row=rows["group"].where(rows["group"] != "", rows["arm"]))
         order = arms if rows["group"].eq("").all() else alt.Undefined
         y = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=200))
@@ -141,15 +150,42 @@ def _dots(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color, arms: list[st
     return alt.hconcat(*panels, spacing=40)
 
 
+def _effects(shown: pd.DataFrame, sketch: _Sketch) -> alt.LayerChart:
+    """What each factor adds, and what factors add to each other's effects, on the number that the title states."""
+    metric, group, _ = sketch.headline
+    rows = shown[(shown["metric"] == metric) & (shown["group"] == group) & (shown["factors"] != "")]
+    rows = rows[rows["estimate"].abs().lt(float("inf"))].assign(factors=rows["factors"].str.replace(":", " × "))
+    y = alt.Y("factors:N", title=None, sort=None, axis=alt.Axis(labelLimit=200))
+    base = alt.Chart(rows).encode(y=y, detail="seed:N")
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color="#999").encode(x="at:Q")
+    bar = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q")
+    point = base.mark_circle(size=50, opacity=1, color="black").encode(
+        x=alt.X("estimate:Q", title="effects of factors and interactions (×)", axis=alt.Axis(tickCount=6))
+    )
+    return (zero + bar + point).properties(width=420, height=alt.Step(18))
+
+
 def _finding(shown: pd.DataFrame, sketch: _Sketch) -> list[str]:
     metric, group, words = sketch.headline
     rows = shown[(shown["metric"] == metric) & (shown["group"] == group) & shown["estimate"].notna()]
-    control = rows[rows["arm"] == rows["control"]]
-    said = [f"{words}:", *(f"{row.arm} {_number(row.estimate)}" for row in control.head(1).itertuples())]
+    control = rows[rows["arm"] == rows["control"]].head(1)
+    if (control["seed"] == "all").any():
+        words += f", mean of {control['n'].iloc[0]:.0f} seeds"
+    said = [f"{words}:", *(f"{row.arm} {_number(row.estimate)}" for row in control.itertuples())]
+    effects = rows[~rows["factors"].str.contains(":") & (rows["factors"] != "")].groupby("factors", sort=False).head(1)
+    if len(effects):
+        return said + [
+            f"effect of {row.factors} {_difference(row.estimate, row.ci_low, row.ci_high)}"
+            for row in effects.itertuples()
+        ]
     for row in rows[rows["arm"] != rows["control"]].groupby("arm", sort=False).head(1).itertuples():
-        gap = f", a difference of {row.effect:+.3g} [{row.effect_low:.3g}, {row.effect_high:.3g}]"
+        gap = f", a difference of {_difference(row.effect, row.effect_low, row.effect_high)}"
         said.append(f"{row.arm} {_number(row.estimate)}{gap if abs(row.effect) < float('inf') else ''}")
     return said
+
+
+def _difference(estimate: float, low: float, high: float) -> str:
+    return f"{estimate:+.3g} [{low:.3g}, {high:.3g}]{', not clear' if low <= 0 <= high else ''}"
 
 
 def _number(estimate: float) -> str:

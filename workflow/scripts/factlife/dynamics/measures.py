@@ -71,16 +71,32 @@ def reversal(history: pd.DataFrame) -> Iterator[Measure]:
 
 
 def imbalance(history: pd.DataFrame) -> Iterator[Measure]:
-    """How long the loss stays at that of who knows no fact, and who is recalled in the end, by tenths of frequency."""
+    """How long the loss stays at that of who knows no fact, and who is recalled in the end, by tenths of frequency.
+
+    Who knows no fact knows how often documents state each value: the loss of value v is −ln p(v). Losses are held against
+    that as training sees them, each person as often as documents state them, and with all people alike.
+    """
     stated = history[history["kind"] == "forward"]
-    steps, losses, subjects = curves(stated, "loss_nats")
-    entropies = curves(stated, "no_knowledge_nats")[1][:, :1]
-    yield Measure(
-        np.hstack([losses, entropies]),
-        subjects,
-        [("plateau_steps", "", None)],
-        lambda means: plateau(steps, means[..., :-1], means[..., -1])[..., None],
-    )
+    facts = stated.drop_duplicates("fact_id")
+    times = facts.groupby(["relation", "target"])["frequency"].sum()
+    ignorant = -np.log(times / times.groupby("relation").transform("sum")).rename("ignorant")
+    stated = stated.join(ignorant, on=["relation", "target"])
+    for group, weight in (("", stated["frequency"]), ("people alike", 1.0)):
+        steps, losses, subjects = curves(stated.assign(weighed=stated["loss_nats"] * weight), "weighed")
+        without = curves(stated.assign(weighed=stated["ignorant"] * weight), "weighed")[1][:, :1]
+        values = np.hstack([losses, without])
+        yield Measure(
+            values,
+            subjects,
+            [("relative_loss", group, step) for step in steps],
+            lambda means: means[..., :-1] / means[..., -1:],
+        )
+        yield Measure(
+            values,
+            subjects,
+            [("plateau_steps", group, None)],
+            lambda means, steps=steps: plateau(steps, means[..., :-1], means[..., -1])[..., None],
+        )
     yield from learning(history)
     frequency = stated.groupby("subject")["frequency"].first()
     if frequency.nunique() > 1:
@@ -112,7 +128,7 @@ def injection(history: pd.DataFrame) -> Iterator[Measure]:
         losses,
         subjects,
         [("final_retained", "", None), ("fading_exponent", "", None)],
-        lambda means: np.stack([retained(means)[..., -1], power_law(after - injected, retained(means))], -1),
+        lambda means: np.stack([retained(means)[..., -1], power_law(after - injected, retained(means))[1]], -1),
     )
 
 
@@ -162,7 +178,7 @@ def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
     """Recall of people taught before and of people taught now, along continued training.
 
     ``kept`` is recall of the former at the end over that at the start; ``forgetting_exponent`` the power of the step
-    with which it fades.
+    with which it fades, and ``power_law`` what the power law that fits it says of each step.
     """
     stated = history[history["kind"] == "forward"]
     for group, late in (("early", False), ("late", True)):
@@ -170,12 +186,19 @@ def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
         yield Measure(values, subjects, [("exact_match", group, step) for step in steps])
         yield at_end(stated[stated["late"] == late], "forward", "exact_match", group=group)
         if group == "early":
+            later = steps[steps > 0]
+            yield Measure(
+                values,
+                subjects,
+                [("power_law", group, step) for step in later],
+                lambda means, steps=steps, later=later: _power(later, *power_law(steps, means)),
+            )
             yield Measure(
                 values,
                 subjects,
                 [("kept", group, None), ("forgetting_exponent", group, None)],
                 lambda means, steps=steps: np.stack(
-                    [_ratio(means[..., -1], means[..., 0]), power_law(steps, means)], -1
+                    [_ratio(means[..., -1], means[..., 0]), power_law(steps, means)[1]], -1
                 ),
             )
 
@@ -220,3 +243,7 @@ def at_end(history: pd.DataFrame, kind: str, column: str, metric: str = "", grou
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(below > 0, above / below, np.nan)
+
+
+def _power(steps: np.ndarray, factor: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    return factor[..., None] * steps ** exponent[..., None]

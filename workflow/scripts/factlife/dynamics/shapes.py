@@ -30,15 +30,15 @@ def steps_to(steps: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
     return np.where(above.any(-1), crossed, np.inf)
 
 
-def power_law(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """The exponent b of the power law a tᵇ that fits curves best, by least squares of logarithms.
+def power_law(steps: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The power law a tᵇ that fits curves best, by least squares of logarithms.
 
     Args:
         steps: (points,); those at 0 are left out, and so are points that are not above 0.
         curves: (..., points).
 
     Returns:
-        (...,) exponents, below 0 for what fades; not a number with fewer than two points.
+        Factors a and exponents b, each (...,); b is below 0 for what fades. Not a number with fewer than two points.
     """
     curves = np.asarray(curves, dtype=float)
     there = (steps > 0) & (curves > 0)
@@ -46,8 +46,10 @@ def power_law(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
         x = np.where(there, np.log(np.where(steps > 0, steps, 1.0)), 0.0)
         y = np.where(there, np.log(np.where(there, curves, 1.0)), 0.0)
         count = there.sum(-1)
-        x = np.where(there, x - (x.sum(-1) / count)[..., None], 0.0)
-        return np.where(count > 1, (x * y).sum(-1) / (x * x).sum(-1), np.nan)
+        mean_x, mean_y = x.sum(-1) / count, y.sum(-1) / count
+        centred = np.where(there, x - mean_x[..., None], 0.0)
+        exponent = np.where(count > 1, (centred * y).sum(-1) / (centred * centred).sum(-1), np.nan)
+    return np.exp(mean_y - exponent * mean_x), exponent
 
 
 def plateau(steps: np.ndarray, losses: np.ndarray, no_knowledge: np.ndarray, *, margin: float = 0.1) -> np.ndarray:

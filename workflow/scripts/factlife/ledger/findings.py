@@ -168,6 +168,8 @@ FINDINGS: dict[str, Callable[[Tables], str]] = {
 def _arms(tables: Tables, experiment: str, metric: str, told: str, group: str = "", share: bool = False) -> str:
     """Each arm's value, and how far it is from the control's."""
     table = pooled(some(summary(tables, "dynamics"), experiment=experiment, metric=metric))
+    # Effects of factors have no arm of their own.
+    table = table[table["arm"] != "all"]
     table = some(table, group=group) if group else table
     scale, unit = (100, " points") if share else (1, "")
     parts = []
