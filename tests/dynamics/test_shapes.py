@@ -76,6 +76,7 @@ def test_plateau_is_the_time_near_the_loss_of_who_knows_no_fact():
     # Falls to the entropy by step 20, stays until 60, falls to nothing by 80.
     losses = np.array([6, 4, 2, 2, 2, 2, 2, 1, 0, 0, 0.0])
     # 2.2 is crossed at 19, 1.8 at 62.
-    assert plateau(steps, losses, entropy) == pytest.approx(43)
-    assert plateau(steps, np.maximum(losses, 2), entropy) == np.inf
-    assert plateau(steps, np.stack([losses, losses * 2]), np.array([2.0, 4.0])) == pytest.approx([43, 43])
+    assert plateau(steps, losses, entropy) == pytest.approx((43, 62))
+    assert plateau(steps, np.maximum(losses, 2), entropy) == (np.inf, np.inf)
+    lengths, ends = plateau(steps, np.stack([losses, losses * 2]), np.array([2.0, 4.0]))
+    assert (lengths, ends) == (pytest.approx([43, 43]), pytest.approx([62, 62]))

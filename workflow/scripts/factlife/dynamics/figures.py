@@ -51,8 +51,8 @@ _SKETCHES = {
     ),
     "imbalance": _Sketch(
         ("relative_loss", "loss / loss without any fact"),
-        {"plateau_steps": "steps on the plateau", "final_exact_match": "facts recalled in the end"},
-        ("plateau_steps", "", "Steps for which the loss stays that of who knows no fact"),
+        {"plateau_steps": "steps on the plateau", "steps_to_50": "steps to recall 50 %"},
+        ("plateau_steps", "as stated", "Steps for which the loss stays that of who knows no fact"),
         share=False,
     ),
     "injection": _Sketch(

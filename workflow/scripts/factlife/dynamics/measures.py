@@ -32,17 +32,17 @@ class Measure:
     numbers: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
-def learning(history: pd.DataFrame) -> Iterator[Measure]:
+def learning(history: pd.DataFrame, group: str = "") -> Iterator[Measure]:
     """How many steps it takes to recall half and nearly all of the facts."""
     steps, values, subjects = curves(history[history["kind"] == "forward"], "exact_match")
-    yield Measure(values, subjects, [("exact_match", "", step) for step in steps])
+    yield Measure(values, subjects, [("exact_match", group, step) for step in steps])
     yield Measure(
         values,
         subjects,
-        [("steps_to_50", "", None), ("steps_to_95", "", None)],
+        [("steps_to_50", group, None), ("steps_to_95", group, None)],
         lambda means: np.stack([steps_to(steps, means, level) for level in (0.5, 0.95)], -1),
     )
-    yield at_end(history, "forward", "exact_match")
+    yield at_end(history, "forward", "exact_match", group=group)
 
 
 def extraction(history: pd.DataFrame) -> Iterator[Measure]:
@@ -71,7 +71,7 @@ def reversal(history: pd.DataFrame) -> Iterator[Measure]:
 
 
 def imbalance(history: pd.DataFrame) -> Iterator[Measure]:
-    """How long the loss stays at that of who knows no fact, and who is recalled in the end, by tenths of frequency.
+    """How long the loss stays at that of who knows no fact, and how soon facts are recalled, by tenths of frequency.
 
     Who knows no fact knows how often documents state each value: the loss of value v is −ln p(v). Losses are held against
     that as training sees them, each person as often as documents state them, and with all people alike.
@@ -81,7 +81,7 @@ def imbalance(history: pd.DataFrame) -> Iterator[Measure]:
     times = facts.groupby(["relation", "target"])["frequency"].sum()
     ignorant = -np.log(times / times.groupby("relation").transform("sum")).rename("ignorant")
     stated = stated.join(ignorant, on=["relation", "target"])
-    for group, weight in (("", stated["frequency"]), ("people alike", 1.0)):
+    for group, weight in (("as stated", stated["frequency"]), ("people alike", 1.0)):
         steps, losses, subjects = curves(stated.assign(weighed=stated["loss_nats"] * weight), "weighed")
         without = curves(stated.assign(weighed=stated["ignorant"] * weight), "weighed")[1][:, :1]
         values = np.hstack([losses, without])
@@ -94,15 +94,15 @@ def imbalance(history: pd.DataFrame) -> Iterator[Measure]:
         yield Measure(
             values,
             subjects,
-            [("plateau_steps", group, None)],
-            lambda means, steps=steps: plateau(steps, means[..., :-1], means[..., -1])[..., None],
+            [("plateau_steps", group, None), ("plateau_end", group, None)],
+            lambda means, steps=steps: np.stack(plateau(steps, means[..., :-1], means[..., -1]), -1),
         )
     yield from learning(history)
     frequency = stated.groupby("subject")["frequency"].first()
     if frequency.nunique() > 1:
         tenths = np.ceil(frequency.rank(method="first", pct=True) * 10).astype(int)
         for tenth, some in stated.groupby(stated["subject"].map(tenths)):
-            yield at_end(some, "forward", "exact_match", group=f"tenth {tenth:02d} of 10 by frequency")
+            yield from learning(some, f"tenth {tenth:02d}")
 
 
 def injection(history: pd.DataFrame) -> Iterator[Measure]:

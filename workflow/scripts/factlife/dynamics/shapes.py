@@ -52,22 +52,24 @@ def power_law(steps: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.exp(mean_y - exponent * mean_x), exponent
 
 
-def plateau(steps: np.ndarray, losses: np.ndarray, no_knowledge: np.ndarray, *, margin: float = 0.1) -> np.ndarray:
-    """How many steps the loss stays where it is for who knows the values but not whose they are.
+def plateau(
+    steps: np.ndarray, losses: np.ndarray, no_knowledge: np.ndarray, *, margin: float = 0.1
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many steps the loss stays where it is for who knows the values but not whose they are, and when it leaves.
 
-    From the first step at which it is at most a margin above the entropy of the values to the first at which it is as
-    much below (the plateau of Zucchet et al. 2025, made countable).
+    From the first step at which it is at most a margin above that loss to the first at which it is as much below (the
+    plateau of Zucchet et al. 2025, made countable).
 
     Args:
         steps: (points,), rising.
         losses: (..., points), of values, in nats.
-        no_knowledge: (...,), entropy of the values, in nats.
-        margin: share of that entropy.
+        no_knowledge: (...,), the loss of who knows how often each value is stated, in nats.
+        margin: share of that loss.
 
     Returns:
-        (...,) steps; infinite where the plateau does not end.
+        Lengths and ends, (...,) steps; infinite where the plateau does not end.
     """
     relative = np.asarray(losses) / np.asarray(no_knowledge)[..., None]
     begins, ends = (steps_to(steps, -relative, -level) for level in (1 + margin, 1 - margin))
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(ends), ends - begins, np.inf)
+        return np.where(np.isfinite(ends), ends - begins, np.inf), ends

@@ -197,7 +197,7 @@ CLAIMS = [
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "steps on the plateau, Zipf less uniform, 60 people",
-        lambda tables: _effect(tables, "imbalance", "plateau_steps", "zipf-60"),
+        lambda tables: _effect(tables, "imbalance", "plateau_steps", "zipf-60", "as stated"),
         above=False,
     ),
     Claim(
@@ -205,7 +205,7 @@ CLAIMS = [
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "steps on the plateau, 120 people less 60",
-        lambda tables: _effect(tables, "imbalance", "plateau_steps", "uniform-120"),
+        lambda tables: _effect(tables, "imbalance", "plateau_steps", "uniform-120", "as stated"),
     ),
     Claim(
         "Replay keeps part of what new facts overwrite",
