@@ -42,6 +42,7 @@ benchmark: .venv/installed ## Measure speed, side by side with what one would us
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/sample.py
+	$(BIN)/python benchmarks/influence.py
 
 lock: .venv/installed ## Resolve requirements.in into requirements.lock.
 	bash tests/lock.sh

@@ -5,7 +5,7 @@ import torch
 from factlife.config.influence import Gradient
 from factlife.influence.errors import InfluenceError
 from factlife.influence.gradients import Queries, gradients, rank
-from factlife.influence.texts import Text, batches, loss, of_documents, of_queries
+from factlife.influence.texts import Text, batches, losses, of_documents, of_queries
 
 EVERYTHING = ["blocks", "embeddings", "norms"]
 
@@ -21,7 +21,7 @@ def by_autograd(model, texts, chosen):
     rows = []
     for text in texts:
         (batch,) = batches([text], 0, 10_000)
-        parts = torch.autograd.grad(loss(model, batch), chosen, allow_unused=True)
+        parts = torch.autograd.grad(losses(model, batch).sum(), chosen, allow_unused=True)
         parts = [torch.zeros_like(weight) if part is None else part for part, weight in zip(parts, chosen, strict=True)]
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
@@ -81,20 +81,20 @@ def test_a_margin_is_the_logit_against_its_rivals(make_model, queries, tokenizer
 
     assert wanted not in text.rivals
     expected = logits[list(text.rivals)].exp().sum().log() - logits[wanted]
-    torch.testing.assert_close(loss(model, batch), expected)
+    torch.testing.assert_close(losses(model, batch), expected[None])
 
 
 def test_a_step_on_a_document_lowers_the_loss_of_queries_that_it_serves(make_model, texts):
     model, (asked, read) = make_model("llama"), texts
     products, _ = Queries(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").against(read)
     chosen = parameters_of(model, ["blocks"])
-    (document,), before = batches([read[0]], 0, 100), [loss(model, *batches([text], 0, 100)).item() for text in asked]
-    step = torch.autograd.grad(loss(model, document), chosen)
+    (document,), before = batches([read[0]], 0, 100), [losses(model, *batches([text], 0, 100)).item() for text in asked]
+    step = torch.autograd.grad(losses(model, document).sum(), chosen)
     with torch.no_grad():
         for parameter, part in zip(chosen, step, strict=True):
             parameter -= 1e-3 * part
 
-    after = [loss(model, *batches([text], 0, 100)).item() for text in asked]
+    after = [losses(model, *batches([text], 0, 100)).item() for text in asked]
     np.testing.assert_allclose(np.subtract(before, after), 1e-3 * products[:, 0], atol=3e-5)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = {
@@ -166,9 +167,20 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
     followed = {"editors": ["memit"], "data": ["related", "mentioning"], "steps": [1, 2], "batch_size": 4}
     edited = {"survival": followed, "places": {"editor": "memit", "edits": 4}}
     bank = {"subsets": 3, "repeats": 1, "shards": 1, "removal": {"k": 10, "repeats": 2}}
+    tokenizer = AutoTokenizer.from_pretrained(done.folder / "results/tokenizers/functions")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    for saved in (BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer):
+        saved.save_pretrained(done.folder / "encoder")
+    rankers = {"sentences": {"kind": "embedding", "source": {"kind": "folder", "path": "encoder"}}}
+    judged = {"rankers": ["bm25", "gradient-cosine", "sentences"], "tail_patch": {"k": 1}, "retraining": bank}
+    points = [{"at": at, "model": "functions", "ranker": "bm25", "curve": "same"} for at in (0, 1)]
     asked = {
         "editing": {"models": {"people-pieces": edited}},
-        "influence": {"models": {"functions": {"retraining": bank}}},
+        "influence": {
+            "rankers": rankers,
+            "models": {"functions": judged},
+            "sweeps": {"none": {"title": "nothing", "points": points}},
+        },
     }
     tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places", "influence")]
     run = done.snakemake(*tables, "--cores", "2", "--rerun-triggers", "mtime", "input", config=asked).passed()
@@ -179,13 +191,18 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
         "choose_place people-pieces 0",
         "summarise_places",
         "retrain_model functions 0",
+        "embed_documents functions 0 functions sentences",
+        "patch_documents functions 0",
         "summarise_influence",
     }
     survival, places, influence = (pd.read_csv(done.folder / table) for table in tables)
     assert set(survival["step"]) == {0, 1, 2}
     assert set(survival["group"]) >= {"edits", "control", "unedited", "unedited_control"}
     assert set(places["layer"].dropna()) == {0, 1}
-    assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 2
+    assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 3
+    patched = influence[(influence["metric"] == "tail_patch") & (influence["depth"] == "all")]
+    assert set(patched["ranker"]) == {*judged["rankers"], "random documents"}
+    assert (done.folder / "results/figures/influence-sweeps.svg").stat().st_size
 
 
 def test_models_of_ones_own_as_the_tutorial_has_them(clean):

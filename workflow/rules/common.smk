@@ -51,10 +51,17 @@ RANKERS_BY_ROOM = {
     ]
     for room, kinds in factlife_config.influence.ROOMS.items()
 }
+# Figures of these are drawn where there is something to draw.
 RETRAINED = any(
-    INFLUENCE["models"].get(name, {}).get("retraining")
+    INFLUENCE["models"].get(name, {}).get(judged)
     for name in config["run"]["models"]
+    for judged in ("retraining", "tail_patch")
 )
+SWEEPS = {
+    name: sweep
+    for name, sweep in INFLUENCE["sweeps"].items()
+    if any(point["model"] in config["run"]["models"] for point in sweep["points"])
+}
 SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
 # Arms of collapse, and all their generations as arm, seed and number.
 ARMS = [
@@ -480,6 +487,17 @@ def bank_of_model(wildcards):
     return [
         f"results/influence/{wildcards.model}/bank/{part}.parquet" for part in parts
     ]
+
+
+def patches_of_model(wildcards):
+    if not INFLUENCE["models"][wildcards.model]["tail_patch"]:
+        return []
+    return expand("results/influence/{model}/seed-{seed}.patches.parquet", **wildcards)
+
+
+def encoder_of_ranker(wildcards):
+    source = INFLUENCE["rankers"][wildcards.ranker]["source"]
+    return source.get("path") or f"results/downloads/encoders/{wildcards.ranker}"
 
 
 def for_attributed_models(pattern):

@@ -30,6 +30,66 @@ rule match_documents:
         "../scripts/match_documents.py"
 
 
+rule download_encoder:
+    """Fetch a pinned encoder from the hub; compute nodes have no internet."""
+    output:
+        folder=directory("results/downloads/encoders/{ranker}"),
+    log:
+        "logs/download_encoder/{ranker}.log",
+    benchmark:
+        "logs/download_encoder/{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(RANKERS_BY_ROOM["embedding"]),
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        source=lookup(within=config, dpath="influence/rankers/{ranker}/source"),
+    script:
+        "../scripts/download_model.py"
+
+
+rule embed_documents:
+    """Rank training documents by sentence embeddings."""
+    input:
+        unpack(world_of_model),
+        documents="results/corpora/{corpus}/documents.parquet",
+        encoder=encoder_of_ranker,
+    output:
+        scores=SCORES,
+    log:
+        "logs/embed_documents/{model}/seed-{seed}/{corpus}.{ranker}.log",
+    benchmark:
+        "logs/embed_documents/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+    wildcard_constraints:
+        ranker=one_of(RANKERS_BY_ROOM["embedding"]),
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=gpus_of_model,
+    params:
+        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.embeddings",
+            "influence.texts",
+            "influence.queries",
+            "influence.scores",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/embed_documents.py"
+
+
 rule rank_documents:
     """Rank training documents by what a model makes of them."""
     input:
@@ -228,6 +288,45 @@ rule remove_documents:
         "../scripts/remove_documents.py"
 
 
+rule patch_documents:
+    """Train a model one step further on what rankers put first, one document at a time."""
+    input:
+        unpack(world_of_model),
+        documents=documents_attributed,
+        model="results/models/{model}/seed-{seed}",
+        scores=scores_of_model,
+    output:
+        patched="results/influence/{model}/seed-{seed}.patches.parquet",
+    log:
+        "logs/patch_documents/{model}/seed-{seed}.log",
+    benchmark:
+        "logs/patch_documents/{model}/seed-{seed}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpus_of_model,
+    params:
+        training=lookup(within=config, dpath="models/{model}/training"),
+        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
+        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        code=digest(
+            "influence.patching",
+            "influence.texts",
+            "influence.metrics",
+            "influence.queries",
+            "influence.scores",
+            "models.optim",
+            "models.load",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/patch_documents.py"
+
+
 rule judge_rankings:
     """Compare rankings with what documents state, and with what models do that never read them."""
     input:
@@ -236,6 +335,7 @@ rule judge_rankings:
         recall="results/recall/{model}/seed-{seed}.parquet",
         scores=scores_of_model,
         bank=bank_of_model,
+        patched=patches_of_model,
     output:
         judged="results/influence/{model}/seed-{seed}.queries.parquet",
         retrained="results/influence/{model}/seed-{seed}.retraining.parquet",
@@ -258,6 +358,7 @@ rule judge_rankings:
         code=digest(
             "influence.summary",
             "influence.counterfactual",
+            "influence.comparison",
             "influence.metrics",
             "influence.queries",
             "influence.scores",
@@ -311,6 +412,16 @@ rule summarise_influence:
             if RETRAINED
             else []
         ),
+        sweeps=(
+            report(
+                "results/figures/influence-sweeps.svg",
+                category="6. Influence",
+                labels={"figure": "Scores against settings"},
+                caption="../report/influence-sweeps.rst",
+            )
+            if SWEEPS
+            else []
+        ),
     log:
         "logs/summarise_influence/all.log",
     benchmark:
@@ -324,7 +435,14 @@ rule summarise_influence:
     params:
         resamples=lookup(within=config, dpath="influence/resamples"),
         k=INFLUENCE["k"][len(INFLUENCE["k"]) // 2],
-        code=digest("influence.summary", "influence.figures", "figures", "stats"),
+        sweeps=SWEEPS,
+        code=digest(
+            "influence.summary",
+            "influence.comparison",
+            "influence.figures",
+            "figures",
+            "stats",
+        ),
     script:
         "../scripts/summarise_influence.py"
 

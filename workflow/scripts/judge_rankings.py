@@ -17,7 +17,13 @@ with jobs.start(snakemake):
         dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True)), queries, documents
     )
     judged = influence.judge_all(
-        scores, known, queries, documents, recall.read([snakemake.input.recall]), snakemake.params.k
+        scores,
+        known,
+        queries,
+        documents,
+        recall.read([snakemake.input.recall]),
+        snakemake.params.k,
+        influence.read_judged(snakemake.input.patched) if snakemake.input.patched else None,
     )
     retrained = counterfactual.judge(
         counterfactual.read(snakemake.input.bank), scores, queries, documents, resamples=snakemake.params.resamples

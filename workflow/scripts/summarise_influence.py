@@ -22,3 +22,5 @@ with jobs.start(snakemake):
     figures.write_svg(drawn.agreement(table), snakemake.output.agreement)
     if snakemake.output.retraining:
         figures.write_svg(drawn.retraining(table), snakemake.output.retraining)
+    if snakemake.output.sweeps:
+        figures.write_svg(drawn.sweeps(table, snakemake.params.sweeps), snakemake.output.sweeps)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from factlife.config.base import Count, Name, Section, key
+from factlife.config.models import Folder, Hub
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -38,6 +39,16 @@ class Tfidf(Section):
 
     kind: Literal["tfidf"] = key(..., "The ranker.")
     answer: bool = key(False, "Search with the prompt and its answer.")
+
+
+class Embedding(Section):
+    """Cosine of sentence embeddings."""
+
+    kind: Literal["embedding"] = key(..., "The ranker.")
+    source: Annotated[Hub | Folder, Field(discriminator="kind")] = key(
+        ..., "An encoder whose embedding is the mean over tokens, such as `sentence-transformers/all-MiniLM-L6-v2`."
+    )
+    answer: bool = key(False, "Embed the prompt with its answer.")
 
 
 class Representation(Section):
@@ -92,12 +103,13 @@ class Bergson(Section):
 
 
 Ranker = Annotated[
-    Random | Bm25 | Tfidf | Representation | Gradient | Kronfluence | Bergson, Field(discriminator="kind")
+    Random | Bm25 | Tfidf | Embedding | Representation | Gradient | Kronfluence | Bergson, Field(discriminator="kind")
 ]
 
 # Kinds of rankers by what ranks: words alone, or a model.
 ROOMS = {
     "text": ("random", "bm25", "tfidf"),
+    "embedding": ("embedding",),
     "neural": ("representation", "gradient"),
     "kronfluence": ("kronfluence",),
     "bergson": ("bergson",),
@@ -125,6 +137,14 @@ class Retraining(Section):
     seed: int = key(0, "Seed of the subsets.", ge=0)
 
 
+class TailPatch(Section):
+    """One training step on each of the documents that rankers put first, against random documents."""
+
+    k: Count = key(5, "Documents of each query and ranker, and random ones of each query.")
+    rate: float = key(0.1, "Share of the full learning rates at which the model is trained on.", gt=0)
+    seed: int = key(0, "Seed of the random documents.", ge=0)
+
+
 class Attribution(Section):
     """What a model is asked, and which documents are ranked for it."""
 
@@ -137,6 +157,26 @@ class Attribution(Section):
     documents: Count | None = key(None, "Documents that are ranked, chosen at random; empty for all.")
     seed: int = key(0, "Seed of that choice.", ge=0)
     retraining: Retraining | None = key(None, "Models retrained without some documents; empty for none.")
+    tail_patch: TailPatch | None = key(None, "Single training steps on what rankers put first; empty for none.")
+
+
+class Point(Section):
+    """One ranker of one model, at a value of what is changed."""
+
+    at: float = key(..., "The value.")
+    model: Name = key(..., "Whose documents are ranked.")
+    ranker: Name = key(..., "By what.")
+    curve: str = key(..., "The curve that the point is on.")
+
+
+class Sweep(Section):
+    """A setting that is changed while others stay: scores of rankers against it."""
+
+    title: str = key(..., "What is changed, as the figure says it.")
+    log: bool = key(False, "Draw it on a logarithmic axis.")
+    points: list[Point] = key(
+        ..., "Rankers and models that differ in it; only models of `run.models` are drawn.", min_length=1
+    )
 
 
 class Influence(Section):
@@ -144,6 +184,7 @@ class Influence(Section):
 
     models: dict[str, Attribution] = key({}, "What is attributed, by model; only models of `run.models` are.")
     rankers: dict[Name, Ranker] = key({}, "Rankers by name.")
+    sweeps: dict[Name, Sweep] = key({}, "Scores against a setting, one panel of a figure each.")
     k: list[Count] = key([1, 5, 10, 50], "Lengths of the lists that are judged.", min_length=1)
     batch_tokens: Count = key(2048, "Tokens of a batch, padding included; no score depends on it.")
     resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
@@ -180,6 +221,8 @@ def problems(config: Config) -> Iterable[str]:
             yield f"{where}.retraining: the model has no `training`, so nobody knows how to train it again"
         if attribution.retraining and config.models[name].source.kind == "trained":
             yield f"{where}.retraining: the model goes on from another one, which would have to be trained again too"
+        if attribution.tail_patch and config.models[name].training is None:
+            yield f"{where}.tail_patch: the model has no `training`, so nobody knows how a step of it is made"
         for ranker in attribution.rankers:
             settings = config.influence.rankers.get(ranker)
             training = config.models[name].training
@@ -187,3 +230,11 @@ def problems(config: Config) -> Iterable[str]:
                 wrong = [at for at in settings.checkpoints if not -training.checkpoints <= at < training.checkpoints]
                 if wrong:
                     yield f"influence.rankers.{ranker}.checkpoints has {wrong[0]}, but models.{name} has {training.checkpoints}"
+    for name, sweep in config.influence.sweeps.items():
+        for point in sweep.points:
+            ranked = config.influence.models.get(point.model)
+            if ranked is None or point.ranker not in ranked.rankers:
+                yield (
+                    f"influence.sweeps.{name} has ranker `{point.ranker}` of model `{point.model}`, which is not in "
+                    f"influence.models.{point.model}.rankers"
+                )

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from factlife import stats
+from factlife.influence import comparison
 from factlife.influence.errors import InfluenceError
 from factlife.world.tables import read_table
 
 CEILING, RANDOM, RELEVANT = "ceiling", "random documents", "relevant documents"
-_COLUMNS = ["ranker", "group", "depth", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
+_NUMBERS = ["estimate", "ci_low", "ci_high", "p", "p_corrected"]
+_COLUMNS = ["ranker", "other_ranker", "group", "depth", "metric", "n", "interval_over", *_NUMBERS]
 _SUBSETS = {"lds": "subset", "loo": "one"}
 
 
@@ -43,11 +44,13 @@ def judge(
     - ``removal_loss``: the loss in nats without the documents that a ranker puts first, less that without as many random
       ones, mean over queries.
 
+    - The same names with ``_difference``: of two rankers, with p and Holm's p over all pairs.
+
     Intervals of ``lds`` and ``loo`` are a bootstrap over subjects and subsets at once, those of ``removal_loss`` Student's
     over pairs of models of the same seed.
 
     Returns:
-        ``ranker, group, depth, metric, n, estimate, ci_low, ci_high, interval_over``.
+        ``ranker, other_ranker, group, depth, metric, n, interval_over, estimate, ci_low, ci_high, p, p_corrected``.
 
     Raises:
         InfluenceError: a model was asked other queries.
@@ -68,17 +71,19 @@ def judge(
         for (group, depth), chosen in cuts(queries):
             subjects = queries.loc[chosen, "subject"].to_numpy()
             measured = losses[:, :, chosen]
-            for ranker, matrix in scores.items():
-                predicted = dropped @ matrix[chosen].astype(float).T
-                found = _bootstrap(predicted, measured.mean(1), subjects, resamples)
-                parts.append(_row(ranker, group, depth, metric, len(subjects), found, "facts and subsets"))
+            keys = {"group": group, "depth": depth, "n": len(subjects), "interval_over": "facts and subsets"}
+            found = {
+                ranker: _bootstrap(dropped @ matrix[chosen].astype(float).T, measured.mean(1), subjects, resamples)
+                for ranker, matrix in scores.items()
+            }
+            parts.append(comparison.differences(found).assign(metric=f"{metric}_difference", **keys))
             if measured.shape[1] > 1:
                 halves = measured[:, ::2].mean(1), measured[:, 1::2].mean(1)
-                found = tuple(map(_root_of_reliability, _bootstrap(*halves, subjects, resamples)))
-                parts.append(_row(CEILING, group, depth, metric, len(subjects), found, "facts and subsets"))
+                found[CEILING] = tuple(map(_root_of_reliability, _bootstrap(*halves, subjects, resamples)))
+            parts.append(comparison.intervals(found).assign(metric=metric, **keys))
     parts += _removals(trained[trained["kind"] == "removal"], queries)
-    kinds = {"n": int, "estimate": float, "ci_low": float, "ci_high": float}
-    return pd.DataFrame(parts, columns=_COLUMNS).astype(kinds)
+    table = pd.concat([pd.DataFrame(columns=_COLUMNS), *parts], ignore_index=True)[_COLUMNS]
+    return table.astype(dict.fromkeys(_NUMBERS, float) | {"n": int}).fillna({"other_ranker": ""})
 
 
 def correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -91,8 +96,8 @@ def correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 def _bootstrap(
     predicted: np.ndarray, measured: np.ndarray, subjects: np.ndarray, resamples: int
-) -> tuple[float, float, float]:
-    """Mean correlation, and its 95 % interval when subsets and subjects are both drawn again."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean correlation, and its resamples when subsets and subjects are both drawn again, the same for all rankers."""
     rng = np.random.default_rng(0)
     codes, names = pd.factorize(subjects)
     means = np.empty(resamples)
@@ -100,23 +105,24 @@ def _bootstrap(
         rows = rng.integers(len(predicted), size=len(predicted))
         weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[codes]
         means[number] = np.average(correlations(predicted[rows], measured[rows]), weights=weights)
-    low, high = np.quantile(means, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2])
-    return correlations(predicted, measured).mean(), low, high
+    return correlations(predicted, measured).mean(), means
 
 
-def _root_of_reliability(halves: float) -> float:
-    return float(np.sqrt(2 * max(halves, 0.0) / (1 + max(halves, 0.0))))
+def _root_of_reliability(halves: np.ndarray) -> np.ndarray:
+    positive = np.maximum(halves, 0.0)
+    return np.sqrt(2 * positive / (1 + positive))
 
 
-def _removals(trained: pd.DataFrame, queries: pd.DataFrame) -> Iterator[dict[str, object]]:
+def _removals(trained: pd.DataFrame, queries: pd.DataFrame) -> Iterator[pd.DataFrame]:
     for (group, depth), chosen in cuts(queries):
         means = trained.assign(loss=[np.asarray(losses)[chosen].mean() for losses in trained["loss_nats"]])
         wide = means.pivot(index="repeat", columns="name", values="loss")
-        for ranker in wide.columns.drop(RANDOM, errors="ignore"):
-            more = (wide[ranker] - wide[RANDOM]).dropna()
-            low, high = stats.seed_interval(more.mean(), more.std(), pd.Series(len(more)))
-            found = more.mean(), low.item(), high.item()
-            yield _row(ranker, group, depth, "removal_loss", len(more), found, "seeds")
+        if RANDOM not in wide:
+            continue
+        more = wide.drop(columns=RANDOM).sub(wide[RANDOM], axis=0)
+        keys = {"group": group, "depth": depth, "interval_over": "seeds"}
+        yield comparison.over_seeds(more).assign(metric="removal_loss", **keys)
+        yield comparison.differences_over_seeds(more).assign(metric="removal_loss_difference", **keys)
 
 
 def cuts(queries: pd.DataFrame) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
@@ -126,12 +132,3 @@ def cuts(queries: pd.DataFrame) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
         chosen = np.zeros(len(queries), dtype=bool)
         chosen[rows.index] = True
         yield (group, str(depth)), chosen
-
-
-def _row(
-    ranker: str, group: str, depth: str, metric: str, n: int, found: tuple[float, float, float], over: str
-) -> dict[str, object]:
-    return {
-        "ranker": ranker, "group": group, "depth": depth, "metric": metric, "n": n, "estimate": found[0],
-        "ci_low": found[1], "ci_high": found[2], "interval_over": over,
-    }  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -102,16 +105,20 @@ def agreement(table: pd.DataFrame) -> alt.Chart:
     return drawn.facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
+_SWEPT = {"mrr": "reciprocal rank", "r_precision": "R-precision", "lds": "LDS"}
 _RETRAINING = {
     "lds": "correlation over subsets",
     "loo": "correlation over documents left out",
     "removal_loss": "nats lost",
+    "tail_patch": "nats gained by one step",
 }
+_TITLES = {"removal_loss": "documents removed", "tail_patch": "one step on documents"}
 
 
 def retraining(table: pd.DataFrame) -> alt.Chart:
     """How well rankers foretell models on random subsets, and what models lose without the documents they put first."""
     rows = table[table["metric"].isin(_RETRAINING) & (table["answered"] == "all")]
+    rows = rows[(rows["group"] != "all") | (rows["depth"] == "all")]
     panels = []
     for (metric, model), part in rows.groupby(["metric", "model"], sort=True):
         order = part[part["group"] == "all"].groupby("ranker")["estimate"].mean().sort_values(ascending=False).index
@@ -123,6 +130,34 @@ def retraining(table: pd.DataFrame) -> alt.Chart:
         zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color="#888").encode(x="x:Q")
         bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q", title=_RETRAINING[metric]), x2="ci_high:Q")
         points = base.mark_circle(size=45, opacity=1).encode(x="estimate:Q")
-        title = f"{model}: {'documents removed' if metric == 'removal_loss' else metric.upper()}"
+        title = f"{model}: {_TITLES.get(metric, metric.upper())}"
         panels.append(alt.layer(zero, bars, points).properties(width=260, height=alt.Step(9), title=title))
     return alt.concat(*panels, columns=2)
+
+
+def sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> alt.Chart:
+    """Scores of rankers against what is changed from one to the next: a row for each setting, a panel for each score.
+
+    Args:
+        table: the summary.
+        settings: sweeps by name, as the config has them.
+    """
+    rows = table[(table["group"] == "all") & (table["depth"] == "all") & (table["answered"] == "all")]
+    rows = rows[~rows["credit"].isin(["ancestors"]) & rows["document_kind"].isin(["all", ""]) & rows["k"].isna()]
+    lines = []
+    for sweep in settings.values():
+        found = pd.DataFrame(sweep["points"]).merge(rows, on=["model", "ranker"])
+        scale = alt.Scale(type="log") if sweep["log"] else alt.Scale(zero=False)
+        panels = []
+        for metric, title in _SWEPT.items():
+            if (part := found[found["metric"] == metric]).empty:
+                continue
+            base = alt.Chart(part).encode(
+                x=alt.X("at:Q", title=sweep["title"], scale=scale),
+                y=alt.Y("estimate:Q", title=title),
+                color=alt.Color("curve:N", title=None),
+                detail="seed:N",
+            )
+            panels.append(figures.with_band(base).properties(width=200, height=150))
+        lines.append(alt.hconcat(*panels))
+    return alt.vconcat(*lines).resolve_scale(color="independent")

@@ -25,9 +25,10 @@ from transformers.pytorch_utils import Conv1D
 
 from factlife.config.influence import Gradient
 from factlife.influence.errors import InfluenceError
-from factlife.influence.texts import Batch, Text, batches, loss
+from factlife.influence.texts import Batch, Text, batches, losses, trimmed
 
-Vector = dict[int, Tensor]
+# Tokens of documents that are multiplied with those of queries at once: their products stay in the processor's cache.
+_ROWS = 256
 
 
 @dataclass
@@ -75,7 +76,7 @@ def gradients(model: Any, batch: Batch, parameters: Sequence[str]) -> Gradients:
     """
     uses: list[tuple[nn.Module, Tensor, Tensor]] = []
     with _frozen(model), _watched(model, parameters, len(batch.ids), uses):
-        total = loss(model, batch)
+        total = losses(model, batch).sum()
     written = torch.autograd.grad(total, [output for *_, output in uses], allow_unused=True)
     written = [torch.zeros_like(use[2]) if one is None else one for use, one in zip(uses, written, strict=True)]
     names, found = {id(parameter): name for name, parameter in model.named_parameters()}, Gradients()
@@ -174,6 +175,9 @@ class Queries:
         self.device, self.count = next(model.parameters()).device, len(texts)
         self.norms = torch.zeros(len(texts), device=self.device)
         self.vectors: dict[str, Tensor] = {}
+        # For each use of each weight the rows of all queries, and the place in `owners` of the queries that they are of.
+        self.rows: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
+        self.owners: list[Tensor] = []
         rows: dict[str, list[list[tuple[Tensor, Tensor, Tensor]]]] = {}
         for batch in self._batches(texts):
             found = gradients(model, batch, parameters)
@@ -184,12 +188,11 @@ class Queries:
             for name, uses in found.matrices.items():
                 parts = rows.setdefault(name, [[] for _ in uses])
                 for part, (left, right) in zip(parts, uses, strict=True):
-                    # Tokens behind the last that matters have no gradient: most of a last layer's.
-                    kept = _alive(left) & _alive(right)
-                    part.append((left[kept], right[kept], at[:, None].expand(kept.shape)[kept]))
-        self.rows = {
-            name: [tuple(map(torch.cat, zip(*part, strict=True))) for part in parts] for name, parts in rows.items()
-        }
+                    left, right, text = _alive(left, right)
+                    part.append((left, right, at[text]))
+        for name, parts in rows.items():
+            for left, right, owner in (map(torch.cat, zip(*part, strict=True)) for part in parts):
+                self.rows.setdefault(name, []).append((left, right, self._place(owner)))
         if (wrong := ~(self.norms.isfinite() & (self.norms > 0))).any():
             name = names[int(wrong.nonzero()[0])]
             raise InfluenceError(
@@ -200,37 +203,53 @@ class Queries:
     def _batches(self, texts: Sequence[Text]) -> Iterator[Batch]:
         return batches(texts, self.pad, self.batch_tokens, self.device)
 
+    def _place(self, owner: Tensor) -> int:
+        """Most weights' rows have the same owners, so that their products are added up before they are dealt to queries."""
+        for place, known in enumerate(self.owners):
+            if torch.equal(known, owner):
+                return place
+        self.owners.append(owner)
+        return len(self.owners) - 1
+
     def products(self, found: Gradients) -> Tensor:
         """Inner products with the gradients of a batch of texts, (n, queries)."""
-        parts = [vector @ self.vectors[name].T for name, vector in found.vectors.items()]
+        total = sum((vector @ self.vectors[name].T for name, vector in found.vectors.items()), torch.zeros(()))
+        by_row: dict[int, Tensor] = {}
         for name, uses in found.matrices.items():
-            for left, right in uses:
-                n, length = left.shape[:2]
+            for use in uses:
+                left, right, text = _alive(*use)
                 for query_left, query_right, owner in self.rows[name]:
-                    both = _products(left.flatten(0, 1), query_left)
-                    both = both * _products(right.flatten(0, 1), query_right)
-                    by_token = both.view(n, length, -1).sum(1)
-                    parts.append(by_token.new_zeros(n, self.count).index_add_(1, owner, by_token))
-        return torch.stack(parts).sum(0)
+                    into = by_row.setdefault(
+                        owner, query_left.new_zeros(len(use[0]), len(query_left), dtype=torch.float)
+                    )
+                    for some in zip(left.split(_ROWS), right.split(_ROWS), text.split(_ROWS), strict=True):
+                        both = _products(some[0], query_left).mul_(_products(some[1], query_right))
+                        into.index_add_(0, some[2], both)
+        for owner, sums in by_row.items():
+            total = total + sums.new_zeros(len(sums), self.count).index_add_(1, self.owners[owner], sums)
+        return total
 
-    def against(self, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+    def against(self, texts: Sequence[Text], *, norms: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Inner products with many texts, (queries, texts), and the texts' norms, (texts,), a batch at a time."""
-        products, norms = np.zeros((self.count, len(texts)), np.float32), np.zeros(len(texts), np.float32)
-        for batch in self._batches(texts):
+        products, lengths = np.zeros((self.count, len(texts)), np.float32), np.zeros(len(texts), np.float32)
+        for batch in self._batches(list(map(trimmed, texts))):
             found = gradients(self.model, batch, self.parameters)
             products[:, batch.numbers] = self.products(found).T.cpu().numpy()
-            norms[batch.numbers] = found.squared_norms().clamp(min=0).sqrt().cpu().numpy()
-        return products, norms
+            if norms:
+                lengths[batch.numbers] = found.squared_norms().clamp(min=0).sqrt().cpu().numpy()
+        return products, lengths
 
 
-def _alive(rows: Tensor) -> Tensor:
-    return torch.ones_like(rows, dtype=torch.bool) if not rows.is_floating_point() else (rows != 0).any(-1)
+def _alive(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of all texts whose derivative is not zero, and whose they are: most of a last layer's tokens have none."""
+    kept = ((left if left.is_floating_point() else right) != 0).any(-1)
+    return left[kept], right[kept], kept.nonzero()[:, 0]
 
 
 def norms(model: Any, texts: Sequence[Text], parameters: Sequence[str], *, pad: int, batch_tokens: int) -> np.ndarray:
     """Norm of each text's gradient, (texts,)."""
     found = np.zeros(len(texts), np.float32)
-    for batch in batches(texts, pad, batch_tokens, next(model.parameters()).device):
+    for batch in batches(list(map(trimmed, texts)), pad, batch_tokens, next(model.parameters()).device):
         lengths = gradients(model, batch, parameters).squared_norms().clamp(min=0).sqrt()
         found[batch.numbers] = lengths.cpu().numpy()
     return found
@@ -263,7 +282,7 @@ def rank(
         queries = Queries(
             model, asked, settings.parameters, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens, names=names
         )
-        products, norms = queries.against(read)
+        products, norms = queries.against(read, norms=settings.score != "dot")
         if settings.score != "dot":
             scale = queries.norms.cpu().numpy()[:, None] * norms
             products = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)

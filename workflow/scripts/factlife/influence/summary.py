@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from factlife import stats
+from factlife.influence import comparison
 from factlife.influence.metrics import agreement, judge
 from factlife.influence.queries import truth
 from factlife.world.tables import World, read_table
 
 KEYS = ["model", "seed", "world", "ranker", "depth", "k"]
-MORE = ["credit", "group", "answered", "document_kind", "other_ranker"]
+MORE = ["credit", "group", "answered", "document_kind", "other_ranker", "p", "p_corrected"]
+_COMPARED = ["mrr", "r_precision", "tail_patch"]
 _OF_QUERY = ["query_id", "fact_id", "subject", "group", "depth"]
 
 
@@ -26,6 +28,7 @@ def judge_all(
     documents: pd.DataFrame,
     recall: pd.DataFrame,
     ks: Sequence[int],
+    patched: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Every metric of every query for all rankers of one model.
 
@@ -36,6 +39,7 @@ def judge_all(
         documents: a table of ``queries.pool``.
         recall: the model's answers to all probes: which queries it answers, at its last checkpoint.
         ks: lengths of lists.
+        patched: what ``patching.run`` found, if the model was patched; ``tail_patch`` is the mean over documents.
 
     Returns:
         ``query_id, fact_id, subject, group, depth, answered, ranker, other_ranker, credit, document_kind, metric, k,
@@ -50,6 +54,10 @@ def judge_all(
                 ranker=one, other_ranker=other, credit="", document_kind="all"
             )
         )
+    if patched is not None:
+        gains = patched.groupby(["ranker", "query_id"], sort=False)["gain_nats"].agg(["mean", "size"]).reset_index()
+        named = gains.rename(columns={"mean": "value", "size": "k"}).assign(metric="tail_patch")
+        parts.append(named.assign(credit="", document_kind="all"))
     last = recall[recall["step"] == recall["step"].max()].set_index("probe_id")["candidate_correct"]
     asked = queries[_OF_QUERY].assign(answered=queries["query_id"].map(last).fillna(False).astype(bool))
     table = asked.merge(pd.concat(parts, ignore_index=True), on="query_id")
@@ -57,7 +65,7 @@ def judge_all(
 
 
 def read_judged(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """What ``judge_all`` or ``counterfactual.judge`` found for several models, one after the other."""
+    """What ``judge_all``, ``counterfactual.judge`` or ``patching.run`` found, of several files, one after the other."""
     return pd.concat([read_table(path) for path in paths], ignore_index=True)
 
 
@@ -66,8 +74,9 @@ def summarise(judged: pd.DataFrame, retrained: pd.DataFrame, *, resamples: int) 
 
     Returns:
         ``model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over`` and ``credit, group,
-        answered, document_kind, other_ranker``. ``answered`` is ``all``, or ``correct`` for the queries alone whose answer
-        the model knows. Metric ``answered`` is the share of those.
+        answered, document_kind, other_ranker, p, p_corrected``. ``answered`` is ``all``, or ``correct`` for the queries alone whose answer
+        the model knows. Metric ``answered`` is the share of those. Metrics named ``…_difference`` are ``ranker`` less
+        ``other_ranker``; the others have no p.
     """
     parts = []
     for (model, seed, world), rows in judged.groupby(["model", "seed", "world"], sort=False):
@@ -94,7 +103,7 @@ def summarise(judged: pd.DataFrame, retrained: pd.DataFrame, *, resamples: int) 
                     "answered": answered,
                 }
                 parts.append(_means(kept, keys, resamples))
-    blank = {"k": "", "credit": "", "answered": "all", "document_kind": "all", "other_ranker": ""}
+    blank = {"k": "", "credit": "", "answered": "all", "document_kind": "all"}
     table = pd.concat([*parts, retrained.assign(**blank)], ignore_index=True)
     shared = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
     return table[[*KEYS, *shared, *MORE]]
@@ -118,7 +127,21 @@ def _means(rows: pd.DataFrame, keys: dict[str, object], resamples: int) -> pd.Da
     interval = stats.cluster_bootstrap(wide.to_numpy(), subjects.to_numpy(), resamples=resamples)
     table = stats.tidy(keys, wide.columns.tolist(), interval)
     table[columns] = table["metric"].str.split("\t", expand=True).set_axis(columns, axis=1)
-    return table
+    return pd.concat([table, *_differences(wide, subjects.to_numpy(), keys, resamples)], ignore_index=True)
+
+
+def _differences(
+    wide: pd.DataFrame, subjects: np.ndarray, keys: dict[str, object], resamples: int
+) -> Iterator[pd.DataFrame]:
+    """Rankers against one another by the metrics that compare whole rankings."""
+    parts = pd.Index(wide.columns).str.split("\t", expand=True).to_frame(index=False)
+    parts.columns = ["ranker", "other_ranker", "credit", "document_kind", "metric", "k"]
+    whole = (parts["document_kind"] == "all") & (parts["credit"] != "ancestors")
+    for (metric, credit, k), rows in parts[parts["metric"].isin(_COMPARED) & whole].groupby(["metric", "credit", "k"]):
+        estimates, drawn = stats.resampled_means(wide.iloc[:, rows.index].to_numpy(), subjects, resamples=resamples)
+        found = comparison.differences(dict(zip(rows["ranker"], zip(estimates, drawn.T, strict=True), strict=True)))
+        more = {"metric": f"{metric}_difference", "credit": credit, "document_kind": "all", "k": k}
+        yield found.assign(**keys, **more, n=len(wide), interval_over="facts")
 
 
 def read_summary(path: str | Path) -> pd.DataFrame:

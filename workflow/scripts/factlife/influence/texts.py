@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -31,6 +31,11 @@ class Text:
     ids: list[int]
     scored: list[int]
     rivals: tuple[int, ...] = ()
+
+
+def trimmed(text: Text) -> Text:
+    """The text up to its last scored token: what stands behind it has no part in the loss of a causal model."""
+    return replace(text, ids=text.ids[: max(text.scored, default=0) + 1])
 
 
 def of_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = False) -> list[Text]:
@@ -138,8 +143,8 @@ def batches(texts: Sequence[Text], pad: int, tokens: int, device: Any = "cpu") -
         yield Batch(numbers, padded["input_ids"].to(device), padded["attention_mask"].to(device), chosen)
 
 
-def loss(model: Any, batch: Batch) -> Tensor:
-    """Σ over texts of the loss of their scored tokens, in nats.
+def losses(model: Any, batch: Batch) -> Tensor:
+    """For each text, Σ over its scored tokens of their loss, in nats, (n,).
 
     Cross-entropy, or for a margin log Σ exp of the rivals' logits less the logit of the scored token.
     """
@@ -147,7 +152,9 @@ def loss(model: Any, batch: Batch) -> Tensor:
     rows, at = torch.tensor(places, dtype=torch.long, device=batch.ids.device).reshape(-1, 2).T
     logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows, at - 1].float()
     wanted = logits.gather(1, batch.ids[rows, at][:, None])[:, 0]
-    if not any(text.rivals for text in batch.texts):
-        return (logits.logsumexp(1) - wanted).sum()
-    others = [logits[number, list(batch.texts[row].rivals)].logsumexp(0) for number, (row, _) in enumerate(places)]
-    return (torch.stack(others) - wanted).sum()
+    if any(text.rivals for text in batch.texts):
+        others = [logits[number, list(batch.texts[row].rivals)].logsumexp(0) for number, (row, _) in enumerate(places)]
+        against = torch.stack(others)
+    else:
+        against = logits.logsumexp(1)
+    return wanted.new_zeros(len(batch.texts)).index_add(0, rows, against - wanted)

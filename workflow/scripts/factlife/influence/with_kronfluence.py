@@ -113,7 +113,7 @@ class _Padded(Dataset):
 
 
 class _OfTexts(Task):
-    """The same losses as those of ``texts.loss``; with ``sample``, of labels that the model draws (Fisher)."""
+    """The same losses as those of ``texts.losses``; with ``sample``, of labels that the model draws (Fisher)."""
 
     def __init__(self, modules: list[str]) -> None:
         super().__init__()

@@ -19,7 +19,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictData
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from factlife.config.models import Folder, Gguf, Hub, Scratch, Source
@@ -129,6 +136,24 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
         raise ModelError(
             f"{folder} lacks the weights {', '.join(sorted(report['missing_keys']))}; save the model again, complete"
         )
+    return model.to(device).eval(), _tokenizer(folder, model)
+
+
+def encoder(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model without a head from a Hugging Face folder, as ``load`` gives models of language.
+
+    Raises:
+        ModelError: as ``load``; weights of a pooler, which some encoders are published without, may be missing.
+    """
+    _check(folder := Path(folder))
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_SAFE
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        raise ModelError(f"{folder} cannot be loaded as an encoder: {error}") from error
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise ModelError(f"{folder} lacks the weights {', '.join(missing)}; save the model again, complete")
     return model.to(device).eval(), _tokenizer(folder, model)
 
 

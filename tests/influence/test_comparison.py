@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm, ttest_rel
+
+from factlife.influence import comparison
+
+
+@pytest.fixture
+def found():
+    """Three rankers that share their noise; the second is always .1 above the first, the third has noise of its own."""
+    rng = np.random.default_rng(0)
+    shared, own = rng.normal(0.5, 0.2, size=(2, 4000))
+    return {"low": (0.5, shared), "high": (0.6, shared + 0.1), "other": (0.4, own - 0.1)}
+
+
+def test_a_difference_is_that_of_the_same_draws(found):
+    table = comparison.differences(found).set_index(["ranker", "other_ranker"])
+    row = table.loc[("low", "high")]
+
+    assert row[["estimate", "ci_low", "ci_high"]].tolist() == pytest.approx([-0.1] * 3)
+    assert row["p"] == pytest.approx(0, abs=1e-12)
+    apart = table.loc[("low", "other")]
+    assert apart["p"] == pytest.approx(2 * norm.sf(0.1 / np.sqrt(2 * 0.2**2)), abs=0.02)
+    assert apart["ci_low"] < 0 < apart["ci_high"]
+
+
+def test_p_is_holms_over_all_pairs(found):
+    table = comparison.differences(found).sort_values("p")
+
+    expected = np.minimum(1, np.maximum.accumulate(table["p"].to_numpy() * [3, 2, 1]))
+    np.testing.assert_allclose(table["p_corrected"], expected)
+
+
+def test_two_rankers_that_are_one_do_not_differ(found):
+    table = comparison.differences({"one": found["low"], "same": found["low"]})
+
+    assert table[["estimate", "ci_low", "ci_high", "p", "p_corrected"]].to_numpy().tolist() == [[0, 0, 0, 1, 1]]
+
+
+def test_over_seeds_pairs_are_compared_by_students_test():
+    values = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [0.5, 1.0, 4.5], "c": [0.0, 0.0, 1.0]})
+    table = comparison.differences_over_seeds(values).set_index(["ranker", "other_ranker"])
+
+    expected = ttest_rel(values["a"], values["c"])
+    low, high = expected.confidence_interval()
+    row = table.loc[("a", "c")]
+    assert row[["estimate", "ci_low", "ci_high", "p"]].tolist() == pytest.approx(
+        [4 / 3 + 2 / 3, low, high, expected.pvalue]
+    )
+    assert comparison.over_seeds(values).set_index("ranker").at["a", "estimate"] == pytest.approx(7 / 3)
+
+
+def test_one_ranker_has_no_pairs(found):
+    assert comparison.differences({"low": found["low"]}).empty
+    assert comparison.differences_over_seeds(pd.DataFrame({"a": [1.0, 2.0]})).empty

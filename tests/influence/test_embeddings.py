@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from factlife import models
+from factlife.config.influence import Embedding
+from factlife.influence import embeddings
+
+RANKER = {"kind": "embedding", "source": {"kind": "folder", "path": "encoder"}}
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer, tmp_path_factory):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=12, **sizes))
+    folder = tmp_path_factory.mktemp("encoder")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def by_hand(model, tokenizer, text):
+    """The mean over a text's tokens, alone in its batch, as a unit vector."""
+    with torch.no_grad():
+        hidden = model(torch.tensor([tokenizer(text)["input_ids"][:12]])).last_hidden_state[0]
+    return (hidden.mean(0) / hidden.mean(0).norm()).numpy()
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_scores_are_cosines_of_means_over_tokens(encoder, queries, ranked, answer):
+    model, tokenizer = models.encoder(encoder)
+    settings, asked, read = Embedding(**RANKER, answer=answer), queries.head(3), ranked.head(8)
+
+    scores = embeddings.rank(model, tokenizer, settings, asked, read, batch_tokens=40)
+
+    said = asked["prompt"] + " " + asked["completion"] if answer else asked["prompt"]
+    left, right = ([by_hand(model, tokenizer, text) for text in texts] for texts in (said, read["text"]))
+    np.testing.assert_allclose(scores, np.stack(left) @ np.stack(right).T, atol=1e-5)
+
+
+def test_long_texts_are_cut_and_counted(encoder, caplog):
+    model, tokenizer = models.encoder(encoder)
+    text = "<B01> returns 1 . " * 8
+
+    found = embeddings.embed(model, tokenizer, [text, "<B01>"], batch_tokens=64)
+
+    assert "1 of 2 texts have more than the 12 tokens" in caplog.text
+    np.testing.assert_allclose(found[0], by_hand(model, tokenizer, text), atol=1e-5)
+
+
+def test_an_encoder_without_its_pooler_is_whole(encoder, tokenizer, tmp_path):
+    model, _ = models.encoder(encoder)
+    BertModel(model.config, add_pooling_layer=False).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    models.encoder(tmp_path)
+
+
+def test_an_encoder_that_lacks_weights_is_an_error(encoder, tokenizer, tmp_path):
+    model, _ = models.encoder(encoder)
+    kept = {name: weight for name, weight in model.state_dict().items() if "layer.1." not in name}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    tokenizer.save_pretrained(tmp_path)
+
+    with pytest.raises(models.ModelError, match=r"lacks the weights encoder\.layer\.1"):
+        models.encoder(tmp_path)
