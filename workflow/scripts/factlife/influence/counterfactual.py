@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def judge(
       random subsets of documents between the sum of scores of what a subset keeps and the retrained model's log
       probability of the answer; then the mean over queries. 0 for a query of which a ranker says the same of all subsets.
     - ``loo``: the same over subsets that lack one document.
-    - Ranker ``ceiling``: the root of the reliability of the log probabilities, √(2r / (1 + r)) for the correlation r of
-      two halves of the models on each subset (Spearman 1910, Brown 1910): about what the best ranker could reach.
+    - Ranker ``ceiling``: the root of the reliability of mean log probabilities, √(n r / (1 + (n − 1) r)) for n models on
+      each subset and the mean correlation r of two of them (Spearman 1910, Brown 1910): about what the best ranker reaches.
     - ``removal_loss``: the loss in nats without the documents that a ranker puts first, less that without as many random
       ones, mean over queries.
 
@@ -68,18 +69,21 @@ def judge(
         dropped = np.zeros((len(losses), len(documents)))
         for row, names in enumerate(models.groupby("name", sort=True)["dropped"].first()):
             dropped[row, [at[name] for name in names]] = 1
+        mean, repeats = losses.mean(1), losses.shape[1]
+        agreeing = {
+            ranker: _resampled(dropped @ matrix.astype(float).T, mean, resamples) for ranker, matrix in scores.items()
+        }
+        pairs = list(itertools.combinations(range(repeats), 2))
+        between = [_resampled(losses[:, one], losses[:, other], resamples) for one, other in pairs]
         for (group, depth), chosen in cuts(queries):
             subjects = queries.loc[chosen, "subject"].to_numpy()
-            measured = losses[:, :, chosen]
             keys = {"group": group, "depth": depth, "n": len(subjects), "interval_over": "facts and subsets"}
-            found = {
-                ranker: _bootstrap(dropped @ matrix[chosen].astype(float).T, measured.mean(1), subjects, resamples)
-                for ranker, matrix in scores.items()
-            }
+            found = {ranker: _means(values[:, chosen], subjects) for ranker, values in agreeing.items()}
             parts.append(comparison.differences(found).assign(metric=f"{metric}_difference", **keys))
-            if measured.shape[1] > 1:
-                halves = measured[:, ::2].mean(1), measured[:, 1::2].mean(1)
-                found[CEILING] = tuple(map(_root_of_reliability, _bootstrap(*halves, subjects, resamples)))
+            if between:
+                found[CEILING] = tuple(
+                    _ceiling(r, repeats) for r in _means(np.mean(between, axis=0)[:, chosen], subjects)
+                )
             parts.append(comparison.intervals(found).assign(metric=metric, **keys))
     parts += _removals(trained[trained["kind"] == "removal"], queries)
     table = pd.concat([pd.DataFrame(columns=_COLUMNS), *parts], ignore_index=True)[_COLUMNS]
@@ -94,23 +98,24 @@ def correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return np.divide((left * right).sum(0), scale, out=np.zeros(left.shape[1]), where=scale > 0)
 
 
-def _bootstrap(
-    predicted: np.ndarray, measured: np.ndarray, subjects: np.ndarray, resamples: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correlation, and its resamples when subsets and subjects are both drawn again, the same for all rankers."""
-    rng = np.random.default_rng(0)
+def _resampled(predicted: np.ndarray, measured: np.ndarray, resamples: int) -> np.ndarray:
+    """Each query's correlation, and those when subsets are drawn again, the same for all rankers, (1 + resamples, queries)."""
+    rng, count = np.random.default_rng(0), len(predicted)
+    draws = [np.arange(count), *rng.integers(count, size=(resamples, count))]
+    return np.stack([correlations(predicted[rows], measured[rows]) for rows in draws])
+
+
+def _means(found: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over queries of what ``_resampled`` found, and its resamples with subjects drawn again too."""
     codes, names = pd.factorize(subjects)
-    means = np.empty(resamples)
-    for number in range(resamples):
-        rows = rng.integers(len(predicted), size=len(predicted))
-        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[codes]
-        means[number] = np.average(correlations(predicted[rows], measured[rows]), weights=weights)
-    return correlations(predicted, measured).mean(), means
+    draws = np.random.default_rng(1).multinomial(len(names), np.full(len(names), 1 / len(names)), size=len(found) - 1)
+    weights = draws[:, codes]
+    return found[0].mean(), (found[1:] * weights).sum(1) / weights.sum(1)
 
 
-def _root_of_reliability(halves: np.ndarray) -> np.ndarray:
-    positive = np.maximum(halves, 0.0)
-    return np.sqrt(2 * positive / (1 + positive))
+def _ceiling(r: np.ndarray, repeats: int) -> np.ndarray:
+    positive = np.maximum(r, 0.0)
+    return np.sqrt(repeats * positive / (1 + (repeats - 1) * positive))
 
 
 def _removals(trained: pd.DataFrame, queries: pd.DataFrame) -> Iterator[pd.DataFrame]:
