@@ -1,7 +1,7 @@
 """Seconds for plain products of gradients: ``influence.gradients`` against Kronfluence without curvature and Bergson.
 
-All three score the same queries and documents of the default world for the same model and losses; CPU seconds of the
-whole call from texts to scores, model in memory (Bergson loads it itself, its part is told apart), in turn.
+All three score the same queries and documents of the default world for the same model and losses, in turn. CPU seconds of
+the whole call from texts as tokens to scores, of a model in memory; Bergson reads the model from its folder.
 """
 
 from __future__ import annotations

@@ -84,6 +84,26 @@ def test_scores_that_say_what_documents_do_foretell_every_model(linear, queries,
     assert at["worth", "removal_loss", "all"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_the_ceiling_is_what_noise_leaves(queries, ranked, repeats):
+    rng, ids, asked = np.random.default_rng(0), ranked["doc_id"].tolist(), queries.head(4)
+    worth = rng.normal(size=(4, len(ids)))
+    arms = retraining.bank(ids, Retraining(subsets=400, repeats=repeats))
+    dropped = np.array([np.isin(ids, arm.dropped) for arm in arms], dtype=float)
+    signal = dropped @ worth.T
+    losses = signal + signal[repeats:].std(0) * rng.normal(size=signal.shape)
+    trained = pd.DataFrame([arm.__dict__ for arm in arms]).assign(
+        query_ids=[asked["query_id"].tolist()] * len(arms), loss_nats=list(losses)
+    )
+
+    table = counterfactual.judge(trained, {"worth": worth}, asked, ranked, resamples=2)
+
+    at = table[(table["metric"] == "lds") & (table["group"] == "all")].set_index("ranker")["estimate"]
+    # Noise as large as the signal: of a mean of n, n / (n + 1) is signal.
+    assert at["ceiling"] == pytest.approx(np.sqrt(repeats / (repeats + 1)), abs=0.03)
+    assert at["worth"] == pytest.approx(at["ceiling"], abs=0.03)
+
+
 def test_correlations_are_spearmans():
     rng = np.random.default_rng(0)
     left, right = rng.integers(0, 4, size=(2, 10, 3)).astype(float)
