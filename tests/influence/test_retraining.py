@@ -22,6 +22,8 @@ def test_a_bank_has_every_subset_as_often_as_asked(ranked):
     assert [arm.dropped for arm in arms if arm.kind == "one"] == [(arm.name,) for arm in arms if arm.kind == "one"]
     assert all(arm.dropped == () for arm in arms if arm.kind == "full")
     assert len({arm.dropped for arm in arms}) == 16
+    more = retraining.bank(ids, SETTINGS.model_copy(update={"subsets": 14}))
+    assert set(arms) <= set(more)
     shards = [arm for number in range(3) for arm in retraining.shard(arms, number, 3)]
     assert sorted(shards, key=arms.index) == arms
 

@@ -148,12 +148,13 @@ def sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> al
     for sweep in settings.values():
         found = pd.DataFrame(sweep["points"]).merge(rows, on=["model", "ranker"])
         scale = alt.Scale(type="log") if sweep["log"] else alt.Scale(zero=False)
+        axis = alt.Axis(values=sorted({point["at"] for point in sweep["points"]}), format="~g")
         panels = []
         for metric, title in _SWEPT.items():
             if (part := found[found["metric"] == metric]).empty:
                 continue
             base = alt.Chart(part).encode(
-                x=alt.X("at:Q", title=sweep["title"], scale=scale),
+                x=alt.X("at:Q", title=sweep["title"], scale=scale, axis=axis),
                 y=alt.Y("estimate:Q", title=title),
                 color=alt.Color("curve:N", title=None),
                 detail="seed:N",

@@ -51,7 +51,9 @@ def bank(documents: Sequence[str], settings: Retraining) -> list[Arm]:
     sets = {("full", ""): ()}
     for number in range(settings.subsets):
         sets["subset", str(number)] = tuple(documents[at] for at in sorted(rng.permutation(len(documents))[:dropped]))
-    for at in sorted(rng.permutation(len(documents))[: settings.leave_one_out]):
+    # Of their own seed: the same documents whatever the number of subsets.
+    alone = np.random.default_rng([settings.seed, 2]).permutation(len(documents))[: settings.leave_one_out]
+    for at in sorted(alone):
         sets["one", documents[at]] = (documents[at],)
     return [Arm(*key, repeat, found) for key, found in sets.items() for repeat in range(settings.repeats)]
 
