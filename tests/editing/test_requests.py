@@ -132,3 +132,21 @@ def test_subjects_are_asked_for_by_their_new_value(world, requests):
         one = by_edit.loc[probe.edit_id]
         assert one["target"] in probe.prompt and probe.wanted == one["subject"] and one["subject"] not in probe.prompt
     assert (probes["metric"] == "reverse").sum() >= 10
+
+
+def test_of_a_model_that_knows_little_only_what_it_tells_is_asked(world, requests):
+    probes = world.probes.set_index("probe_id")
+    forward = probes[(probes["kind"] == "forward") & probes["fact_id"].isin(world.facts.query("taught")["fact_id"])]
+    neighbours = probes[(probes["kind"] == "neighbourhood") & probes["fact_id"].isin(requests["fact_id"])]
+    second = forward.index[forward.duplicated("fact_id")][:3]
+    known = {*second, neighbours.index[0]}
+
+    asked = probes_of_world(requests, world, known).set_index("probe_id")
+
+    assert set(asked.index[asked["metric"] == "recall"]) == {f"{probe}.recall" for probe in second}
+    assert asked.loc[f"{second[0]}.recall", "prompt"] == forward.loc[second[0], "prompt"]
+    assert set(asked.index[asked["metric"] == "neighbourhood"]) == {neighbours.index[0]}
+    assert set(asked.index[asked["metric"] == "distractor"]) == {f"{neighbours.index[0]}.distractor"}
+    every = probes_of_world(requests, world).set_index("probe_id")
+    others = [metric not in ("recall", "neighbourhood", "distractor") for metric in every["metric"]]
+    assert every[others].equals(asked[~asked["metric"].isin(["recall", "neighbourhood", "distractor"])])

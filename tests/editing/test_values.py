@@ -235,6 +235,19 @@ def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, r
     torch.testing.assert_close(found[:, 3], expected[0] / 2 + (expected[1] + expected[2]) / 4)
 
 
+def test_blocks_after_the_one_that_is_read_do_not_run(target, requests):
+    needed = values.slots(target, requests, PLACES[0], joint=False)
+    runs = []
+    for number, block in enumerate(target.parts.blocks):
+        block.module.register_forward_hook(lambda *_, number=number: runs.append(number))
+
+    values.keys(target, requests, needed, PLACES[0], 1, 2)
+    values.residual(target, requests, needed, PLACES[0], 1)
+
+    # A block whose down-projection is read does not return.
+    assert runs == [0, 0, 0, 0, 1]
+
+
 def test_the_subjects_last_token_is_found_behind_a_context(target, requests):
     one = requests.iloc[0]
     made = row(target, PLACES[0], f"The end . {one['prompt']}", one["subject"], one["target"])

@@ -252,7 +252,9 @@ class Requests(Section):
     )
     count: Count = key(100, "Requests; of files, the first ones.")
     known: bool = key(
-        False, "Of worlds: only facts that the model tells, by argmax, asked with one of their trained prompts."
+        False,
+        "Of worlds: only facts that the model tells, by argmax, asked with one of their trained prompts; neighbours and "
+        "other facts are asked about where the model tells them too.",
     )
     seed: int = key(0, "Of worlds, seed of the order and of the new values.", ge=0)
 

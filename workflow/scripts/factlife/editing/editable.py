@@ -92,6 +92,19 @@ def applied(model: Any, deltas: Deltas) -> Iterator[None]:
                 parameters[name].copy_(weight)
 
 
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """A model whose weights need no gradient inside the context: passes keep nothing for one, which saves memory."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 def write(model: Any, deltas: Deltas) -> None:
     """Add changes to a model's weights.
 

@@ -65,7 +65,7 @@ def make(
     """
     if settings.kind == "world":
         requests = validate(from_world(world, settings, known), tokenizer)
-        return requests, probes_of_world(requests, world)
+        return requests, probes_of_world(requests, world, known)
     requests, probes = read(settings, path, snippets)
     requests = validate(requests, tokenizer)
     used = set(requests["edit_id"][requests["dropped"] == ""])

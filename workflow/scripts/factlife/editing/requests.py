@@ -107,12 +107,14 @@ def _reason(row: Any, answers: Answers) -> str:
     return ""
 
 
-def probes_of_world(requests: pd.DataFrame, world: World) -> pd.DataFrame:
+def probes_of_world(requests: pd.DataFrame, world: World, known: set[str] | None = None) -> pd.DataFrame:
     """What is asked about every request, and about all else.
 
     Args:
         requests: of this world.
         world: whose probes are used.
+        known: probes that the model answers: neighbours and other facts are asked about with these only. None for no
+            such condition.
 
     Returns:
         One row per question, columns ``PROBE_COLUMNS``: the answer that is ``wanted`` after editing, the ``other`` that
@@ -122,10 +124,10 @@ def probes_of_world(requests: pd.DataFrame, world: World) -> pd.DataFrame:
         ``multi_hop`` asks what follows from the new value, where that differs from what followed from the old one, and
         ``reverse`` asks for the subject by the new value.
     """
-    return pd.DataFrame(_probes(requests, world), columns=PROBE_COLUMNS)
+    return pd.DataFrame(_probes(requests, world, known), columns=PROBE_COLUMNS)
 
 
-def _probes(requests: pd.DataFrame, world: World) -> Iterator[tuple]:
+def _probes(requests: pd.DataFrame, world: World, answered: set[str] | None) -> Iterator[tuple]:
     by_fact = dict(list(world.probes.groupby("fact_id")))
     known, edited = world.facts.set_index("fact_id"), set(requests["fact_id"])
     ids = world.facts.drop_duplicates(["relation", "value"]).set_index(["relation", "value"])["value_id"]
@@ -135,6 +137,8 @@ def _probes(requests: pd.DataFrame, world: World) -> Iterator[tuple]:
         for probe in by_fact[row.fact_id].itertuples():
             metric = METRICS.get(probe.kind)
             if metric == "neighbourhood":
+                if answered is not None and probe.probe_id not in answered:
+                    continue
                 about, said = probe.supporting_fact_ids[-1], f"{row.prompt} {new} . "
                 yield probe.probe_id, row.edit_id, metric, about, probe.prompt, probe.target, new
                 yield (
@@ -168,8 +172,9 @@ def _probes(requests: pd.DataFrame, world: World) -> Iterator[tuple]:
             elif metric:
                 yield probe.probe_id, row.edit_id, metric, row.fact_id, probe.prompt, new, old
     taught = set(world.facts["fact_id"][world.facts["taught"]])
-    asked = world.probes[world.probes["kind"] == "forward"].drop_duplicates("fact_id")
-    for probe in asked[asked["fact_id"].isin(taught)].itertuples():
+    asked = world.probes[(world.probes["kind"] == "forward") & world.probes["fact_id"].isin(taught)]
+    asked = asked if answered is None else asked[asked["probe_id"].isin(answered)]
+    for probe in asked.drop_duplicates("fact_id").itertuples():
         yield f"{probe.probe_id}.recall", "", "recall", probe.fact_id, probe.prompt, probe.target, ""
 
 

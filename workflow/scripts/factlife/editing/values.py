@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from factlife.config.editing import Place, Values
-from factlife.editing.editable import Editable, Row, row
+from factlife.editing.editable import Editable, Row, frozen, row
 from factlife.editing.suffix import Suffixes
-from factlife.models.anatomy import capture, unembed
+from factlife.models.anatomy import capture, patch, unembed
 from factlife.recall.score import Answers
 
 _ESSENCE = "{} is a"
@@ -189,7 +190,8 @@ def _search(
     for step in range(settings.steps):
         active = work.vectors
         free = delta[active].requires_grad_()
-        loss, said = work.loss(free * scale[active])
+        with frozen(target.model):
+            loss, said = work.loss(free * scale[active])
         loss = loss + settings.decay * ((free**2).mean(1) if relative else free.norm(dim=1) / length[active, 0] ** 2)
         losses[active], steps[active] = loss.detach(), step
         right[active] += said
@@ -294,6 +296,14 @@ def residual(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], p
     return _read(target, requests, needed, place, target.parts.blocks[layer].module, "", inputs=False)
 
 
+class _Read(Exception):
+    """What was wanted of a pass is read; later blocks need not run."""
+
+
+def _stop(_: Tensor) -> None:
+    raise _Read
+
+
 @torch.no_grad()
 def _read(
     target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, module: nn.Module, prefix: str,
@@ -313,7 +323,7 @@ def _read(
         ids[number, : one.place + 1] = torch.tensor(one.ids[: one.place + 1])
     places = torch.tensor([one.place for one in made])
     mask = torch.arange(width) <= places[:, None]
-    with capture({"here": module}, inputs=inputs) as found:
+    with capture({"here": module}, inputs=inputs) as found, suppress(_Read), patch(module, _stop):
         target.model.base_model(ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
     owner = torch.tensor([slot.vector for slot in needed], device=device)
     return _mean_by(found["here"][torch.arange(len(made)), places], owner, needed[-1].vector + 1)
