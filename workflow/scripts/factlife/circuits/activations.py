@@ -118,16 +118,26 @@ def stream(
                 held.append([(x[keep], y[keep]) for x, y in read(model, ids, mask, site)])
                 count += int(keep.sum())
             if count >= batch_tokens * buffer:
+                layers = _joined(held)
                 for _ in range(uses):
-                    yield from _shuffled(held, batch_tokens, generator)
+                    yield from _shuffled(layers, batch_tokens, generator)
+                del layers
                 held, count = [], 0
 
 
-def _shuffled(held: list[list[Pair]], size: int, generator: torch.Generator) -> Iterator[list[Pair]]:
-    layers = [
-        (torch.cat([batch[layer][0] for batch in held]), torch.cat([batch[layer][1] for batch in held]))
-        for layer in range(len(held[0]))
-    ]
+def _joined(held: list[list[Pair]]) -> list[Pair]:
+    """All batches of each layer as one; a layer's batches are let go as soon as they are joined."""
+    layers = []
+    for layer in range(len(held[0])):
+        pairs = [batch[layer] for batch in held]
+        layers.append((torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])))
+        for batch in held:
+            batch[layer] = ()
+        del pairs
+    return layers
+
+
+def _shuffled(layers: list[Pair], size: int, generator: torch.Generator) -> Iterator[list[Pair]]:
     order = torch.randperm(len(layers[0][0]), generator=generator).to(layers[0][0].device)
     for rows in order.split(size):
         if len(rows) == size:

@@ -16,7 +16,7 @@ from factlife.circuits.activations import Pair, stream
 from factlife.circuits.sae import Coder, top_k
 from factlife.config.saes import Sae
 
-_AUXILIARY = 1 / 32
+_AUXILIARY = 1 / 8
 _BANDWIDTH = 0.05
 _BUFFER, _LONGEST = 32, 256
 # Batches that set thresholds, and the share of k that is to be active in them.
@@ -179,10 +179,13 @@ class Learner:
         return 0.0
 
     def revival(self, z: Tensor, error: Tensor) -> Tensor:
-        """AuxK (Gao et al. 2024): dead features reconstruct what living ones leave, as share of its variance."""
+        """AuxK (Gao et al. 2024): dead features reconstruct what living ones leave, as share of its variance.
+
+        Not rectified: a feature that is below nothing everywhere would have no gradient, and stay dead.
+        """
         dead = (self.silent > self.settings.dead_after).nonzero().flatten()
         k = min(len(dead), error.shape[1] // 2)
-        said = top_k(z[:, dead].relu(), k) @ self.weights["W_dec"][dead]
+        said = top_k(z[:, dead], k) @ self.weights["W_dec"][dead]
         share = min(1.0, len(dead) / (error.shape[1] // 2))
         return share * (said - error).square().sum() / (error - error.mean(0)).square().sum()
 

@@ -29,7 +29,7 @@ class Sae(Section):
     batch_tokens: Count = key(1024, "Tokens in a step.")
     uses: Count = key(3, "Steps in which each activation is used before new text is read.")
     learning_rate: float = key(0.01, "Of Adam.", gt=0)
-    dead_after: Count = key(20_000, "Tokens without activation after which a feature is revived.")
+    dead_after: Count = key(5_000, "Tokens without activation after which a feature is revived.")
     held_out: Annotated[float, Field(gt=0, lt=1)] = key(
         0.05, "Share of documents for evaluation only, where the corpus holds out none."
     )
