@@ -92,6 +92,32 @@ def test_what_leaves_first_leads():
     assert found["recovering", "recovery", "recall", "share"] == pytest.approx(0.75, abs=0.02)
 
 
+def test_indicators_are_tested_with_a_correction_for_their_number():
+    found = analyse(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
+
+    # Two indicators: Holm doubles the smaller p, and the larger is no smaller than that.
+    for arm in ("full", "half", "recovering"):
+        p = [found[arm, "departure", name, "p"] for name in ("recall", "distinct_2")]
+        corrected = [found[arm, "departure", name, "p_corrected"] for name in ("recall", "distinct_2")]
+        assert min(corrected) == pytest.approx(min(1, 2 * min(p)))
+        assert max(corrected) == pytest.approx(min(1, max(2 * min(p), *p)))
+    assert found["full", "departure", "recall", "p_corrected"] < 0.01
+    assert found["half", "departure", "recall", "p_corrected"] > 0.05
+    assert found["full", "stages", "knowledge", "p_corrected"] == found["full", "stages", "knowledge", "p"]
+
+
+def test_three_equal_leads_are_known_to_the_generation_and_no_better():
+    found = analyse(*chains()).set_index(["arm", "analysis", "indicator", "metric"])
+
+    # All three seeds lead by 2; two roundings to a generation leave a variance of 1/6: t = 2 / sqrt(1/6/3) = 8.49.
+    lead = found.loc[("full", "lead", "distinct_2", "generations")]
+    error = math.sqrt(1 / 18)
+    assert (lead["ci_high"] - lead["ci_low"]) / 2 == pytest.approx(4.303 * error, rel=1e-3)
+    # With two degrees of freedom P(|T| > t) = 1 - t / sqrt(t² + 2).
+    t = 2 / error
+    assert found.loc[("full", "lead", "distinct_2", "p"), "estimate"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+
+
 def test_the_threshold_is_between_the_share_that_loses_nothing_and_the_one_that_does():
     found = analyse(*chains())
 
@@ -108,7 +134,7 @@ def test_one_seed_has_estimates_and_no_intervals():
 
     found = analyse(table[table["seed"] == "0"], arms)
 
-    alone = found[found["analysis"] != "stages"]
+    alone = found[(found["analysis"] != "stages") & ~found["metric"].str.startswith("p")]
     assert (alone["n"] == 1).all()
     assert alone["ci_low"].isna().all()
     assert (alone["interval_over"] == "").all()

@@ -19,6 +19,7 @@ from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
 from factlife.corpus.documents import Document, table
 from factlife.corpus.tokenizers import train
+from factlife.recall.perplexity import text_nats
 
 CORPUS = PeopleCorpus(kind="people", world="w", renderings=2)
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -107,6 +108,18 @@ def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
     inside = table.dropna(subset=["ci_low"])
     assert (inside["ci_low"] <= inside["estimate"] + 1e-9).all()
     assert (inside["estimate"] <= inside["ci_high"] + 1e-9).all()
+
+
+def test_fluency_is_judged_by_the_model_that_is_named_or_by_generation_0(run, base, tmp_path):
+    model, tokenizer = models.load(base)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, generator=torch.Generator().manual_seed(1))
+    models.save(model, tokenizer, tmp_path / "judge")
+
+    for judge, named in ((base, {}), (tmp_path / "judge", {"judge": tmp_path / "judge"})):
+        run(0, name=judge.name, **named)
+        texts = pd.read_parquet(run(1, name=judge.name, **named) / "samples.parquet")
+        expected = text_nats(*models.load(judge), texts["text"].tolist())
+        assert texts["judge_nats"].to_numpy() == pytest.approx(expected["nats"].to_numpy())
 
 
 @pytest.mark.parametrize("step", ["sample", "score"])

@@ -118,9 +118,10 @@ def test_too_few_real_documents_are_named_with_the_remedy():
 
 
 @pytest.mark.parametrize(("size", "epochs"), [(20, 1), (80, 1), (20, 2.5), (7, 1), (1, 1), (80, 0.5)])
-def test_all_arms_read_as_much_and_everything_about_equally_often(size, epochs):
-    read = readings(size, arm(training={"corpus": "people", "epochs": epochs}), seed=0)
+@pytest.mark.parametrize("mode", ["replace", "accumulate-fixed", "accumulate"])
+def test_arms_read_as_much_or_all_that_accumulates_and_everything_about_equally_often(size, epochs, mode):
+    read = readings(size, arm(mode=mode, training={"corpus": "people", "epochs": epochs}), seed=0)
 
-    assert len(read) == 20 * epochs
+    assert len(read) == max(1, round((size if mode == "accumulate" else 20) * epochs))
     times = pd.Series(read).value_counts().reindex(range(size), fill_value=0)
     assert times.max() - times.min() <= 1

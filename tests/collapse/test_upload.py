@@ -26,7 +26,7 @@ SUMMARY = pd.DataFrame(
 
 @pytest.fixture
 def hub():
-    """Keeps the repositories that are made and the files that are committed; ``answer`` is the status of commits."""
+    """Keeps repositories and committed files; commits fail while it is ``down`` and are answered with ``answer`` then."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -49,6 +49,9 @@ def hub():
                     for line in lines
                     if line["key"] == "file"
                 }
+                if self.server.down:
+                    self.server.down -= 1
+                    return self.reply({}, 503)
                 if self.server.answer == 200:
                     self.server.commits.append((lines[0]["value"]["summary"], files))
                 number = f"{len(self.server.commits):040d}"
@@ -73,7 +76,7 @@ def hub():
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.address = f"http://127.0.0.1:{server.server_port}"
-    server.repositories, server.commits, server.tokens, server.answer = [], [], set(), 200
+    server.repositories, server.commits, server.tokens, server.answer, server.down = [], [], set(), 200, 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -114,8 +117,23 @@ def test_cards_say_what_was_learnt_and_measured():
     assert "| 0.750 | 0.500 | nan | 3.250 | nan |" in overview({("half", 1, 2): None}, SUMMARY)
 
 
+@pytest.mark.parametrize(("failures", "commits"), [(0, 2), (3, 2), (4, 0)])
+def test_a_hub_that_is_down_is_asked_again_a_few_times(hub, made, monkeypatch, failures, commits):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    hub.down = failures
+
+    done = upload(Upload(repository="me/mine", endpoint=hub.address), *made, {"half": ARM}, SECRET)
+
+    assert len(done["commits"]) == len(hub.commits) == commits
+    assert waited == [2, 10, 60][:failures]
+    assert ("503" in done["failed"]) == (commits == 0)
+
+
 @pytest.mark.parametrize("trouble", ["refused", "nobody"])
-def test_trouble_changes_nothing_and_tells_no_secret(hub, made, capfd, caplog, trouble):
+def test_trouble_changes_nothing_and_tells_no_secret(hub, made, capfd, caplog, monkeypatch, trouble):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
     hub.answer = 403
     endpoint = hub.address if trouble == "refused" else "http://127.0.0.1:1"
 
@@ -123,4 +141,6 @@ def test_trouble_changes_nothing_and_tells_no_secret(hub, made, capfd, caplog, t
 
     assert done["commits"] == []
     assert done["failed"]
+    # What is forbidden stays so.
+    assert waited == ([] if trouble == "refused" else [2, 10, 60])
     assert SECRET not in "".join([done["failed"], caplog.text, *capfd.readouterr()])

@@ -70,6 +70,14 @@ ERRORS = {
         {"training": {"corpus": "people", "checkpoints": 3}},
         "collapse.arms.a.training.checkpoints is 3: input should be 1",
     ),
+    "a judge that is not there": (
+        {"judge": "n", "control": None},
+        "collapse.arms.a.judge is `n`, which is not in models; there are m",
+    ),
+    "another judge than the control's": (
+        {"judge": "m"},
+        "collapse.arms.a: its control control has another judge; they may differ in their data only",
+    ),
     "a test that is not there": (
         {"tests": ["mmlo"], "control": None},
         "collapse.arms.a.tests is `mmlo`, which is not in collapse.tests; there are none",

@@ -112,6 +112,20 @@ def test_batches_hold_sequences_of_similar_length():
     assert padding < 0.4 * (1 - lengths.sum() / (shuffled.max(1) * 16).sum())
 
 
+@pytest.mark.parametrize("by_length", [True, False])
+def test_tokens_of_short_sequences_weigh_more_only_in_batches_by_length(by_length):
+    lengths = np.random.default_rng(0).permutation(np.repeat([10, 60], 512))
+
+    order = visits(lengths, settings(epochs=2, batch_size=32, by_length=by_length), seed=0)
+
+    assert (np.bincount(order) == 2).all()
+    batches = lengths[order].reshape(-1, 32)
+    # The loss is the mean over a batch's tokens: a token weighs one over their number.
+    weight = np.repeat(1 / batches.sum(1), 32)
+    short, long = (weight[lengths[order] == length].mean() for length in (10, 60))
+    assert short / long > 4 if by_length else 0.95 < short / long < 1.1
+
+
 def test_padding_is_not_predicted():
     batch = Collator(pad=3)([np.array([1, 2]), [4, 5, 6, 3]])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 3], [4, 5, 6, 3]]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import jinja2
+import lm_eval
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from factlife import corpus, world
 from factlife.config.corpora import PeopleCorpus
@@ -90,6 +96,27 @@ def test_letters_are_scored_where_letters_are_asked_for(asked, questions, tmp_pa
     probe = {"prompt": f"{row['question']}\n{offered}Answer:", "target": "ABCD"[row["answer"]]}
     expected = score(model, tokenizer, pd.DataFrame([probe | {"candidates": list("ABCD")}]))
     assert row["confidence"] == pytest.approx(float(expected["confidence"][0]), rel=1e-4)
+
+
+@pytest.mark.parametrize(("scoring", "form"), [("letter", "default"), ("text", "continuation")])
+@pytest.mark.parametrize("shots", [0, 2])
+def test_mmlu_is_asked_as_the_harness_asks_it(tmp_path, scoring, form, shots):
+    published = Path(lm_eval.__file__).parent / "tasks/mmlu" / form
+    heading = yaml.safe_load((published / "mmlu_high_school_physics.yaml").read_text())["description"]
+    question = jinja2.Template(yaml.safe_load((published / f"_{form}_template_yaml").read_text())["doc_to_text"])
+    rows = [(split, number) for split in ("dev", "test") for number in range(3)]
+    asked = pd.DataFrame(
+        [("high_school_physics", split, f"{split} {number}?", list("pqrs"), number) for split, number in rows],
+        columns=harness.COLUMNS,
+    )
+    dev, test = asked[asked["split"] == "dev"], asked[asked["split"] == "test"]
+
+    harness._task(test, dev, tmp_path, scoring, shots, mmlu=True)
+
+    texts = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers = "ABC" if scoring == "letter" else "pqr"
+    examples = [f"{question.render(row)} {answers[row['answer']]}" for row in dev.head(shots).to_dict("records")]
+    assert texts == [heading + "\n\n".join([*examples, question.render(row)]) for row in test.to_dict("records")]
 
 
 def test_missing_questions_are_named(asked, questions, tmp_path):

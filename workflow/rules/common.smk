@@ -272,6 +272,9 @@ def inputs_of_generation(wildcards):
         if test["kind"] == "mmlu":
             downloaded = f"results/downloads/tests/{name}.parquet"
             files[f"test_{name}"] = downloaded if test["dataset"] else test["path"]
+    if arm.judge:
+        seed = settings.models[arm.judge].seeds[0]
+        files["judge"] = f"results/models/{arm.judge}/seed-{seed}"
     return (
         world_tables(world_of_arm(wildcards.arm))
         | files

@@ -30,6 +30,7 @@ with jobs.start(snakemake) as job:
             name: (test, questions(test, known, snakemake.input.get(f"test_{name}"))) for name, test in tests.items()
         },
         detector=snakemake.input.get("detector"),
+        judge=snakemake.input.get("judge"),
         device=job.device,
     )
     job.write_manifest(snakemake.output.folder)

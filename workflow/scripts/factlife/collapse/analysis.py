@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy import stats as distributions
+from statsmodels.stats.multitest import multipletests
 
 from factlife import stats
 from factlife.config.collapse import Arm
@@ -50,8 +52,10 @@ def analyse(table: pd.DataFrame, arms: Mapping[str, Arm]) -> pd.DataFrame:
     rows = [row for name, arm in held.items() for row in _of_arm(values, name, arm)]
     rows += [*_thresholds(values, arms), *_effects(values, held)]
     found = _over_seeds(pd.DataFrame(rows, columns=[*KEYS, "metric", "seed", "estimate"]))
-    ends = [row for name, arm in held.items() for row in _stages(values, name, arm.control)]
-    return pd.concat([found, pd.DataFrame(ends, columns=found.columns)], ignore_index=True)
+    more = [row for name, arm in held.items() for row in _changes(values, name, arm.control)]
+    more += [row for name, arm in held.items() for row in _stages(values, name, arm.control)]
+    tested = pd.concat([found, _leads(found)], ignore_index=True)
+    return pd.concat([tested, pd.DataFrame(more, columns=found.columns)], ignore_index=True)
 
 
 def _values(table: pd.DataFrame) -> pd.Series:
@@ -75,7 +79,8 @@ def _of_arm(values: pd.Series, name: str, arm: Arm) -> Iterator[tuple]:
         for indicator, generation in left.items():
             yield name, "departure", indicator, "generation", seed, generation
             yield name, "departure", indicator, "reached", seed, float(not np.isnan(generation))
-            yield name, "lead", indicator, "generations", seed, left["recall"] - generation
+            if indicator != "recall":
+                yield name, "lead", indicator, "generations", seed, left["recall"] - generation
         for indicator in ("recall", "recall_tail", "recall_question"):
             if indicator in left:
                 mine, control = values[indicator, name, seed], values[indicator, arm.control, seed]
@@ -89,21 +94,52 @@ def _of_arm(values: pd.Series, name: str, arm: Arm) -> Iterator[tuple]:
             yield name, "law", "recall", metric, seed, value
 
 
+def _gap(values: pd.Series, indicator: str, name: str, control: str) -> np.ndarray | None:
+    """(seeds, generations): an arm's figure less its control's; None where not both have it."""
+    if not {(indicator, name), (indicator, control)} <= set(values.index.droplevel(["seed", "generation"])):
+        return None
+    gap = (values[indicator, name] - values[indicator, control]).unstack("generation").dropna()
+    return gap.to_numpy() if gap.shape[0] and gap.shape[1] > 1 else None
+
+
+def _changes(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
+    """Whether each indicator leaves the control at all, from all seeds together."""
+    gaps = {indicator: _gap(values, indicator, name, control) for indicator in INDICATORS}
+    found = {indicator: change_point(gap)["p"] for indicator, gap in gaps.items() if gap is not None}
+    for indicator, corrected in zip(found, _holm(list(found.values())), strict=True):
+        n = gaps[indicator][:, 1:].size
+        yield name, "departure", indicator, "p", n, found[indicator], np.nan, np.nan, ""
+        yield name, "departure", indicator, "p_corrected", n, corrected, np.nan, np.nan, ""
+
+
 def _stages(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
     """The generation until which each stage lasts, from all seeds together; without one where nothing tells a change."""
-    for stage, (indicator, _) in STAGES.items():
-        if (indicator, name) not in values.index.droplevel(["seed", "generation"]):
-            continue
-        gap = (values[indicator, name] - values[indicator, control]).unstack("generation").dropna()
-        if gap.empty:
-            continue
-        found = change_point(gap.to_numpy())
-        n = gap.shape[0] * (gap.shape[1] - 1)
-        yield name, "stages", stage, "p", n, found["p"], np.nan, np.nan, ""
-        yield name, "stages", stage, "slope", n, found["slope"], np.nan, np.nan, ""
-        if found["p"] < 1 - LEVEL:
-            interval = found["low"], found["high"]
-            yield name, "stages", stage, "generation", n, found["generation"], *interval, "generations"
+    gaps = {stage: _gap(values, indicator, name, control) for stage, (indicator, _) in STAGES.items()}
+    found = {stage: change_point(gap) for stage, gap in gaps.items() if gap is not None}
+    for stage, corrected in zip(found, _holm([one["p"] for one in found.values()]), strict=True):
+        one, n = found[stage], gaps[stage][:, 1:].size
+        for metric, value in (("p", one["p"]), ("p_corrected", corrected), ("slope", one["slope"])):
+            yield name, "stages", stage, metric, n, value, np.nan, np.nan, ""
+        if corrected < 1 - LEVEL:
+            yield name, "stages", stage, "generation", n, one["generation"], one["low"], one["high"], "generations"
+
+
+def _holm(p: Sequence[float]) -> np.ndarray:
+    return multipletests(p, method="holm")[1] if len(p) else np.empty(0)
+
+
+def _leads(found: pd.DataFrame) -> pd.DataFrame:
+    """Whether leads differ from none: Student's t over seeds, to either side, of which ``found`` holds the interval."""
+    leads = found[(found["analysis"] == "lead") & (found["n"] > 1)]
+    # Half the interval over the quantile at its level is the standard error.
+    error = (leads["ci_high"] - leads["estimate"]) / distributions.t.ppf((1 + LEVEL) / 2, leads["n"] - 1)
+    p = pd.Series(2 * distributions.t.sf(leads["estimate"].abs() / error, leads["n"] - 1), index=leads.index)
+    corrected = p.groupby(leads["arm"], sort=False).transform(_holm)
+    empty = {"ci_low": np.nan, "ci_high": np.nan, "interval_over": ""}
+    tests = [
+        leads.assign(metric=metric, estimate=value, **empty) for metric, value in (("p", p), ("p_corrected", corrected))
+    ]
+    return pd.concat(tests)
 
 
 def change_point(gap: np.ndarray) -> dict[str, float]:
@@ -123,8 +159,7 @@ def change_point(gap: np.ndarray) -> dict[str, float]:
     steps = np.diff(gap, axis=1)
     squares, slopes = _residuals(steps[None])
     squares, best, free = squares[0], int(squares[0].argmin()), steps.size - 2
-    noise = np.random.default_rng(0).standard_normal((_SIMULATED, *steps.shape))
-    chance = _residuals(noise)[0].min(1) / (noise**2).sum((1, 2))
+    chance = _explained_by_chance(*steps.shape)
     share = squares[best] / (steps**2).sum() if steps.any() else 1.0
     limit = squares[best] * (1 + distributions.f.ppf(LEVEL, 1, free) / free) if free > 0 else np.inf
     within = np.flatnonzero(squares <= limit)
@@ -132,6 +167,13 @@ def change_point(gap: np.ndarray) -> dict[str, float]:
         "generation": float(best), "low": float(within[0]), "high": float(within[-1]), "slope": float(slopes[0, best]),
         "p": float((1 + (chance <= share).sum()) / (1 + _SIMULATED)),
     }  # fmt: skip
+
+
+@cache
+def _explained_by_chance(seeds: int, generations: int) -> np.ndarray:
+    """Of steps of noise alone, the share of squares that the best change leaves."""
+    noise = np.random.default_rng(0).standard_normal((_SIMULATED, seeds, generations))
+    return _residuals(noise)[0].min(1) / (noise**2).sum((1, 2))
 
 
 def _residuals(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -231,11 +273,16 @@ def crossing(shares: list[float], lost: list[float], limit: float) -> float:
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, where all of them have the figure: a mean of those alone that got there would be too early."""
+    """Means over seeds, where all of them have the figure: a mean of those alone that got there would be too early.
+
+    A generation stands for all that happens since the one before, which adds the variance of a uniform to that over seeds;
+    a lead, of two such, adds twice as much.
+    """
     keys = [*KEYS, "metric"]
     found = rows.groupby(keys, sort=False)["estimate"].agg(["size", "count", "mean", "std"]).reset_index()
     found = found[found["count"] == found["size"]]
-    low, high = stats.seed_interval(found["mean"], found["std"], found["count"])
+    rounding = found["metric"].map({"generation": 1 / 12, "generations": 1 / 6}).fillna(0.0)
+    low, high = stats.seed_interval(found["mean"], np.sqrt(found["std"] ** 2 + rounding), found["count"])
     over = np.where(found["count"] > 1, "seeds", "")
     found = found.rename(columns={"count": "n", "mean": "estimate"})
     return found.assign(ci_low=low, ci_high=high, interval_over=over)[

@@ -9,6 +9,7 @@ from factlife import figures
 from factlife.collapse.analysis import STAGES
 from factlife.collapse.formats import FORMATS
 from factlife.collapse.summary import FREQUENCIES
+from factlife.stats import LEVEL
 
 _GROUPS = {
     "all": "all facts",
@@ -21,7 +22,7 @@ _TEXT = {
     "coverage": "facts stated truly, of all",
     "perplexity": "perplexity of held-out real text",
     "confidently_wrong": "sure and wrong",
-    "judge_perplexity": "its perplexity to generation 0",
+    "judge_perplexity": "its perplexity to a fixed model",
     "parsed_share": "sentences that are whole",
     "gibberish": "sense, 0 (noise) to 3 (clean)",
     "entropy": "entropy of 16 words, nats",
@@ -36,9 +37,14 @@ def _drawn(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["seed"] == "all") | ~table["arm"].isin(several)]
 
 
+def _generations(rows: pd.DataFrame) -> alt.X:
+    """An axis with one tick a generation: left alone, two generations would have ticks at halves."""
+    return alt.X("generation:Q", title="generation", axis=alt.Axis(values=sorted(set(rows["generation"])), format="d"))
+
+
 def _lines(rows: pd.DataFrame, title: str, arms: list[str], **scale: object) -> alt.LayerChart:
     base = alt.Chart(rows).encode(
-        x=alt.X("generation:Q", title="generation", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=_generations(rows),
         y=alt.Y("estimate:Q", title=title, scale=alt.Scale(**scale)),
         color=alt.Color("arm:N", title="arm", sort=arms, scale=alt.Scale(domain=arms)),
         detail="seed:N",
@@ -113,7 +119,7 @@ def stages(table: pd.DataFrame, found: pd.DataFrame, controls: dict[str, str]) -
     ends = ends.assign(stage=ends["indicator"].map(_SHORT_STAGES), gap=0.0)
     names = list(_SHORT_STAGES.values())
     color = alt.Color("stage:N", title=None, sort=names, scale=alt.Scale(domain=names))
-    x = alt.X("generation:Q", title="generation", axis=alt.Axis(tickMinStep=1, format="d"))
+    x = _generations(gaps)
     panels = []
     for arm in controls:
         mine, here = gaps[gaps["arm"] == arm], ends[ends["arm"] == arm]
@@ -143,26 +149,32 @@ def formats(table: pd.DataFrame, tests: pd.DataFrame) -> alt.Chart:
 
 
 def departures(stages: pd.DataFrame, arms: list[str]) -> alt.Chart:
-    """The generation from which on each figure stays outside the control's band, one panel an arm; earliest on top."""
-    rows = stages[stages["analysis"] == "departure"]
+    """The generation from which on each figure stays outside the control's band, one panel an arm; earliest on top.
+
+    Hollow: noise alone explains the chain as well, after Holm's correction.
+    """
+    rows = stages[(stages["analysis"] == "departure") & (stages["metric"] == "generation")]
+    told = stages[(stages["analysis"] == "departure") & (stages["metric"] == "p_corrected")]
+    told = told.set_index(["arm", "indicator"])["estimate"] < 1 - LEVEL
+    rows = rows.assign(told=told.reindex(rows.set_index(["arm", "indicator"]).index, fill_value=False).to_numpy())
     order = rows.groupby("indicator")["estimate"].mean().sort_values(kind="stable").index.tolist()
     rows = rows.assign(indicator=rows["indicator"].map(_short), kind=rows["indicator"] == "recall")
+    color = alt.Color(
+        "kind:N", legend=None, scale=alt.Scale(domain=[True, False], range=[figures.COLOURS[1], figures.COLOURS[0]])
+    )
     base = alt.Chart(rows).encode(
-        y=alt.Y("indicator:N", title=None, sort=[_short(name) for name in order]),
-        color=alt.Color(
-            "kind:N", legend=None, scale=alt.Scale(domain=[True, False], range=[figures.COLOURS[1], figures.COLOURS[0]])
-        ),
+        y=alt.Y("indicator:N", title=None, sort=[_short(name) for name in order]), color=color
     )
     x = alt.X(
         "estimate:Q",
         title="generation that leaves the control",
         scale=alt.Scale(zero=True),
-        axis=alt.Axis(tickMinStep=1),
+        axis=alt.Axis(tickMinStep=1, format="d"),
     )
-    drawn = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q") + base.mark_circle(
-        size=55, opacity=1
-    ).encode(x=x)
-    drawn = drawn.properties(width=230, height=alt.Step(16))
+    bars = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q")
+    fill = alt.condition(alt.datum.told, color, alt.value("white"))
+    points = base.mark_point(size=50, opacity=1, filled=True, strokeWidth=1.5).encode(x=x, stroke=color, fill=fill)
+    drawn = (bars + points).properties(width=230, height=alt.Step(16))
     return drawn.facet(facet=alt.Facet("arm:N", title=None, sort=arms), columns=2)
 
 

@@ -44,6 +44,7 @@ def run(
     batch_tokens: int,
     tests: Mapping[str, tuple[MultipleChoice, pd.DataFrame]] | None = None,
     detector: str | Path | None = None,
+    judge: str | Path | None = None,
     device: str = "cpu",
 ) -> None:
     """Make a generation and write all that is known of it into its folder.
@@ -54,7 +55,7 @@ def run(
         settings: of the arm.
         generation: its number; generation 0 learns nothing and is the model as it came.
         seed: of everything drawn.
-        base: folder of the model of generation 0, which also judges the fluency of all generations.
+        base: folder of the model of generation 0.
         earlier: folders of the generations before, in their order; with mode `replace` the last one is enough.
         documents: the real corpus.
         corpus: the section of the config that it was made from.
@@ -64,6 +65,7 @@ def run(
         batch_tokens: tokens in a batch of probes.
         tests: multiple-choice tests by name, with their questions.
         detector: folder of a public classifier of gibberish; without one, generation 0 trains it and others take it over.
+        judge: folder of the model that judges the fluency of all generations; without one, that of generation 0.
         device: where models run.
 
     Raises:
@@ -71,8 +73,9 @@ def run(
     """
     output, resume = Path(output), Path(resume)
     reader = Reader(world) if isinstance(corpus, PeopleCorpus) else None
-    judge = models.load(base, device)
-    real = mixing.real_texts(documents, judge[1], settings.block_tokens)
+    first = models.load(base, device)
+    judges = models.load(judge, device) if judge else first
+    real = mixing.real_texts(documents, first[1], settings.block_tokens)
     folder = Path(base)
     if generation:
         written = [read_table(Path(path) / "samples.parquet") for path in earlier]
@@ -80,7 +83,7 @@ def run(
         folder = resume / "trained"
         start = Path(base if settings.start == "base" else Path(earlier[-1]) / "model")
         _train(settings, learnt, start, folder, resume / "training", 1000 * seed + generation, device)
-    model, tokenizer = models.load(folder, device) if generation else judge
+    model, tokenizer = models.load(folder, device) if generation else first
     fresh = real.sample(settings.samples, replace=len(real) < settings.samples, random_state=1000 * seed + generation)
     samples = _kept(resume / "samples.parquet", lambda: write(settings, model, tokenizer, fresh, seed, generation))
     if not samples["text"].str.strip().any():
@@ -99,7 +102,7 @@ def run(
         (output / "gibberish.json").write_text(json.dumps(accuracy) + "\n")
     levels = own.score if detector is None else gibberish.public(detector, device)
     for source, table in texts.items():
-        measured = _measured(table.reset_index(drop=True), judge, reader, levels)
+        measured = _measured(table.reset_index(drop=True), judges, reader, levels)
         write_table(measured, output / ("samples.parquet" if source == "synthetic" else "real.parquet"))
     if reader:
         stated = {source: reader.read(table["text"].tolist())[0] for source, table in texts.items()}

@@ -122,7 +122,8 @@ def corpus(
 
 
 def readings(size: int, settings: Arm, seed: int) -> np.ndarray:
-    """Which documents are read: `documents` × `epochs` of them, however large the corpus; none twice before all once."""
-    count = max(1, round(settings.documents * settings.training.epochs))
+    """Which documents are read: `documents` × `epochs` of them, or with `accumulate` all there are; none twice before all once."""
+    once = size if settings.mode == "accumulate" else settings.documents
+    count = max(1, round(once * settings.training.epochs))
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]

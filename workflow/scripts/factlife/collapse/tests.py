@@ -61,8 +61,9 @@ def take(model: Any, tokenizer: Any, tests: Mapping[str, tuple[MultipleChoice, p
             for shots in test.shots:
                 with TemporaryDirectory() as folder:
                     found = harness.evaluate(
-                        model, tokenizer, asked, folder, scoring=scoring, shots=shots, batch_size=test.batch_size
-                    )
+                        model, tokenizer, asked, folder,
+                        scoring=scoring, shots=shots, mmlu=test.kind == "mmlu", batch_size=test.batch_size,
+                    )  # fmt: skip
                 found = found.assign(test=name, scoring=scoring, shots=shots, question=range(len(found)))
                 rows.append(found[_COLUMNS])
     return pd.concat(rows[1:] or rows, ignore_index=True)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from factlife.config.collapse import Arm, Upload
+
+# Seconds before what failed is tried again.
+WAITS = (2, 10, 60)
+T = TypeVar("T")
 
 # What a card says of a generation: metric and group of the summary.
 _SAID = {
@@ -59,14 +65,31 @@ def upload(
     done: dict[str, Any] = {"repository": settings.repository, "commits": [], "failed": ""}
     try:
         hub = HfApi(endpoint=settings.endpoint, token=token)
-        hub.create_repo(settings.repository, private=settings.private, exist_ok=True)
+        _tried(hub.create_repo, settings.repository, private=settings.private, exist_ok=True)
         for message, files in batches.items():
-            commit = hub.create_commit(settings.repository, files, commit_message=message)
+            commit = _tried(hub.create_commit, settings.repository, files, commit_message=message)
             done["commits"].append(commit.oid)
     except Exception as error:
         done["failed"] = f"{type(error).__name__}: {error}".replace(token, "…")
         logging.warning("not everything was uploaded to %s: %s", settings.repository, done["failed"])
     return done
+
+
+def _tried(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """What a call to the hub answers, after waits where it might yet answer otherwise."""
+    for seconds in WAITS:
+        try:
+            return call(*args, **kwargs)
+        except HTTPError as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            # Refused for good: another try changes nothing.
+            if status is not None and status < 500 and status not in (408, 429):
+                raise
+            logging.warning(
+                "the hub did not answer (%s); trying again in %d s", status or type(error).__name__, seconds
+            )
+            time.sleep(seconds)
+    return call(*args, **kwargs)
 
 
 def card(arm: str, seed: int, generation: int, settings: Arm, summary: pd.DataFrame) -> str:

@@ -38,8 +38,14 @@ class Relearning(Training):
 
     epochs: float = key(  # type: ignore[assignment]
         1.0,
-        "Times through as many documents as `documents`, however large the corpus: all arms take the same steps.",
+        "Times through as many documents as `documents`, however large the corpus, so that arms take the same steps; with mode "
+        "`accumulate`, times through all that has accumulated.",
         gt=0,
+    )
+    by_length: bool = key(
+        False,
+        "Put texts of like length into a batch. Tokens of short ones then weigh more, so that each generation would write shorter "
+        "texts than it learnt, whatever it learnt.",
     )
     learning_rate: float = key(0.001, "Of AdamW.", gt=0)
     muon_learning_rate: float = key(0.005, "Of Muon.", gt=0)
@@ -56,8 +62,8 @@ class Arm(Section):
     )
     mode: Literal["replace", "accumulate", "accumulate-fixed"] = key(
         "replace",
-        "`replace`: learn from the new documents only; `accumulate`: from real ones and all that were ever new; "
-        "`accumulate-fixed`: from as many of those as `documents`, chosen at random.",
+        "`replace`: learn from the new documents only; `accumulate`: from real ones and all that were ever new, in more steps "
+        "each generation; `accumulate-fixed`: from as many of those as `documents`, chosen at random, in as many steps as the others.",
     )
     start: Literal["last", "base"] = key("last", "Train the last generation further, or generation 0 anew.")
     block_tokens: int = key(0, "Tokens of the blocks into which real text is cut; 0 for whole documents.", ge=0)
@@ -73,6 +79,10 @@ class Arm(Section):
     )
     sampler: Sampler = key(Sampler(), "How they are written.")
     training: Relearning = key(..., "How each generation is trained, and from which real documents.")
+    judge: Name | None = key(
+        None,
+        "The model, by the first of its seeds, to which perplexity of the texts written is taken; empty for generation 0.",
+    )
     control: Name | None = key(None, "The arm without synthetic text that this one is compared with.")
     held_out: Count = key(200, "Held-out real documents, at most, whose perplexity is taken.")
     asked: Count | None = key(None, "Facts that are asked, those of the panel first; empty for all.")
@@ -142,7 +152,7 @@ def of_generation(arm: Arm, generation: int) -> dict[str, Any]:
     if generation:
         return arm.model_dump(mode="json", exclude={"generations", "control"})
     kept = arm.model_dump(
-        mode="json", include={"model", "samples", "sampler", "block_tokens", "held_out", "asked", "tests"}
+        mode="json", include={"model", "samples", "sampler", "block_tokens", "judge", "held_out", "asked", "tests"}
     )
     return kept | {"training": {"corpus": arm.training.corpus}}
 
@@ -173,6 +183,8 @@ def problems(config: Config) -> Iterable[str]:
             yield f"{at}.samples is {arm.samples}, fewer than the {wanted} synthetic documents of a generation; raise it"
         if arm.recover_after is not None and arm.recover_after >= arm.generations:
             yield f"{at}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
+        if arm.judge is not None:
+            yield from missing(f"{at}.judge", arm.judge, config.models, "models")
         for test in arm.tests:
             yield from missing(f"{at}.tests", test, config.collapse.tests, "collapse.tests")
         if arm.control is not None:

@@ -76,6 +76,11 @@ class Training(Section):
     rank: Count = key(8, "Rank of adapters; their scale is 2.")
     epochs: Count = key(1, "Times through the corpus.")
     batch_size: Count = key(32, "Sequences in a step.")
+    by_length: bool = key(
+        True,
+        "Put sequences of like length into a batch: little is padding, but since the loss is a mean over the batch, tokens of short "
+        "sequences weigh more. `false`: batches at random.",
+    )
     optimizer: Literal["muon", "adamw"] = key(
         "muon", "`muon`: Muon for matrices inside the blocks, AdamW for all else; `adamw`: AdamW for everything."
     )

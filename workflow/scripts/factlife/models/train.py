@@ -123,13 +123,16 @@ def train(
 def visits(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
     """The order in which sequences are read, all epochs after one another.
 
-    Shuffled, then sorted by length inside stretches of eight batches whose batches are shuffled again: similar
-    lengths meet, so that little is padding.
+    Shuffled, and with ``by_length`` then sorted by length inside stretches of eight batches whose batches are shuffled
+    again: similar lengths meet, so that little is padding.
     """
     rng = np.random.default_rng(seed)
     batch, epochs = settings.batch_size, []
     for _ in range(settings.epochs):
         shuffled = rng.permutation(len(lengths))
+        if not settings.by_length:
+            epochs.append(shuffled)
+            continue
         batches = []
         for stretch in np.split(shuffled, range(8 * batch, len(shuffled), 8 * batch)):
             near = stretch[np.argsort(lengths[stretch], kind="stable")]

@@ -137,6 +137,7 @@ def evaluate(
     *,
     scoring: Literal["letter", "text"] = "text",
     shots: int = 0,
+    mmlu: bool = False,
     batch_size: int = 32,
 ) -> pd.DataFrame:
     """Ask every test question through lm-evaluation-harness.
@@ -148,6 +149,8 @@ def evaluate(
         folder: where the questions are written for the harness, which reads files.
         scoring: ``letter`` shows the answers as A, B, … and scores the letters; ``text`` scores the answers themselves.
         shots: examples from the same subject's split *dev*, the first ones.
+        mmlu: ask as the harness's own tasks of MMLU do, under a heading that names the subject (Hendrycks et al. 2021),
+            instead of in the world's own words alone.
         batch_size: sequences in a batch.
 
     Returns:
@@ -165,7 +168,7 @@ def evaluate(
     short = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= shots})
     if shots and short:
         raise QuestionsError(f"{shots} shots were asked for, and {', '.join(short)} have fewer examples")
-    task = _task(test, dev, Path(folder), scoring, shots)
+    task = _task(test, dev, Path(folder), scoring, shots, mmlu)
     scored = run(model, tokenizer, [task], shots=0, batch_size=batch_size)[task["task"]]
     return pd.concat([test, scored], axis=1)
 
@@ -198,19 +201,13 @@ def run(
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     starts = bool(tokenizer("")["input_ids"])
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts)
-    found = evaluator.simple_evaluate(
-        model=wrapped,
-        tasks=list(tasks),
-        # Listing the harness's own tasks costs seconds.
-        task_manager=TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)),
-        num_fewshot=shots,
-        bootstrap_iters=0,
-        log_samples=True,
-        random_seed=0,
-        numpy_random_seed=0,
-        torch_random_seed=0,
-        fewshot_random_seed=0,
-    )
+    # Listing the harness's own tasks costs seconds.
+    loaded = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)).load(list(tasks))
+    for task in loaded["tasks"].values():
+        task.set_config("num_fewshot", (task.get_config("num_fewshot") or 0) if shots is None else shots)
+        task.set_fewshot_seed(seed=0)
+    # Not `simple_evaluate`, which asks other programs about the machine after each call.
+    found = evaluator.evaluate(wrapped, task_dict=loaded, bootstrap_iters=0, log_samples=True)
     return {task: _rows(samples) for task, samples in found["samples"].items()}
 
 
@@ -223,22 +220,22 @@ def _rows(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["correct", "correct_norm", "chosen", "confidence"])
 
 
-def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, shots: int) -> dict[str, Any]:
+def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, shots: int, mmlu: bool) -> dict[str, Any]:
     """The harness's definition of one task of all questions, written as JSON lines.
 
-    Examples are written before each question, as the harness itself would join them, because it draws them for a task
-    and not for a subject, and a task for each subject costs a second.
+    Heading and examples are written before each question, as the harness itself would join them, because it draws them
+    for a task and not for a subject, and a task for each subject costs a second.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = {
-        subject: "".join(
-            f"{one['text']} {one['choices'][one['answer']]}\n\n" for one in _lines(rows.head(shots), scoring)
-        )
-        for subject, rows in dev.groupby("subject")
-    }
-    lines = _lines(test, scoring)
+    examples = dict(iter(dev.groupby("subject")))
+    before = {}
+    for subject in test["subject"].unique():
+        shown = _lines(examples[subject].head(shots), scoring, mmlu) if shots else []
+        answered = [f"{one['text']} {one['choices'][one['answer']]}\n\n" for one in shown]
+        before[subject] = "".join([_HEADINGS[scoring].format(subject.replace("_", " ")) * mmlu, *answered])
+    lines = _lines(test, scoring, mmlu)
     for subject, line in zip(test["subject"], lines, strict=True):
-        line["text"] = shown.get(subject, "") + line["text"]
+        line["text"] = before[subject] + line["text"]
     path = folder / "test.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {
@@ -257,13 +254,20 @@ def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, sho
     }
 
 
-def _lines(questions: pd.DataFrame, scoring: str) -> list[dict[str, Any]]:
-    return [_shown(row, scoring) for row in questions.itertuples()]
+_HEADINGS = {
+    "letter": "The following are multiple choice questions (with answers) about {}.\n\n",
+    "text": "The following are questions (with answers) about {}.\n\n",
+}
 
 
-def _shown(row: Any, scoring: str) -> dict[str, Any]:
+def _lines(questions: pd.DataFrame, scoring: str, mmlu: bool) -> list[dict[str, Any]]:
+    return [_shown(row, scoring, mmlu) for row in questions.itertuples()]
+
+
+def _shown(row: Any, scoring: str, mmlu: bool) -> dict[str, Any]:
     if scoring == "text":
-        return {"text": row.question, "choices": row.choices, "answer": row.answer}
+        text = f"Question: {row.question}\nAnswer:" if mmlu else row.question
+        return {"text": text, "choices": row.choices, "answer": row.answer}
     letters = list(_LETTERS[: len(row.choices)])
     offered = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, row.choices, strict=True))
     return {"text": f"{row.question}\n{offered}\nAnswer:", "choices": letters, "answer": row.answer}
