@@ -140,10 +140,11 @@ def test_the_sweep_is_judged_on_subjects_that_it_did_not_choose_with():
 def test_an_editor_goes_where_its_chooser_says():
     swept = verdicts({("subject_last", 0): HALF, ("last", 2): GOOD})
     table = places.summarise(swept, places.effects(None, every(3), 0.0, 3), resamples=5)
-    by = {by: MEMIT.model_copy(update={"place": Place(layers=[7, 8], by=by)}) for by in ("sweep", "depth", "frozen")}
+    by = {by: Place(layers=[7, 8], by=by) for by in ("given", "sweep", "depth", "frozen")}
 
-    assert places.resolve(by["sweep"], table).place == Place(token="last", layers=[1, 2])
-    assert places.resolve(by["depth"], table).place == Place(token="subject_last", layers=[0])
+    assert places.resolve(by["given"], table) == by["given"]
+    assert places.resolve(by["sweep"], table) == Place(token="last", layers=[1, 2])
+    assert places.resolve(by["depth"], table) == Place(token="subject_last", layers=[0])
     with pytest.raises(EditError, match="no place was chosen by `frozen`"):
         places.resolve(by["frozen"], table)
 

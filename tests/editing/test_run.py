@@ -1,5 +1,7 @@
 """Schedules: what is written, what is judged, and that the model comes back bit by bit."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +14,7 @@ from factlife.config.editing import (
     LocFt,
     Lora,
     Memit,
+    Mend,
     Place,
     Requests,
     Rome,
@@ -22,6 +25,7 @@ from factlife.config.editing import (
 from factlife.editing.editable import EditError, applied, write
 from factlife.editing.editors import EDITORS
 from factlife.editing.evaluate import judge
+from factlife.editing.mend import Hypernetwork
 from factlife.editing.requests import from_world, probes_of_world
 from factlife.editing.run import run, save
 
@@ -37,6 +41,7 @@ EDITED = {
     "ft": Ft(kind="ft", layer=2, rate=0.02, limit=1.0),
     "locft": LocFt(kind="locft", layer=1, rate=0.02, epochs=20),
     "lora": Lora(kind="lora", layers=[1], rate=0.02, epochs=10),
+    "mend": Mend(kind="mend", hypernetwork="steps"),
 }
 
 
@@ -61,6 +66,9 @@ def assert_same_bits(model, before):
 @pytest.mark.parametrize("kind", EDITED)
 def test_every_editor_makes_new_values_likelier_and_leaves_the_model_as_it_was(target, requests, probes, kind):
     few = requests.head(1 if kind == "rome" else 4)
+    # An untrained one takes a step along the gradient.
+    names = [target.weight_name(layer).removesuffix(".weight") for layer in (1, 2)]
+    target = replace(target, hypernetwork=Hypernetwork(dict.fromkeys(names, (48, 32)), rank=2, rate=0.1))
     asked = probes[(probes["metric"] == "efficacy") & probes["edit_id"].isin(few["edit_id"])].reset_index(drop=True)
     before, weights = judge(target.model, target.tokenizer, asked), bits(target.model)
 

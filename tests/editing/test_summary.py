@@ -29,6 +29,7 @@ def table():
     verdicts["d_key"] = 8
     verdicts["n_edits"] = verdicts["phase"].map({"pre": 0, "end": 2})
     verdicts = verdicts.assign(model="m", seed=0, editor="e", schedule="batch", generation=verdicts["argmax"])
+    verdicts["tokens"] = verdicts["argmax"].astype(float).where(verdicts["probe_id"] != "d2", 0.5)
     verdicts["probability"] = verdicts["argmax"].astype("boolean").where(verdicts["metric"] != "recall")
     return summarise(verdicts, resamples=50)
 
@@ -60,6 +61,8 @@ def test_recall_has_no_judge_by_probability(table):
 def test_the_score_is_the_harmonic_mean(table):
     assert value(table, "end", "score")[0] == pytest.approx(3 / (1 / 1 + 1 / 0.5 + 1 / 0.5))
     assert value(table, "pre", "score")[0] == 0
+    assert value(table, "end", "paraphrase", "tokens") == (0.75, 2)
+    assert value(table, "end", "score", "tokens")[0] == pytest.approx(3 / (1 / 1 + 1 / 0.75 + 1 / 0.5))
 
 
 def test_intervals_hold_their_estimate(table):

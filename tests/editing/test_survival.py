@@ -1,15 +1,19 @@
 """Fine-tuning after edits: what is trained, what is compared, and small exact cases of the table."""
 
+import copy
+import math
+
 import pandas as pd
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from factlife.config.editing import Requests, Survival
 from factlife.editing import summarise_survival
 from factlife.editing.evaluate import judge
 from factlife.editing.requests import EditError, from_world, probes_of_world
 from factlife.editing.summary import SURVIVAL_KEYS
-from factlife.editing.survival import _matched, fine_tune, margins, select, survive, teach
+from factlife.editing.survival import _matched, cosine, fine_tune, margins, select, survive, teach
 
 SETTINGS = Survival(editors=["memit"], steps=[1, 3], batch_size=2, rank=2, rate=0.01, full_rate=0.01)
 
@@ -140,6 +144,7 @@ def test_groups_are_asked_at_every_step_and_begin_as_they_are(target, world, doc
     assert set(edits["fact_id"]) == set(unedited["fact_id"]) and edits["fact_id"].nunique() == 4
     # A change of nothing: what is reverted in the one is right in the other, at every step.
     keys = ["trained_layers", "step", "fact_id"]
+    assert edits["cosine"].isna().all()
     both = edits.merge(unedited, on=keys, suffixes=("", "_unedited"))
     assert len(both) == len(edits) and (both["reverted"].astype(bool) == both["correct_unedited"].astype(bool)).all()
 
@@ -159,7 +164,9 @@ def test_retention_and_flips_are_counted_from_the_beginning():
     ]
     keys = {"model": "m", "seed": 0, "editor": "e", "finetuning": "lora", "data": "related", "trained_layers": "all"}
 
-    table = summarise_survival(pd.DataFrame(rows).assign(**keys, group="edits"), resamples=20)
+    table = summarise_survival(
+        pd.DataFrame(rows).assign(**keys, group="edits", cosine=[float("nan")] * 4 + [-0.25] * 4), resamples=20
+    )
 
     assert table.columns[: len(SURVIVAL_KEYS) + 1].tolist() == [*SURVIVAL_KEYS, "metric"]
     found = table[table["step"] == 5].set_index("metric")
@@ -167,7 +174,32 @@ def test_retention_and_flips_are_counted_from_the_beginning():
     assert found.loc["flip_rate", "estimate"] == pytest.approx(1 / 3)
     assert found.loc["gain_rate", ["n", "estimate"]].tolist() == [1, 1.0]
     assert found.loc["reverted", "estimate"] == 0.25
-    assert table[table["step"] == 0].set_index("metric").loc["retention", "estimate"] == 1.0
+    assert found.loc["update_cosine", ["n", "estimate"]].tolist() == [1, -0.25]
+    before = table[table["step"] == 0].set_index("metric")
+    assert before.loc["retention", "estimate"] == 1.0 and "update_cosine" not in before.index
+
+
+@pytest.mark.parametrize("how", ["full", "lora", "dora"])
+def test_the_cosine_is_of_what_the_edited_weights_became(target, documents, how):
+    names = [target.weight_name(layer) for layer in (1, 2)]
+    *_, (_, tuned) = fine_tune(target.model, target.tokenizer, documents["input_ids"].tolist(), SETTINGS, how, [0, 1])
+    merged, change = copy.deepcopy(tuned), {}
+    for part in merged.modules():
+        if isinstance(part, LoraLayer):
+            part.merge()
+    before, after = dict(target.model.named_parameters()), dict(merged.named_parameters())
+    for name in names:
+        now = after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))
+        change[name] = (now - before[name]).detach()
+    assert change[names[0]].any() and not change[names[1]].any()
+    other = {name: torch.ones_like(one) for name, one in change.items()}
+
+    assert cosine(target.model, tuned, change) == pytest.approx(1, abs=1e-6)
+    assert cosine(target.model, tuned, {name: -2 * one for name, one in change.items()}) == pytest.approx(-1, abs=1e-6)
+    one = change[names[0]].double()
+    expected = one.sum().item() / (one.norm().item() * (2 * one.numel()) ** 0.5)
+    assert cosine(target.model, tuned, other) == pytest.approx(expected, rel=1e-5)
+    assert math.isnan(cosine(target.model, target.model, other))
 
 
 def test_what_is_taught_again_counts_from_before_that():
@@ -178,7 +210,9 @@ def test_what_is_taught_again_counts_from_before_that():
     ]
     keys = {"model": "m", "seed": 0, "editor": "e", "finetuning": "lora", "data": "related", "trained_layers": "all"}
 
-    table = summarise_survival(pd.DataFrame(rows).assign(**keys, group="taught_again"), resamples=20)
+    table = summarise_survival(
+        pd.DataFrame(rows).assign(**keys, group="taught_again", cosine=float("nan")), resamples=20
+    )
 
     found = table[table["relearning"] == 2].set_index("metric")
     assert found.loc["gain_rate", ["n", "estimate"]].tolist() == [2, 0.5] and "retention" not in found.index

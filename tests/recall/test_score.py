@@ -106,6 +106,7 @@ def slow(model, tokenizer, prompt, target, candidates):
         "representable": True,
         "first_token_correct": first == ids[0],
         "exact_match": here.argmax(-1).tolist() == ids,
+        "token_accuracy": np.mean([said == id for said, id in zip(here.argmax(-1).tolist(), ids, strict=True)]),
         "generation_match": bool(re.match(re.escape(value) + r"(?!\w)", said)),
         "loss_nats": -sum(here[place, id].item() for place, id in enumerate(ids)),
         "rank": sorted(here[0].tolist(), reverse=True).index(here[0, ids[0]].item()) + 1,

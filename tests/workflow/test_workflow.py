@@ -165,7 +165,19 @@ def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
 
 def test_what_smoke_leaves_out_runs_on_its_models(done):
     followed = {"editors": ["memit"], "data": ["related", "mentioning"], "steps": [1, 2], "batch_size": 4}
-    edited = {"survival": followed, "places": {"editor": "memit", "edits": 4}}
+    edited = {
+        "survival": followed,
+        "places": {"editor": "memit", "edits": 4},
+        "editors": ["memit", "memit-batch", "alphaedit-batch", "mend"],
+        "values": {"shared": True, "shards": 2},
+    }
+    batch = {"schedule": {"edits": 8}, "values": {"steps": 3, "batch": 4}}
+    editors = {
+        "memit-batch": {"kind": "memit", **batch},
+        "alphaedit-batch": {"kind": "alphaedit", "energy": 0.2, **batch},
+        "mend": {"kind": "mend", "hypernetwork": "tiny", "schedule": {"edits": 8}},
+    }
+    networks = {"tiny": {"layers": [-1], "rank": 8, "lessons": 20, "steps": 2, "batch": 4}}
     bank = {"subsets": 3, "repeats": 1, "shards": 1, "removal": {"k": 10, "repeats": 2}}
     tokenizer = AutoTokenizer.from_pretrained(done.folder / "results/tokenizers/functions")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -175,14 +187,14 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
     judged = {"rankers": ["bm25", "gradient-cosine", "sentences"], "tail_patch": {"k": 1}, "retraining": bank}
     points = [{"at": at, "model": "functions", "ranker": "bm25", "curve": "same"} for at in (0, 1)]
     asked = {
-        "editing": {"models": {"people-pieces": edited}},
+        "editing": {"models": {"people-pieces": edited}, "editors": editors, "hypernetworks": networks},
         "influence": {
             "rankers": rankers,
             "models": {"functions": judged},
             "sweeps": {"none": {"title": "nothing", "points": points}},
         },
     }
-    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places", "influence")]
+    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places", "influence", "edits")]
     run = done.snakemake(*tables, "--cores", "2", "--rerun-triggers", "mtime", "input", config=asked).passed()
 
     assert run.jobs() >= {
@@ -190,15 +202,23 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
         "summarise_survival",
         "choose_place people-pieces 0",
         "summarise_places",
+        "train_mend people-pieces 0 tiny",
+        "edit_model people-pieces 0 mend",
+        "find_values people-pieces 0 memit-batch 0",
+        "find_values people-pieces 0 memit-batch 1",
+        "edit_model people-pieces 0 memit-batch",
+        "edit_model people-pieces 0 alphaedit-batch",
         "retrain_model functions 0",
         "embed_documents functions 0 functions sentences",
         "patch_documents functions 0",
         "summarise_influence",
     }
-    survival, places, influence = (pd.read_csv(done.folder / table) for table in tables)
+    assert not [job for job in run.jobs() if job.startswith("find_values") and "memit-batch" not in job]
+    survival, places, influence, edits = (pd.read_csv(done.folder / table) for table in tables)
     assert set(survival["step"]) == {0, 1, 2}
     assert set(survival["group"]) >= {"edits", "control", "unedited", "unedited_control"}
     assert set(places["layer"].dropna()) == {0, 1}
+    assert set(edits["editor"]) == {"memit", *editors}
     assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 3
     patched = influence[(influence["metric"] == "tail_patch") & (influence["depth"] == "all")]
     assert set(patched["ranker"]) == {*judged["rankers"], "random documents"}

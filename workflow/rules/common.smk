@@ -322,23 +322,45 @@ def recall_of_requests(wildcards):
     return {"recall": recall} if wanted["known"] else {}
 
 
+def contexts_of_edits(wildcards):
+    """The corpus from which sentences before prompts come: that of the model's second moments."""
+    moments = config["editing"]["models"][wildcards.model]["moments"]
+    corpus = config["editing"]["moments"][moments]["corpus"]
+    return {"documents": f"results/corpora/{corpus}/documents.parquet"}
+
+
+def inputs_of_values(wildcards):
+    """The corpus from which contexts come, and the table of places where the editor is placed by it."""
+    placed = editor_of(wildcards)["place"]["by"] != "given"
+    places = f"results/places/{wildcards.model}/seed-{wildcards.seed}.csv"
+    return contexts_of_edits(wildcards) | ({"places": places} if placed else {})
+
+
 def inputs_of_edits(wildcards):
-    """The second moments of the model's keys, the corpus from which contexts come, and the table of places."""
+    """Second moments of the model's keys, the corpus from which contexts come, and what the editor needs of its own."""
     editor, run = editor_of(wildcards), f"{wildcards.model}/seed-{wildcards.seed}"
     edited = config["editing"]["models"][wildcards.model]
     moments = editor.get("moments") or edited["moments"]
-    corpus = config["editing"]["moments"][edited["moments"]]["corpus"]
-    found = {
-        "moments": f"results/moments/{run}/{moments}.safetensors",
-        "documents": f"results/corpora/{corpus}/documents.parquet",
-    }
-    if "editor" in wildcards.keys():
-        if text := edited["measures"]["perplexity"]:
-            found["text"] = f"results/corpora/{text}/documents.parquet"
-        placed = editor.get("place", {}).get("by", "given") != "given"
-        return found | ({"places": f"results/places/{run}.csv"} if placed else {})
-    traced = wildcards.model in config["tracing"]["models"]
-    return found | ({"trace": f"results/tracing/{run}.parquet"} if traced else {})
+    found = contexts_of_edits(wildcards)
+    found["moments"] = f"results/moments/{run}/{moments}.safetensors"
+    if "editor" not in wildcards.keys():
+        traced = wildcards.model in config["tracing"]["models"]
+        return found | ({"trace": f"results/tracing/{run}.parquet"} if traced else {})
+    if text := edited["measures"]["perplexity"]:
+        found["text"] = f"results/corpora/{text}/documents.parquet"
+    if "place" in editor:
+        found |= inputs_of_values(wildcards)
+    if network := editor.get("hypernetwork"):
+        found["hypernetwork"] = f"results/hypernetworks/{run}/{network}.safetensors"
+    finder = factlife_config.editing.found_by(
+        settings.editing, wildcards.model, wildcards.editor
+    )
+    if finder:
+        shards = range(edited["values"]["shards"])
+        found["values"] = expand(
+            f"results/values/{run}/{finder}/shard-{{shard}}.safetensors", shard=shards
+        )
+    return found
 
 
 def editor_of(wildcards):

@@ -1,6 +1,7 @@
 wildcard_constraints:
     editor=one_of(config["editing"]["editors"]),
     moments=one_of(config["editing"]["moments"]),
+    hypernetwork=one_of(config["editing"]["hypernetworks"]),
 
 
 rule download_requests:
@@ -125,6 +126,89 @@ rule choose_place:
         "../scripts/choose_place.py"
 
 
+rule find_values:
+    """Find the target values of an editor's requests, all or a share of them; other editors may read them too."""
+    input:
+        unpack(inputs_of_values),
+        model="results/models/{model}/seed-{seed}",
+        requests="results/requests/{model}/seed-{seed}/requests.parquet",
+    output:
+        values="results/values/{model}/seed-{seed}/{editor}/shard-{shard}.safetensors",
+    log:
+        "logs/find_values/{model}/seed-{seed}/{editor}/shard-{shard}.log",
+    benchmark:
+        "logs/find_values/{model}/seed-{seed}/{editor}/shard-{shard}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        place=lookup(within=config, dpath="editing/editors/{editor}/place"),
+        values=lookup(within=config, dpath="editing/editors/{editor}/values"),
+        schedule=lookup(within=config, dpath="editing/editors/{editor}/schedule"),
+        shards=lookup(within=config, dpath="editing/models/{model}/values/shards"),
+        code=digest(
+            "editing.values",
+            "editing.places",
+            "editing.editable",
+            "editing.suffix",
+            "editing.requests",
+            "editing.__init__",
+            "models.__init__",
+            "models.anatomy",
+            "models.load",
+            "models.prefix",
+            "recall.score",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/find_values.py"
+
+
+rule train_mend:
+    """Train MEND's network on requests about subjects that no evaluated request is about."""
+    input:
+        unpack(world_of_model),
+        unpack(files_of_requests),
+        unpack(recall_of_requests),
+        model="results/models/{model}/seed-{seed}",
+        requests="results/requests/{model}/seed-{seed}/requests.parquet",
+    output:
+        network="results/hypernetworks/{model}/seed-{seed}/{hypernetwork}.safetensors",
+    log:
+        "logs/train_mend/{model}/seed-{seed}/{hypernetwork}.log",
+    benchmark:
+        "logs/train_mend/{model}/seed-{seed}/{hypernetwork}.benchmark.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=gpus_of_model,
+    params:
+        hypernetwork=lookup(within=config, dpath="editing/hypernetworks/{hypernetwork}"),
+        requests=lookup(within=config, dpath="editing/models/{model}/requests"),
+        code=digest(
+            "editing.mend",
+            "editing.public",
+            "editing.requests",
+            "editing.editable",
+            "editing.editors.tuning",
+            "editing.editors.ultraedit",
+            "models.__init__",
+            "models.anatomy",
+            "models.load",
+            "recall.score",
+        ),
+        torch_threads=TORCH_THREADS,
+    script:
+        "../scripts/train_mend.py"
+
+
 rule edit_model:
     """Write requests into a model with one editor, and judge them before and after."""
     input:
@@ -161,6 +245,7 @@ rule edit_model:
             "editing.solver",
             "editing.evaluate",
             "editing.measures",
+            "editing.mend",
             "editing.moments",
             "editing.requests",
             "models.anatomy",

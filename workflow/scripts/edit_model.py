@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from factlife import config, editing, jobs, models
 from factlife.config.editing import Editor, Measured
 from factlife.corpus import documents
-from factlife.editing import editable, measures, moments, places, run
+from factlife.editing import editable, measures, mend, moments, places, run, values
 from factlife.world.tables import read_table
 
 if TYPE_CHECKING:
@@ -17,15 +17,20 @@ with jobs.start(snakemake) as job:
     requests = read_table(snakemake.input.requests)
     corpus = documents.read(snakemake.input.documents)
     model, tokenizer = models.load(snakemake.input.model, job.device)
+    editor = config.parse(Editor, snakemake.params.editor)
+    if chosen := snakemake.input.get("places"):
+        place = places.resolve(editor.place, editing.read_places([chosen]))
+        editor = editor.model_copy(update={"place": place})
+    network = snakemake.input.get("hypernetwork")
     target = editable.Editable(
         model,
         tokenizer,
         editable.contexts(corpus, requests["subject"].tolist()),
         moments.load(snakemake.input.moments, model=weights),
+        mend.load(network, model=weights, device=job.device) if network else None,
     )
-    editor = config.parse(Editor, snakemake.params.editor)
-    if chosen := snakemake.input.get("places"):
-        editor = places.resolve(editor, editing.read_places([chosen]))
+    if shards := snakemake.input.get("values"):
+        target = values.load(target, requests, editor, shards, model=weights)
     wanted = config.parse(Measured, snakemake.params.measures)
     read = documents.read(snakemake.input.text) if wanted.perplexity else corpus.head(0)
     done = run.run(

@@ -220,7 +220,15 @@ class UltraEdit(_Editor):
     ridge: float = key(1.0, "Ridge.", gt=0)
 
 
-Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt | Ft | Lora | UltraEdit, Field(discriminator="kind")]
+class Mend(_Editor):
+    """MEND (Mitchell et al. 2022): a trained network makes the change of the request's gradient."""
+
+    kind: Literal["mend"] = key(..., "The editor.")
+    schedule: Schedule = key(Schedule(), "When requests are written.")
+    hypernetwork: Name = key(..., "The network, of `editing.hypernetworks`.")
+
+
+Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt | Ft | Lora | UltraEdit | Mend, Field(discriminator="kind")]
 Located = Rome | Emmet | Memit | AlphaEdit
 
 
@@ -232,6 +240,24 @@ class Moments(Section):
         100, "Tokens, as a multiple of the keys' width; 100 for specificity, 10 is a floor for efficacy."
     )
     edited: bool = key(True, "Read documents that mention subjects of the requests too.")
+
+
+class Hypernetwork(Section):
+    """MEND's network, trained on requests about subjects that no evaluated request is about."""
+
+    layers: list[int] = key(
+        [-3, -2, -1], "Blocks whose MLPs are changed, all their linear maps, where `modules` is empty."
+    )
+    modules: list[str] = key([], "Linear maps that are changed, by their names in the model.")
+    rank: Count = key(256, "Width of the network's two layers, each a product of two thin matrices; 1920 is published.")
+    rate: float = key(1e-3, "Size of each map's change at first; learned.", gt=0)
+    lessons: Count = key(1000, "Requests to learn from, at most.")
+    steps: Count = key(1000, "Steps of training.")
+    batch: Count = key(10, "Requests that are written at once in a step: as many as the editor is to write at once.")
+    learning_rate: float = key(1e-3, "Learning rate of Adam; ten times that for the sizes of changes.", gt=0)
+    edit_weight: float = key(0.1, "Weight of the new values' loss against that of all that is to stay.", gt=0)
+    clip: float = key(100.0, "Largest norm of the gradient of a step.", gt=0)
+    seed: int = key(0, "Seed of the network and of the order of the lessons.", ge=0)
 
 
 class Requests(Section):
@@ -318,12 +344,24 @@ class Measured(Section):
     )
 
 
+class Finding(Section):
+    """Target values found before editors run."""
+
+    shared: bool = key(
+        False,
+        "Find them in jobs of their own; editors with the same place, search and requests share what is found. Else, and "
+        "always in sequences and at a boundary, where they depend on earlier changes, each editor's job finds its own.",
+    )
+    shards: Count = key(1, "Jobs over which they are spread, in whole batches of `values.batch` vectors.")
+
+
 class Edited(Section):
     """What is done to one model."""
 
     moments: Name = key(..., "Second moments, of `editing.moments`; their corpus gives the contexts too.")
     requests: Requests = key(Requests(), "The requests.")
     editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
+    values: Finding = key(Finding(), "Whether target values are found before editors run.")
     measures: Measured = key(Measured(), "What is measured beside the probes.")
     survival: Survival = key(Survival(), "Whether edits survive fine-tuning.")
     places: Places = key(Places(), "Where the model can be edited.")
@@ -334,7 +372,27 @@ class Editing(Section):
 
     models: dict[Name, Edited] = key({}, "What is edited, by model; those that are run.")
     moments: dict[Name, Moments] = key({}, "Second moments by name.")
+    hypernetworks: dict[Name, Hypernetwork] = key({}, "MEND's networks by name.")
     editors: dict[Name, Editor] = key({}, "Editors by name.")
+
+
+def values_are_known_before(editor: Any) -> bool:
+    """Whether an editor's target values are those of the original model."""
+    return isinstance(editor, Located) and editor.schedule.kind != "sequential" and editor.place.spread == "residual"
+
+
+def found_by(editing: Editing, model: str, name: str) -> str | None:
+    """The first of a model's editors that seeks the same target values as one; None where that finds them in its job."""
+    editors, edited = editing.editors, editing.models[model]
+
+    def sought(editor: Any) -> tuple:
+        schedule, place = editor.schedule, editor.place
+        return schedule.kind, schedule.edits, place.token, place.by, place.layers[-1], editor.values
+
+    if not edited.values.shared or not values_are_known_before(editors[name]):
+        return None
+    alike = (one for one in edited.editors if values_are_known_before(editors[one]))
+    return next(one for one in alike if sought(editors[one]) == sought(editors[name]))
 
 
 def problems(config: Any) -> Iterable[str]:
@@ -355,6 +413,8 @@ def problems(config: Any) -> Iterable[str]:
             yield from missing(f"{where}.survival.editors", editor, dict.fromkeys(edited.editors), f"{where}.editors")
             if editor in editing.editors and editing.editors[editor].schedule.kind == "single":
                 yield f"{where}.survival.editors: `{editor}` rolls its edits back, so that none is left to survive"
+        if edited.values.shards > 1 and not edited.values.shared:
+            yield f"{where}.values.shards is {edited.values.shards}, but each editor's job finds its own; set `shared: true`"
         yield from _of_places(config, name, edited)
         wanted = max((_edits(editing.editors, editor) for editor in edited.editors), default=0)
         if wanted > edited.requests.count:
@@ -362,6 +422,13 @@ def problems(config: Any) -> Iterable[str]:
     for name, editor in editing.editors.items():
         if (moments := getattr(editor, "moments", None)) is not None:
             yield from missing(f"editing.editors.{name}.moments", moments, editing.moments, "editing.moments")
+        if editor.kind == "mend":
+            yield from missing(
+                f"editing.editors.{name}.hypernetwork",
+                editor.hypernetwork,
+                editing.hypernetworks,
+                "editing.hypernetworks",
+            )
         if editor.kind == "rome" and len(editor.place.layers) > 1:
             yield f"editing.editors.{name}.place.layers has {len(editor.place.layers)} layers; ROME edits one"
         if editor.kind == "rome" and editor.legacy and editor.place.token != "subject_last":

@@ -30,12 +30,16 @@ class Editable:
         tokenizer: its tokenizer, a fast one.
         contexts: texts that may stand before a prompt.
         moments: second moment of what each down-projection reads, float64, (d_mlp, d_mlp), by block.
+        hypernetwork: MEND's, trained for this model.
+        found: target values of the requests that are to be written; where there are none, editors find them.
     """
 
     model: Any
     tokenizer: Any
     contexts: Sequence[str] = ()
     moments: Mapping[int, Tensor] | None = None
+    hypernetwork: Any = None
+    found: Any = None
 
     @property
     def parts(self) -> Anatomy:

@@ -1,4 +1,4 @@
-"""What an edited model says to the probes of its edits, by probability, by argmax and by generation."""
+"""What an edited model says to the probes of its edits, by probability, by argmax, token by token and by generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from factlife.recall.score import score
 
 
 def judge(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
-    """Three verdicts on every probe.
+    """Four verdicts on every probe.
 
     Args:
         model: edited or not.
@@ -21,8 +21,9 @@ def judge(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int
     Returns:
         One row per probe, in their order: ``probability``, the wanted answer is more probable than the other, per token
         (CounterFact's success), null where there is no other; ``argmax``, each of its tokens is the most probable one;
-        ``generation``, greedy decoding writes it and ends the word; ``first_token``, the most probable next token;
-        ``nats`` and ``nats_other``, minus log probability per token.
+        ``tokens``, the share of them that is, each given those before it (zsRE's accuracy); ``generation``, greedy decoding
+        writes it and ends the word; ``first_token``, the most probable next token; ``nats`` and ``nats_other``, minus log
+        probability per token.
     """
     asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["wanted"], "candidates": [[]] * len(probes)})
     wanted = score(model, tokenizer, asked, batch_tokens=batch_tokens)
@@ -31,6 +32,7 @@ def judge(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int
     found = pd.DataFrame(
         {
             "argmax": wanted["exact_match"],
+            "tokens": wanted["token_accuracy"],
             "generation": wanted["generation_match"],
             "first_token": wanted["first_token"],
             "nats": wanted["loss_nats"] / wanted["target_tokens"],

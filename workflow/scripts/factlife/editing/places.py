@@ -179,17 +179,18 @@ def scores(verdicts: pd.DataFrame, *, resamples: int) -> tuple[pd.DataFrame, np.
     return places, every[0], every[1:]
 
 
-def resolve(editor: Editor, table: pd.DataFrame) -> Editor:
-    """The editor at the place that its chooser took.
+def resolve(place: Place, table: pd.DataFrame) -> Place:
+    """The place that its chooser took.
 
     Args:
-        editor: its settings.
+        place: as the config has it; ``given`` stays.
         table: of ``summarise``.
 
     Raises:
         EditError: the chooser could not choose.
     """
-    place = editor.place
+    if place.by == "given":
+        return place
     rows = table[(table["chooser"] == place.by) & (table["metric"] == "chosen")]
     if rows.empty:
         raise EditError(
@@ -197,7 +198,7 @@ def resolve(editor: Editor, table: pd.DataFrame) -> Editor:
         )
     token, layer = rows[["token", "layer"]].iloc[0]
     logging.info("edited at %s, block %d, chosen by %s", token, layer, place.by)
-    return editor.model_copy(update={"place": at(place, str(token), int(layer))})
+    return at(place, str(token), int(layer))
 
 
 def summarise(swept: pd.DataFrame, found: pd.DataFrame, *, resamples: int) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.config.editing import Requests
+from factlife.config.editing import Requests, Schedule
 from factlife.recall.score import Answers
 from factlife.world import World
 
@@ -69,6 +69,14 @@ def from_world(world: World, settings: Requests, known: set[str] | None = None) 
             related, [every[other] for other in related], [fact.name], alike[fact.relation, target][:10], [], "",
         ))  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def chosen(requests: pd.DataFrame, schedule: Schedule) -> pd.DataFrame:
+    """The requests that an editor writes: the first ones that can be used."""
+    found = requests[requests["dropped"] == ""].head(schedule.edits).reset_index(drop=True)
+    if len(found) < schedule.edits:
+        logging.warning("only %d of %d requests can be used", len(found), schedule.edits)
+    return found
 
 
 def told(recall: pd.DataFrame) -> set[str]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from safetensors.torch import save_file
 
-from factlife.config.editing import Editor
+from factlife.config.editing import Editor, values_are_known_before
+from factlife.editing import values
 from factlife.editing.editable import Deltas, Editable, applied, merged
 from factlife.editing.editors import EDITORS
 from factlife.editing.evaluate import judge
 from factlife.editing.measures import NOTHING, Measures
-from factlife.editing.requests import told_apart, usable
+from factlife.editing.requests import chosen, told_apart, usable
 from factlife.world.tables import write_table
 
 
@@ -46,7 +46,8 @@ def run(
     """Write requests as the editor's schedule says and judge before, after each batch and at the end.
 
     Args:
-        target: the model; its weights have the same bits when this returns.
+        target: the model; its weights have the same bits when this returns. Of single edits, what it has ``found`` is found
+            ``apart``, and without any, all is found at once.
         requests: validated; those that were dropped are left out.
         probes: of ``requests``.
         editor: its settings.
@@ -60,9 +61,7 @@ def run(
         ``schedule, phase, n_edits`` and those of ``Measures``; after single edits no text is read for perplexity.
     """
     schedule = editor.schedule
-    requests = requests[requests["dropped"] == ""].head(schedule.edits).reset_index(drop=True)
-    if len(requests) < schedule.edits:
-        logging.warning("only %d of %d requests can be used", len(requests), schedule.edits)
+    requests = chosen(requests, schedule)
     probes = usable(probes, set() if schedule.kind == "single" else set(requests["edit_id"]), set(requests["edit_id"]))
     if schedule.kind != "single":
         probes = told_apart(probes, set(requests["entity_id"]))
@@ -84,8 +83,12 @@ def run(
     measure(requests, {}, "pre", 0)
     write = EDITORS[editor.kind]
     if schedule.kind == "single":
+        found = target.found
+        if found is None and values_are_known_before(editor):
+            found = values.target_values(target, requests, editor.place, editor.values, apart=True)
         for number, (row, about) in enumerate(_singles(requests, probes)):
-            deltas = write(target, row, editor, {})
+            alone = replace(target, found=found.of(number)) if found else target
+            deltas = write(alone, row, editor, {})
             with applied(target.model, deltas):
                 look(about, judge(target.model, target.tokenizer, about, batch_tokens=batch_tokens), "post", 1)
                 measure(row if number < measures.settings.texts else row.head(0), deltas, "post", 1)

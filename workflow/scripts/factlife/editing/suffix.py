@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from factlife.models.anatomy import Anatomy, anatomy, capture, patch
@@ -65,12 +66,18 @@ class Suffixes:
             hook.remove()
         self.hidden, self.written, self.wrapped = found["block"], found["mlp"][:, 0], returned[0]
 
-    def rerun(self, hidden: Tensor) -> Tensor:
-        """What the final norm returns, (sequence, column, d_model), if the block had returned ``hidden``."""
+    def rerun(self, hidden: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """What the final norm returns at some places, (place, d_model), if the block had returned ``hidden``."""
         later = self.parts.blocks[self.layer + 1 :]
         entry = later[0].module if later else self.parts.final_norm
-        with _skipped(self.parts, self.layer, self.wrapped), patch(entry, lambda _: hidden, inputs=True):
-            return self._run()
+        # Of what the last block writes, nothing else is read.
+        last = [later[-1].attention_out, later[-1].mlp] if later else []
+        with (
+            _skipped(self.parts, self.layer, self.wrapped),
+            _only(last, row, column),
+            patch(entry, lambda _: hidden, inputs=True),
+        ):
+            return self._run()[row, column]
 
     def take(self, rows: Tensor) -> Suffixes:
         """Only some of the sequences."""
@@ -99,4 +106,19 @@ def _skipped(parts: Anatomy, layer: int, wrapped: bool) -> Any:
         for block in parts.blocks[: layer + 1]:
             block.module.forward = lambda hidden_states, *_, **__: (hidden_states,) if wrapped else hidden_states
             stack.callback(delattr, block.module, "forward")
+        yield
+
+
+@contextmanager
+def _only(modules: Sequence[nn.Module], row: Tensor, column: Tensor) -> Any:
+    """Modules run at some places only, and return zeros elsewhere."""
+
+    def run(forward: Any, whole: Tensor) -> Tensor:
+        here = forward(whole[row, column])
+        return here.new_zeros(*whole.shape[:2], here.shape[-1]).index_put((row, column), here)
+
+    with ExitStack() as stack:
+        for module in modules:
+            module.forward = partial(run, module.forward)
+            stack.callback(delattr, module, "forward")
         yield

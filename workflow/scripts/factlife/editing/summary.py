@@ -8,7 +8,7 @@ import pandas as pd
 from factlife import stats
 
 KEYS = ["model", "seed", "editor", "schedule", "n_edits", "phase", "judge"]
-JUDGES = ["probability", "argmax", "generation"]
+JUDGES = ["probability", "argmax", "tokens", "generation"]
 # What makes up the score: CounterFact's harmonic mean.
 _SCORED = ["efficacy", "paraphrase", "neighbourhood"]
 
@@ -143,7 +143,7 @@ def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFram
     Returns:
         Rows keyed by ``SURVIVAL_KEYS``: ``correct``; ``retention``, the share that is right of those that were right at
         step 0; ``flip_rate``, 1 - retention; ``gain_rate``, the share that is right of those that were wrong at step 0;
-        ``reverted``, of edits, that the old value is said. Facts that are taught again count from step 0 of ``relearning``.
+        ``reverted``, of edits, that the old value is said; ``update_cosine``, of edits, ``survival.cosine``. Facts that are taught again count from step 0 of ``relearning``.
     """
     # What is taught again counts from before that, all else from before fine-tuning.
     facts = [*(key for key in SURVIVAL_KEYS if key not in ("step", "relearning")), "fact_id"]
@@ -166,7 +166,10 @@ def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFram
             columns.loc[rows.index].to_numpy(), subjects[rows.index].to_numpy(), resamples=resamples
         )
         parts.append(stats.tidy(dict(zip(SURVIVAL_KEYS, found, strict=True)), list(columns), interval))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*SURVIVAL_KEYS, *_TIDY])
+    moved = followed.dropna(subset="cosine").drop_duplicates(SURVIVAL_KEYS)
+    alone = {"metric": "update_cosine", "n": 1, "estimate": moved["cosine"], "interval_over": ""}
+    parts.append(moved[SURVIVAL_KEYS].assign(**alone, ci_low=np.nan, ci_high=np.nan)[[*SURVIVAL_KEYS, *_TIDY]])
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
 _TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -50,10 +51,10 @@ def survive(
 
     Returns:
         One row per way of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, relearning, fact_id,
-        correct, reverted``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people
+        correct, reverted, cosine``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people
         without an edit, in the same model, each the one whose margin before fine-tuning is nearest to an edit's),
         ``unedited`` (the edits' old values, in the unedited model) and ``unedited_control`` (the controls there).
-        ``correct`` is by argmax; ``reverted``, of edits, that the old value is.
+        ``correct`` is by argmax; ``reverted``, of edits, that the old value is; ``cosine``, of edits, see ``cosine``.
 
         Edits that the last step left wrong are taught again, every other one of them, by full-batch steps of the same
         fine-tuning on their prompts; the steps are counted in ``relearning``, which is 0 in all other rows. Groups:
@@ -81,8 +82,10 @@ def survive(
             for name, correct in found.items():
                 rows = pd.DataFrame({"fact_id": groups[name]["about"], "correct": correct})
                 rows["reverted"] = pd.Series(pd.NA, rows.index, dtype="boolean")
+                rows["cosine"] = np.nan
                 if name == "edits":
                     rows["reverted"] = _right(tuned, tokenizer, old, batch_tokens)
+                    rows["cosine"] = cosine(edited, tuned, deltas)
                 parts.append(rows.assign(**keys, step=step, group=name, relearning=relearning))
             return found
 
@@ -198,6 +201,32 @@ def fine_tune(
         if step in settings.steps:
             logging.info("%s, step %d: loss %.3f", how, step, loss.item())
             yield step, model
+
+
+@torch.no_grad()
+def cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
+    """Of what fine-tuning changed in the edited weights with the edit: below 0, it takes the edit back.
+
+    Args:
+        edited: the model with its edits.
+        tuned: the same after fine-tuning, adapters included.
+        deltas: the edits.
+
+    Returns:
+        The cosine over all edited weights as one vector; NaN where none of them changed.
+    """
+    before, inner, moved = dict(edited.named_parameters()), 0.0, 0.0
+    for name, delta in deltas.items():
+        part = tuned.get_submodule(name.removesuffix(".weight"))
+        if isinstance(part, LoraLayer):
+            part = copy.deepcopy(part)
+            part.merge()
+            part = part.get_base_layer()
+        change = part.weight.double() - before[name].double()
+        inner += (change * delta.double()).sum().item()
+        moved += change.square().sum().item()
+    length = sum(delta.double().square().sum().item() for delta in deltas.values())
+    return inner / (moved * length) ** 0.5 if moved and length else float("nan")
 
 
 def _adam(model: Any, settings: Survival, how: str) -> torch.optim.Optimizer:

@@ -6,18 +6,24 @@ MEMIT, Meng et al. 2023, eq. 16).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from factlife.config.editing import Place, Values
+from factlife.config.editing import Located, Place, Schedule, Values
 from factlife.editing.editable import Editable, Row, frozen, row
+from factlife.editing.requests import EditError, chosen
 from factlife.editing.suffix import Suffixes
 from factlife.models.anatomy import capture, patch, unembed
 from factlife.recall.score import Answers
@@ -45,19 +51,36 @@ class Found:
 
     Attributes:
         slots: what each vector is for.
-        wanted: residual stream after the last edited block that makes the model say the new values, (vector, d_model).
-        delta: what was added to get there, (vector, d_model).
+        initial: residual stream after the last edited block, (vector, d_model).
+        delta: what, added to it, makes the model say the new values, (vector, d_model).
         written: what the MLP of that block wrote there before, (vector, d_model).
         losses: the last loss of each vector, in nats, (vector,).
         steps: gradient steps that each took, (vector,).
     """
 
     slots: list[Slot]
-    wanted: Tensor
+    initial: Tensor
     delta: Tensor
     written: Tensor
     losses: Tensor
     steps: Tensor
+
+    @property
+    def wanted(self) -> Tensor:
+        """Residual stream that makes the model say the new values, (vector, d_model)."""
+        return self.initial + self.delta
+
+    def of(self, request: int) -> Found:
+        """What was found for one request, which shares no vector, as if it were the only one."""
+        own = [slot for slot in self.slots if slot.request == request]
+        rows = slice(own[0].vector, own[-1].vector + 1)
+        return Found(
+            [Slot(slot.vector - rows.start, 0, slot.token) for slot in own], *(one[rows] for one in self._tensors)
+        )
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.initial, self.delta, self.written, self.losses, self.steps
 
 
 def slots(target: Editable, requests: pd.DataFrame, place: Place, *, joint: bool) -> list[Slot]:
@@ -79,7 +102,16 @@ def slots(target: Editable, requests: pd.DataFrame, place: Place, *, joint: bool
     return [Slot(vector, request, token) for vector, (request, token) in enumerate(tokens)]
 
 
-def target_values(target: Editable, requests: pd.DataFrame, place: Place, settings: Values) -> Found:
+def target_values(
+    target: Editable,
+    requests: pd.DataFrame,
+    place: Place,
+    settings: Values,
+    *,
+    apart: bool = False,
+    shard: int = 0,
+    shards: int = 1,
+) -> Found:
     """Find the vectors of all requests, some hundred sequences at a time.
 
     The loss of a vector is the sum over its requests of the mean over contexts of -log p(new value) per token, plus
@@ -93,21 +125,27 @@ def target_values(target: Editable, requests: pd.DataFrame, place: Place, settin
         requests: usable ones.
         place: the edited token; the vector is added after the last of the layers.
         settings: of the search.
+        apart: as if each request were the only one: none shares a vector, and the others' old values are to stay too.
+        shard: of the batches of vectors, only every so many-th, from this one on.
+        shards: how many such shares there are. Their rows are those of the whole, to the bit; the slots are of the whole.
     """
-    needed = slots(target, requests, place, joint=settings.joint)
+    needed = slots(target, requests, place, joint=settings.joint and not apart)
     parts = [
-        _search(target, requests, chunk, place, settings)
-        for start in range(0, needed[-1].vector + 1, settings.batch)
+        _search(target, requests, chunk, place, settings, apart)
+        for start in range(0, needed[-1].vector + 1, settings.batch)[shard::shards]
         if (chunk := [slot for slot in needed if start <= slot.vector < start + settings.batch])
     ]
-    initial, delta, written, losses, steps = (torch.cat(column) for column in zip(*parts, strict=True))
-    longest = settings.clamp * (written if settings.scale == "mlp" else initial).norm(dim=1)
+    if not parts:
+        logging.warning("no vector is left for shard %d of %d; lower `shards`, or `values.batch`", shard, shards)
+        parts = [tuple(torch.zeros(shape) for shape in [(0, target.parts.d_model)] * 3 + [(0,)] * 2)]
+    found = Found(needed, *(torch.cat(column) for column in zip(*parts, strict=True)))
+    longest = settings.clamp * (found.written if settings.scale == "mlp" else found.initial).norm(dim=1)
     logging.info(
         "target values of %d requests, %d vectors: loss %.3f after %.1f steps on average, %.0f %% at the clamp",
-        len(requests), len(delta), losses.mean(), steps.double().mean(),
-        100 * (delta.norm(dim=1) > 0.999 * longest).double().mean(),
+        len(requests), len(found.delta), found.losses.mean(), found.steps.double().mean(),
+        100 * (found.delta.norm(dim=1) > 0.999 * longest).double().mean(),
     )  # fmt: skip
-    return Found(needed, initial + delta, delta, written, losses, steps)
+    return found
 
 
 @dataclass
@@ -126,7 +164,14 @@ class _Rows:
             column.append(value)
 
 
-def _rows(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, settings: Values) -> _Rows:
+def _rows(
+    target: Editable,
+    requests: pd.DataFrame,
+    needed: Sequence[Slot],
+    place: Place,
+    settings: Values,
+    apart: bool = False,
+) -> _Rows:
     found, edited = _Rows(), set(requests["edit_id"])
     prefixes, first = ["", *target.contexts[: settings.contexts]], needed[0].vector
     for slot in needed:
@@ -138,7 +183,7 @@ def _rows(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], plac
     if settings.kl:
         for vector, request in {slot.vector - first: slot.request for slot in needed}.items():
             one = requests.iloc[request]
-            kept = _kept(one, edited, settings)
+            kept = _kept(one, {one["edit_id"]} if apart else edited, settings)
             for prompt in kept:
                 found.add(row(target, place, prompt, one["subject"]), vector, settings.kl / len(kept))
     return found
@@ -152,10 +197,10 @@ def _kept(request: pd.Series, edited: set[str], settings: Values) -> list[str]:
 
 
 def _search(
-    target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, settings: Values
+    target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, settings: Values, apart: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     layer = target.layer(place.layers[-1])
-    made = _rows(target, requests, needed, place, settings)
+    made = _rows(target, requests, needed, place, settings, apart)
     vectors = needed[-1].vector - needed[0].vector + 1
     fill = target.tokenizer.pad_token_id or 0
     suffixes = Suffixes(target.model, [one.ids for one in made.rows], [one.place for one in made.rows], layer, fill)
@@ -238,7 +283,7 @@ class _Work:
         """Of each vector with δ, (vector, d_model), added at the place; and whether all its answers are the likeliest."""
         hidden = self.suffixes.hidden
         changed = torch.cat([hidden[:, :1] + delta[self.owner][:, None], hidden[:, 1:]], 1)
-        normed = self.suffixes.rerun(changed)[self.row, self.column]
+        normed = self.suffixes.rerun(changed, self.row, self.column)
         log_p = unembed(self.suffixes.parts, normed).float().log_softmax(-1)
         said = -log_p[self.answers].gather(1, self.token[self.answers, None])[:, 0]
         now = log_p[~self.answers]
@@ -327,3 +372,77 @@ def _read(
         target.model.base_model(ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
     owner = torch.tensor([slot.vector for slot in needed], device=device)
     return _mean_by(found["here"][torch.arange(len(made)), places], owner, needed[-1].vector + 1)
+
+
+_NAMES = ("initial", "delta", "written", "losses", "steps")
+
+
+def find(
+    target: Editable,
+    requests: pd.DataFrame,
+    place: Place,
+    settings: Values,
+    schedule: Schedule,
+    path: str | Path,
+    *,
+    model: str,
+    shard: int = 0,
+    shards: int = 1,
+) -> None:
+    """Write the target values of a shard, with all on which they depend.
+
+    Args:
+        target: the model.
+        requests: validated; those are sought that the schedule takes.
+        place: as for ``target_values``, as are ``settings``, ``shard`` and ``shards``.
+        settings: see there.
+        schedule: single edits are found ``apart``.
+        path: of the file.
+        model: digest of the weights.
+        shard: see there.
+        shards: see there.
+    """
+    requests, apart = chosen(requests, schedule), schedule.kind == "single"
+    found = target_values(target, requests, place, settings, apart=apart, shard=shard, shards=shards)
+    tensors = {name: getattr(found, name).cpu().contiguous() for name in _NAMES}
+    about = _about(target, requests, place, settings, apart, model) | {"shards": shards}
+    save_file(tensors, path, {"about": json.dumps(about, sort_keys=True)})
+
+
+def load(
+    target: Editable, requests: pd.DataFrame, editor: Located, paths: Sequence[str | Path], *, model: str
+) -> Editable:
+    """The model with the target values of an editor's requests, from all shards in their order.
+
+    Raises:
+        EditError: they were found for something else than the editor seeks.
+    """
+    place, settings, apart = editor.place, editor.values, editor.schedule.kind == "single"
+    requests, parts = chosen(requests, editor.schedule), []
+    about = _about(target, requests, place, settings, apart, model) | {"shards": len(paths)}
+    for path in paths:
+        with safe_open(path, "pt", device=str(target.model.device)) as file:
+            kept = json.loads(file.metadata()["about"])
+            if differing := sorted(key for key in about if kept[key] != about[key]):
+                raise EditError(f"{path} was found for other {', '.join(differing)}; delete it and run again")
+            parts.append([file.get_tensor(name).split(settings.batch) for name in _NAMES])
+    needed = slots(target, requests, place, joint=settings.joint and not apart)
+    # Batches were dealt to the shards in turn.
+    batches = range(-(-(needed[-1].vector + 1) // settings.batch))
+    columns = ([parts[n % len(parts)][column][n // len(parts)] for n in batches] for column in range(len(_NAMES)))
+    return replace(target, found=Found(needed, *map(torch.cat, columns)))
+
+
+def _about(
+    target: Editable, requests: pd.DataFrame, place: Place, settings: Values, apart: bool, model: str
+) -> dict[str, Any]:
+    columns = ["edit_id", "subject", "prompt", "target", "related_ids", "related_prompts"]
+    rows = requests[columns].to_json(orient="values")
+    return {
+        "model": model,
+        "requests": hashlib.sha256(rows.encode()).hexdigest(),
+        "contexts": hashlib.sha256(json.dumps(target.contexts[: settings.contexts]).encode()).hexdigest(),
+        "place": [place.token, target.layer(place.layers[-1])],
+        "settings": settings.model_dump(mode="json"),
+        "apart": apart,
+    }

@@ -32,6 +32,7 @@ def score(
         - ``representable``: whether the tokenizer can write the target after the prompt; if not, all else is null.
         - ``first_token_correct``: the most probable next token is the target's first.
         - ``exact_match``: every token of the target is the most probable one, given the target's tokens before it.
+        - ``token_accuracy``: share of the target's tokens that are the most probable one, given those before them.
         - ``generation_match``: greedy decoding writes the target and then ends the word.
         - ``loss_nats``: minus log probability of the whole target.
         - ``rank``: of the target's first token in the vocabulary, 1 is best.
@@ -65,6 +66,7 @@ _EMPTY = {
     "representable": "bool",
     "first_token_correct": "boolean",
     "exact_match": "boolean",
+    "token_accuracy": "Float64",
     "generation_match": "boolean",
     "loss_nats": "Float64",
     "rank": "Int64",
@@ -159,7 +161,16 @@ def _targets(
     candidate's first token.
     """
     sequences = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-    columns = ("first_token_correct", "exact_match", "loss_nats", "rank", "first_token", "greedy", "begun")
+    columns = (
+        "first_token_correct",
+        "exact_match",
+        "token_accuracy",
+        "loss_nats",
+        "rank",
+        "first_token",
+        "greedy",
+        "begun",
+    )
     found: dict[str, list] = {column: [None] * len(prompts) for column in columns}
     for batch in batches.of([len(sequence) for sequence in sequences]):
         places = [list(range(len(prompts[number]) - 1, len(sequences[number]))) for number in batch]
@@ -172,6 +183,7 @@ def _targets(
             found["first_token"][number] = greedy[0].item()
             found["first_token_correct"][number] = bool(greedy[0] == target[0])
             found["exact_match"][number] = bool((greedy[:-1] == target).all())
+            found["token_accuracy"][number] = (greedy[:-1] == target).double().mean().item()
             found["loss_nats"][number] = -here[:-1].double().gather(1, target[:, None]).sum().item()
             found["rank"][number] = 1 + int((here[0] > here[0, target[0]]).sum())
             begin = torch.tensor([candidate[0] for candidate in choices[number]], dtype=torch.long)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from factlife.editing.editors import alphaedit, emmet, ft, locft, lora, memit, rome, ultraedit
+from factlife.editing.editors import alphaedit, emmet, ft, locft, lora, memit, mend, rome, ultraedit
 
 EDITORS: dict[str, Callable[..., Any]] = {
     "rome": rome.edit,
@@ -16,4 +16,5 @@ EDITORS: dict[str, Callable[..., Any]] = {
     "ft": ft.edit,
     "locft": locft.edit,
     "lora": lora.edit,
+    "mend": mend.edit,
 }

@@ -79,7 +79,8 @@ def edit(
     deltas: Deltas = {}
     for stage in stages:
         with applied(target.model, deltas):
-            found = values.target_values(target, requests, place.model_copy(update={"layers": stage}), search)
+            here = place.model_copy(update={"layers": stage})
+            found = target.found or values.target_values(target, requests, here, search)
         if search.anchor:
             found = _anchored(found, known, stage[-1])
         for number, layer in enumerate(stage):
@@ -120,7 +121,7 @@ def _anchored(found: values.Found, known: Memory, layer: int) -> values.Found:
         known.norms[layer] = norms.sort().values[: max(1, len(norms) - len(norms) // 20)].mean().item()
     norm = known.norms[layer]
     scaled = torch.where((norms > 2 * norm)[:, None], found.written, written * (norm / norms)[:, None])
-    return replace(found, wanted=found.wanted - found.delta + scaled - found.written, delta=scaled - found.written)
+    return replace(found, delta=scaled - found.written)
 
 
 def _part(change: Tensor, keys: Tensor, alone: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from factlife.config import ConfigError, read
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "texts"),
+    [
+        (
+            lambda e: e["editors"].update(mend={"kind": "mend", "hypernetwork": "batchs"}),
+            ["editing.editors.mend.hypernetwork is `batchs`, which is not in editing.hypernetworks", "`batches`"],
+        ),
+        (lambda e: e["editors"].update(mend={"kind": "mend"}), ["editing.editors.mend.hypernetwork", "missing"]),
+        (lambda e: e["editors"]["rome"]["place"].update(layers=[1, 2]), ["rome.place.layers has 2 layers; ROME edits one"]),
+        (lambda e: e["models"]["people-pieces"].update(editors=["memmit"]), ["`memmit`", "did you mean `memit`?"]),
+    ],
+)  # fmt: skip
+def test_errors_name_the_key_and_the_remedy(change, texts):
+    config = copy.deepcopy(DEFAULT)
+    config["editing"]["hypernetworks"] = {"batches": {"batch": 100}}
+    change(config["editing"])
+    with pytest.raises(ConfigError) as error:
+        read(config)
+    for text in texts:
+        assert text in str(error.value)
