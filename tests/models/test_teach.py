@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,12 +62,18 @@ def task(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_two_processes_learn_what_one_does(task, tmp_path, optimizer):
+@pytest.fixture(scope="module", params=["muon", "adamw"])
+def learned(request, task, tmp_path_factory):
+    """An optimizer, and a folder with what one process and two learned with it."""
+    folder = tmp_path_factory.mktemp(request.param)
     for name, processes in (("one", 1), ("two", 2)):
-        (tmp_path / name).mkdir()
-        teach(task(tmp_path / name, optimizer=optimizer), processes=processes)
+        (folder / name).mkdir()
+        teach(task(folder / name, optimizer=request.param), processes=processes)
+    return request.param, folder
 
+
+def test_two_processes_learn_what_one_does(learned):
+    optimizer, tmp_path = learned
     one, two = (pd.read_csv(tmp_path / name / "curve.csv") for name in ("one", "two"))
     assert one["step"].tolist()[-1] == 46 and one["loss"].iloc[-1] < one["loss"].iloc[0] - 0.1
     assert (one["loss"] - two["loss"]).abs().max() < 1e-3
@@ -82,6 +92,53 @@ def test_two_processes_learn_what_one_does(task, tmp_path, optimizer):
                 torch.testing.assert_close(weights[name], others[name], atol=1e-3, rtol=0)
     assert not (tmp_path / "two/resume").exists()
     assert parameters(tmp_path / "two/model") == load(tmp_path / "one/model")[0].num_parameters()
+
+
+KILLED = """
+import os, signal, sys
+from factlife.models import process
+from factlife.models.train import _Keeper
+
+ended = _Keeper.on_step_end
+
+def on_step_end(self, args, state, *rest, **more):
+    ended(self, args, state, *rest, **more)
+    if state.global_step == 30 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+_Keeper.on_step_end = on_step_end
+process.main(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("learned", ["muon"], indirect=True)
+def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learned, task, tmp_path, capfd):
+    optimizer, before = learned
+    work = task(tmp_path, optimizer=optimizer, save_every=10)
+    (tmp_path / "killed.py").write_text(KILLED)
+    (file := tmp_path / "task.json").write_text(work.model_dump_json())
+    *torchrun, _, _, _ = command(file, 2, 1, {})
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2] / "workflow/scripts"),
+        "OMP_NUM_THREADS": "1",
+    }
+    assert subprocess.run([*torchrun, tmp_path / "killed.py", file], env=environment).returncode
+    # Saved every 12 steps, where losses are logged, and the last state alone is kept.
+    states = tmp_path.glob("resume/trainer/checkpoint-*/trainer_state.json")
+    assert [json.loads(path.read_text())["global_step"] for path in states] == [24]
+    assert not (tmp_path / "model").exists()
+
+    teach(work, processes=2)
+    assert "resuming from checkpoint-24" in capfd.readouterr().err
+    same = ["step", "exposures", "tokens", "loss", "learning_rate"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "curve.csv")[same], pd.read_csv(before / "two/curve.csv")[same]
+    )
+    pairs = zip(checkpoints(tmp_path / "model"), checkpoints(before / "two/model"), strict=True)
+    for (step, resumed), (other, whole) in pairs:
+        assert step == other
+        weights, others = (load_file(path / "model.safetensors") for path in (resumed, whole))
+        assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
 def test_a_process_that_fails_stops_all_with_its_own_message(task, tmp_path, capfd):
