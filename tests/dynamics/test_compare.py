@@ -304,6 +304,14 @@ def test_over_seeds_there_are_means_with_students_intervals():
     assert one(table, "b", "final_exact_match", seed=1)["effect"] == pytest.approx(0.4)
 
 
+def test_checkpoints_are_pooled_in_their_order_where_seeds_save_them_at_other_steps():
+    tables = [recall(model, [0, 0.3, 0.6], seed=seed, step=9 + seed) for model in "ab" for seed in (0, 1, 2)]
+    table = run("learning", tables, arms=ARMS, seeds=(0, 1, 2), over="seeds")
+    curve = table[(table["seed"] == "all") & (table["arm"] == "b") & table["step"].notna()]
+    found = curve[curve["metric"] == "exact_match"][["step", "n", "estimate"]].to_numpy().tolist()
+    assert found == [[0, 3, 0], [10, 3, pytest.approx(0.3)], [20, 3, pytest.approx(0.6)]]
+
+
 def test_the_same_tables_give_the_same_numbers():
     tables = [recall("a", [0, 0.3, 0.6]), recall("b", [0, 0.2, 0.9])]
     pd.testing.assert_frame_equal(run("learning", tables, arms=ARMS), run("learning", tables[::-1], arms=ARMS))

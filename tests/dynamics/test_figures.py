@@ -56,4 +56,4 @@ def test_the_title_counts_seeds_and_says_what_is_not_clear():
     rows = table(metric, group, [("a", 300.0, np.nan), ("b", 250.0, -50.0)])
     rows = rows.assign(seed="all", n=3, effect_low=-120.0, effect_high=20.0)
     title = figures.experiment(rows, "learning").to_dict()["title"]["text"]
-    assert title == [f"{words}, mean of 3 seeds:", "a 300", "b 250, a difference of -50 [-120, 20], not clear"]
+    assert title == [f"{words}:", "a 300, mean of 3 seeds", "b 250, a difference of -50 [-120, 20], not clear"]

@@ -156,9 +156,14 @@ def _ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    by_arm = table.groupby(["arm", "factors", *_AT], dropna=False, sort=False)
+    # Documents differ between seeds, and with them, by a step or two, when checkpoints are saved: the third is pooled
+    # with the third.
+    of = ["arm", "factors", "metric", "group"]
+    table = table.assign(checkpoint=table.groupby(["seed", *of], dropna=False)["step"].rank(method="dense"))
+    by_arm = table.groupby([*of, "checkpoint"], dropna=False, sort=False)
     found = pd.DataFrame(
         {
+            "step": by_arm["step"].mean().round(),
             "n": by_arm["estimate"].count(),
             "estimate": by_arm["estimate"].mean(),
             "effect": by_arm["effect"].mean() if "effect" in table else np.nan,
@@ -168,4 +173,4 @@ def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         found[low], found[high] = stats.seed_interval(
             by_arm[column].mean(), by_arm[column].std(), by_arm[column].count()
         )
-    return found.reset_index().assign(seed="all", interval_over="seeds")
+    return found.reset_index().drop(columns="checkpoint").assign(seed="all", interval_over="seeds")

@@ -144,9 +144,11 @@ def _dots(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color, arms: list[st
         base = alt.Chart(rows).encode(y=y, yOffset=alt.YOffset("arm:N", sort=arms), color=colour, detail="seed:N")
         bar = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q")
         point = base.mark_circle(size=50, opacity=1).encode(
-            x=alt.X("estimate:Q", title=title, axis=alt.Axis(tickCount=5), scale=alt.Scale(domainMin=0))
+            x=alt.X(
+                "estimate:Q", title=title, axis=alt.Axis(tickCount=4, labelOverlap=True), scale=alt.Scale(domainMin=0)
+            )
         )
-        panels.append((bar + point).properties(width=150, height=alt.Step(16)))
+        panels.append((bar + point).properties(width=150, height=alt.Step(16 if rows["row"].nunique() < 5 else 8)))
     return alt.hconcat(*panels, spacing=40)
 
 
@@ -169,9 +171,9 @@ def _finding(shown: pd.DataFrame, sketch: _Sketch) -> list[str]:
     metric, group, words = sketch.headline
     rows = shown[(shown["metric"] == metric) & (shown["group"] == group) & shown["estimate"].notna()]
     control = rows[rows["arm"] == rows["control"]].head(1)
-    if (control["seed"] == "all").any():
-        words += f", mean of {control['n'].iloc[0]:.0f} seeds"
     said = [f"{words}:", *(f"{row.arm} {_number(row.estimate)}" for row in control.itertuples())]
+    if (control["seed"] == "all").any():
+        said[-1] += f", mean of {control['n'].iloc[0]:.0f} seeds"
     effects = rows[~rows["factors"].str.contains(":") & (rows["factors"] != "")].groupby("factors", sort=False).head(1)
     if len(effects):
         return said + [
