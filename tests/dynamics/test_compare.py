@@ -129,6 +129,15 @@ def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
     assert one(table, "a", "final_exact_match", "late")["estimate"] == 1
 
 
+def test_what_was_never_known_cannot_be_kept():
+    people = [recall(model, shares) for model, shares in {"a": (1, 0.5), "b": (0, 0.6), "c": (0.1, 0.2)}.items()]
+    table = run("forgetting", people, arms={**ARMS, "c": ["c"]})
+    for metric in ("kept", "forgetting_exponent"):
+        assert np.isnan(one(table, "b", metric, "early")["estimate"])
+    assert one(table, "c", "kept", "early")["estimate"] == pytest.approx(2)
+    assert table.loc[(table["arm"] == "b") & (table["metric"] == "power_law"), "estimate"].isna().all()
+
+
 def test_curriculum_goes_on_from_model_to_model_and_tells_depths_apart():
     def functions(model, names, kind, right, favourite, steps):
         return pd.DataFrame(

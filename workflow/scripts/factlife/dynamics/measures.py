@@ -178,7 +178,8 @@ def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
     """Recall of people taught before and of people taught now, along continued training.
 
     ``kept`` is recall of the former at the end over that at the start; ``forgetting_exponent`` the power of the step
-    with which it fades, and ``power_law`` what the power law that fits it says of each step.
+    with which it fades, and ``power_law`` what the power law that fits it says of each step. Where less than a tenth
+    was known at the start there is nothing to keep, and these are null.
     """
     stated = history[history["kind"] == "forward"]
     for group, late in (("early", False), ("late", True)):
@@ -191,15 +192,13 @@ def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
                 values,
                 subjects,
                 [("power_law", group, step) for step in later],
-                lambda means, steps=steps, later=later: _power(later, *power_law(steps, means)),
+                lambda means, steps=steps, later=later: _power(later, *power_law(steps, _once_known(means))),
             )
             yield Measure(
                 values,
                 subjects,
                 [("kept", group, None), ("forgetting_exponent", group, None)],
-                lambda means, steps=steps: np.stack(
-                    [_ratio(means[..., -1], means[..., 0]), power_law(steps, means)[1]], -1
-                ),
+                lambda means, steps=steps: _faded(steps, _once_known(means)),
             )
 
 
@@ -243,6 +242,14 @@ def at_end(history: pd.DataFrame, kind: str, column: str, metric: str = "", grou
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(below > 0, above / below, np.nan)
+
+
+def _once_known(curves: np.ndarray) -> np.ndarray:
+    return np.where(curves[..., :1] >= 0.1, curves, np.nan)
+
+
+def _faded(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    return np.stack([_ratio(curves[..., -1], curves[..., 0]), power_law(steps, curves)[1]], -1)
 
 
 def _power(steps: np.ndarray, factor: np.ndarray, exponent: np.ndarray) -> np.ndarray:

@@ -124,19 +124,7 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
     Raises:
         ModelError: a file is missing, damaged or cut off, or weights and tokenizer do not belong together.
     """
-    _check(folder := Path(folder))
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_SAFE
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
-        raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
-    # transformers fills such weights with random numbers and only warns.
-    if report["missing_keys"]:
-        raise ModelError(
-            f"{folder} lacks the weights {', '.join(sorted(report['missing_keys']))}; save the model again, complete"
-        )
-    return model.to(device).eval(), _tokenizer(folder, model)
+    return _pretrained(AutoModelForCausalLM, "a causal language model", Path(folder), device)
 
 
 def encoder(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -145,14 +133,22 @@ def encoder(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, P
     Raises:
         ModelError: as ``load``; weights of a pooler, which some encoders are published without, may be missing.
     """
-    _check(folder := Path(folder))
+    return _pretrained(AutoModel, "an encoder", Path(folder), device, unneeded="pooler.")
+
+
+def _pretrained(
+    kind: Any, name: str, folder: Path, device: str, unneeded: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    _check(folder)
     try:
-        model, report = AutoModel.from_pretrained(
+        model, report = kind.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_SAFE
         )
     except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
-        raise ModelError(f"{folder} cannot be loaded as an encoder: {error}") from error
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise ModelError(f"{folder} cannot be loaded as {name}: {error}") from error
+    # transformers fills such weights with random numbers and only warns.
+    missing = sorted(part for part in report["missing_keys"] if not (unneeded and part.startswith(unneeded)))
+    if missing:
         raise ModelError(f"{folder} lacks the weights {', '.join(missing)}; save the model again, complete")
     return model.to(device).eval(), _tokenizer(folder, model)
 
