@@ -97,6 +97,12 @@ rule summarise_circuits:
             labels={"figure": "Circuits: faithfulness and controls"},
             caption="../report/circuits-faithfulness.rst",
         ),
+        relations=report(
+            "results/figures/circuits-relations.svg",
+            category="4. Location",
+            labels={"figure": "Circuits: relations in each other's circuits"},
+            caption="../report/circuits-relations.rst",
+        ),
         training=report(
             "results/figures/circuits-training.svg",
             category="4. Location",

@@ -20,6 +20,7 @@ with jobs.start(snakemake):
         pd.concat([*(pd.read_parquet(each) for each in paths), *more], ignore_index=True).to_csv(path, index=False)
     table = pd.read_csv(snakemake.output.table)
     figures.write_svg(drawn.faithfulness(table), snakemake.output.faithfulness)
+    figures.write_svg(drawn.relations(table), snakemake.output.relations)
     figures.write_svg(drawn.training(table), snakemake.output.training)
     tested = pd.read_csv(snakemake.output.hypotheses)
     figures.write_svg(drawn.hypotheses(tested), snakemake.output.hypotheses_drawn)

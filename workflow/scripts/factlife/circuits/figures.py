@@ -66,6 +66,39 @@ def training(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.hconcat(*panels)
 
 
+def relations(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """What each relation's circuit keeps of every relation's answers, and the edges that two circuits share."""
+    alone = table["control"].isna() & table["edges"].isna() & table["step"].isna()
+    kept = table[alone & (table["metric"] == "faithfulness")]
+    own = kept[kept["on"] == "held_out"].assign(on=lambda rows: rows["relation"])
+    shared = pd.concat([table[table["metric"] == "overlap"], own.assign(estimate=1.0)])
+    panels = []
+    for rows, asked, title in (
+        (pd.concat([own, kept]), "asked", "faithfulness on held-out subjects"),
+        (shared, "other circuit", "overlap of edges (Jaccard)"),
+    ):
+        rows = rows[rows["on"].isin(set(own["relation"]))]
+        rows = rows.groupby(["model", "method", "relation", "on"], as_index=False)["estimate"].mean()
+        base = alt.Chart().encode(
+            x=alt.X("on:N", title=asked, axis=alt.Axis(labelAngle=-30)), y=alt.Y("relation:N", title="circuit of")
+        )
+        shade = alt.Color(
+            "estimate:Q", title=title, scale=alt.Scale(scheme="blues", domain=[0, 1], clamp=True), legend=None
+        )
+        text = base.mark_text(fontSize=11).encode(
+            text=alt.Text("estimate:Q", format=".2f"),
+            color=alt.condition("datum.estimate > 0.6", alt.value("white"), alt.value("#333")),
+        )
+        drawn = alt.layer(base.mark_rect().encode(color=shade), text, data=rows.assign(panel=_panel(rows)))
+        drawn = drawn.properties(width=alt.Step(58), height=alt.Step(34))
+        panels.append(drawn.facet(facet=alt.Facet("panel:N", title=None), columns=1, title=title))
+    return alt.hconcat(*panels)
+
+
+def _panel(rows: pd.DataFrame) -> pd.Series:
+    return rows["model"] + " by " + rows["method"]
+
+
 def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Effect of knocking each part out, and the control's, with the smallest effect of interest and the verdict."""
     rows = table[table["metric"].isin(["effect", "control_effect"])]
@@ -126,4 +159,4 @@ def heads(table: pd.DataFrame) -> alt.TopLevelMixin:
         ticks = base.mark_tick(color="#000", thickness=1.5, size=13).encode(x="contrast:Q")
         words = base.mark_text(align="left", fontSize=11).encode(x=alt.value(330), text="role:N")
         panels.append((bars + ticks + words).properties(width=320, height=alt.Step(15), title=circuit))
-    return alt.hconcat(*panels)
+    return alt.concat(*panels, columns=2)
