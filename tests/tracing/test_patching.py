@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from factlife.models.anatomy import anatomy, capture, patch
+from factlife.tracing import patching
 from factlife.tracing.patching import COMPONENTS, Cell, embed, outcomes, restore, stack
 from factlife.tracing.prompts import TracingError
 
@@ -70,8 +71,9 @@ def one_at_a_time(model, clean, corrupted, answers, cell):
     return torch.tensor(outcome)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 70, 10000])
-def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens):
+@pytest.mark.parametrize(("batch_tokens", "enough"), [(1, 256), (70, 1), (10000, 60), (10000, 1000)])
+def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens, enough, monkeypatch):
+    monkeypatch.setattr(patching, "_ENOUGH", enough)
     cells = [
         Cell(component, position, layer, window)
         for component in COMPONENTS
@@ -85,6 +87,19 @@ def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens):
     for number in range(0, len(cells), 5):
         expected = one_at_a_time(model, *runs, cells[number])
         torch.testing.assert_close(found[:, number], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_cells_that_begin_at_later_blocks_run_together_while_there_are_few(monkeypatch):
+    def passes(enough):
+        monkeypatch.setattr(patching, "_ENOUGH", enough)
+        return patching._passes(cells, n_layers=4, runs=5, length=4)
+
+    cells = [Cell("mlp", position, layer) for position in (1, 3) for layer in (0, 2, 3)]
+    # Of four positions, three are run from position 1 on and one from position 3 on; five runs.
+    every = [(0, 1, [0]), (2, 1, [1]), (3, 1, [2]), (0, 3, [3]), (2, 3, [4]), (3, 3, [5])]
+    assert passes(1) == every
+    assert passes(20) == [(0, 1, [0, 1]), (3, 1, [2]), (0, 3, [3, 4, 5])]
+    assert passes(100) == [(0, 1, [0, 1, 2]), (0, 3, [3, 4, 5])]
 
 
 def test_restoring_everything_gives_the_clean_run_and_nothing_the_corrupted_one(model, runs):

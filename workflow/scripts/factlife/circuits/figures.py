@@ -80,7 +80,8 @@ def relations(table: pd.DataFrame) -> alt.TopLevelMixin:
         rows = rows[rows["on"].isin(set(own["relation"]))]
         rows = rows.groupby(["model", "method", "relation", "on"], as_index=False)["estimate"].mean()
         base = alt.Chart().encode(
-            x=alt.X("on:N", title=asked, axis=alt.Axis(labelAngle=-30)), y=alt.Y("relation:N", title="circuit of")
+            x=alt.X("on:N", title=asked, axis=alt.Axis(labelAngle=-30)),
+            y=alt.Y("relation:N", title="circuit of", axis=alt.Axis(minExtent=85)),
         )
         shade = alt.Color(
             "estimate:Q", title=title, scale=alt.Scale(scheme="blues", domain=[0, 1], clamp=True), legend=None

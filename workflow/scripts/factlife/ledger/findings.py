@@ -86,15 +86,15 @@ def circuit(tables: Tables) -> str:
     """How much of the behaviour a few edges carry on subjects that did not choose them."""
     table = first(summary(tables, "circuits"), "model", "seed", "method")
     table = some(table[table[["control", "step", "edges"]].isna().all(axis=1)], on="held_out")
-    parts = []
-    for relation, of in table.groupby("relation", sort=False):
-        faithful, best = one(of, metric="faithfulness"), one(of, metric="random_best")
-        parts.append(
-            f"{100 * faithful['budget']:g} % of the edges carry {percent(faithful)} of the answer to *{relation}* on "
-            f"subjects that did not choose them; the best of {best['n']} random circuits of that size, "
-            f"{100 * best['estimate']:.0f} %"
-        )
-    return _sentence(parts)
+    kept, best = (some(table, metric=metric) for metric in ("faithfulness", "random_best"))
+    share, strongest = kept["budget"].iloc[0], best.loc[best["estimate"].idxmax()]
+    told = ", ".join(f"{percent(row)} of the answer to *{row['relation']}*" for _, row in kept.iterrows())
+    return _sentence(
+        [
+            f"{100 * share:g} % of the edges carry {told} on subjects that did not choose them; the best of "
+            f"{strongest['n']} random circuits of that size, {100 * strongest['estimate']:.0f} %"
+        ]
+    )
 
 
 def editing(tables: Tables) -> str:

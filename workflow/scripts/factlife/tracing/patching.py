@@ -104,7 +104,7 @@ def restore(
 ) -> Tensor:
     """Outcomes of corrupted runs in which one cell each has the value of the clean run.
 
-    Nothing before a cell, in blocks or in positions, does other than in the corrupted run; none of it is run again.
+    Nothing before a cell, in blocks or in positions, does other than in the corrupted run; hardly any of it is run again.
 
     Args:
         model: a causal language model.
@@ -123,14 +123,11 @@ def restore(
     parts = anatomy(model)
     rows = max(1, batch_tokens // clean.shape[1])
     answers, found = answers.to(model.device), torch.zeros(len(clean), len(cells), 2)
-    # Cells together that begin at the same block and position.
-    together: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, cell in enumerate(cells):
-        together[cell.start(parts.n_layers), cell.position].append(number)
+    passes = _passes(cells, parts.n_layers, len(clean), clean.shape[1])
     modules = _modules(parts)
-    for runs in torch.arange(len(clean)).split(max(1, rows // max(map(len, together.values())))):
+    for runs in torch.arange(len(clean)).split(max(1, rows // max(len(numbers) for _, _, numbers in passes))):
         states = [_Run(model, inputs[runs], modules) for inputs in (clean, corrupted)]
-        for (first, position), numbers in together.items():
+        for first, position, numbers in passes:
             for some in torch.tensor(numbers).split(rows):
                 writes = _writes([cells[number] for number in some], parts.n_layers)
                 with ExitStack() as hooks:
@@ -147,6 +144,23 @@ def restore(
                     )
                 found[runs[:, None], some] = measured.unflatten(0, (len(runs), -1)).cpu()
     return found
+
+
+# Tokens below which a pass through a large model is no faster, because all its weights are read whatever there is.
+_ENOUGH = 256
+
+
+def _passes(cells: Sequence[Cell], n_layers: int, runs: int, length: int) -> list[tuple[int, int, list[int]]]:
+    """Cells of one position that run together from a block on: those that begin there, and at later ones while few."""
+    begins: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, cell in enumerate(cells):
+        begins[cell.position, cell.start(n_layers)].append(number)
+    together: list[tuple[int, int, list[int]]] = []
+    for position, start in sorted(begins):
+        if not together or together[-1][1] != position or len(together[-1][2]) * runs * (length - position) >= _ENOUGH:
+            together.append((start, position, []))
+        together[-1][2].extend(begins[position, start])
+    return together
 
 
 class _Run:
