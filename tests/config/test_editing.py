@@ -20,6 +20,14 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
         (lambda e: e["editors"].update(mend={"kind": "mend"}), ["editing.editors.mend.hypernetwork", "missing"]),
         (lambda e: e["editors"]["rome"]["place"].update(layers=[1, 2]), ["rome.place.layers has 2 layers; ROME edits one"]),
         (lambda e: e["models"]["people-pieces"].update(editors=["memmit"]), ["`memmit`", "did you mean `memit`?"]),
+        (
+            lambda e: e["moments"]["people"].update(layers=[1, 2]),
+            ["editing.moments.people.layers lacks [3], which editor `memit` changes in `people-pieces`; add them"],
+        ),
+        (
+            lambda e: (e["moments"]["people"].update(layers=[1, 2, 3]), e["editors"]["rome"]["place"].update(by="depth")),
+            ["editing.moments.people.layers names some blocks, but editor `rome` may change others", "empty it"],
+        ),
     ],
 )  # fmt: skip
 def test_errors_name_the_key_and_the_remedy(change, texts):

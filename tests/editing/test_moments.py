@@ -39,6 +39,21 @@ def test_only_as_many_tokens_as_asked_are_read_and_convergence_is_logged(target,
     assert all(entry["change"] >= 0 for entry in log) and len(log) >= 2
 
 
+def test_of_some_blocks_the_same_is_found_and_later_ones_do_not_run(target, sequences):
+    whole, log = measure(target.model, sequences, multiple=10, fill=0)
+    ran = []
+    with patch(target.parts.blocks[2].module, ran.append, inputs=True):
+        some, same_log = measure(target.model, sequences, multiple=10, fill=0, layers=[1, 0])
+        assert not ran
+        last, _ = measure(target.model, sequences, multiple=10, fill=0, layers=[-1])
+
+    assert some.keys() == {0, 1} and all(torch.equal(some[layer], whole[layer]) for layer in some)
+    assert len(same_log) == len(log)
+    assert last.keys() == {2} and torch.equal(last[2], whole[2]) and ran
+    with pytest.raises(EditError, match="layer 3 does not exist: the model has blocks 0 to 2"):
+        measure(target.model, sequences, multiple=10, fill=0, layers=[3])
+
+
 def test_too_few_tokens_are_an_error(target):
     with pytest.raises(EditError, match="3 tokens cannot span keys of 48 entries"):
         measure(target.model, [[4, 5, 6]], multiple=10, fill=0)

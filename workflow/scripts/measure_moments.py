@@ -21,5 +21,6 @@ with jobs.start(snakemake) as job:
         moments.documents(tokens.read(snakemake.input.tokens), left_out),
         multiple=settings.multiple,
         fill=tokenizer.pad_token_id,
+        layers=settings.layers,
     )
     moments.save(found, snakemake.output.moments, model=models.digest(snakemake.input.model), convergence=convergence)

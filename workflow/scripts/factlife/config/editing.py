@@ -240,6 +240,10 @@ class Moments(Section):
         100, "Tokens, as a multiple of the keys' width; 100 for specificity, 10 is a floor for efficacy."
     )
     edited: bool = key(True, "Read documents that mention subjects of the requests too.")
+    layers: list[int] = key(
+        [],
+        "Blocks that are measured, negative ones count from the end; later ones do not run. All where none is named.",
+    )
 
 
 class Hypernetwork(Section):
@@ -416,6 +420,7 @@ def problems(config: Any) -> Iterable[str]:
         if edited.values.shards > 1 and not edited.values.shared:
             yield f"{where}.values.shards is {edited.values.shards}, but each editor's job finds its own; set `shared: true`"
         yield from _of_places(config, name, edited)
+        yield from _of_moments(editing, name, edited)
         wanted = max((_edits(editing.editors, editor) for editor in edited.editors), default=0)
         if wanted > edited.requests.count:
             yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {wanted}; raise it"
@@ -449,6 +454,24 @@ def _of_places(config: Any, name: str, edited: Edited) -> Iterable[str]:
             yield f"{where}: editor `{editor}` is placed by `sweep`; name the editor that sweeps in `{where}.places.editor`"
         if by not in ("given", "depth", "sweep") and name not in config.tracing.models:
             yield f"{where}: editor `{editor}` is placed by `{by}`; add `{name}` to `tracing.models`"
+
+
+def _of_moments(editing: Editing, name: str, edited: Edited) -> Iterable[str]:
+    """Blocks that editors change and whose second moments are not measured."""
+    for editor_name in dict.fromkeys([*edited.editors, edited.places.editor]):
+        editor = editing.editors.get(editor_name)
+        if not isinstance(editor, Located):
+            continue
+        measured = editor.moments or edited.moments
+        if measured not in editing.moments or not editing.moments[measured].layers:
+            continue
+        where, layers = f"editing.moments.{measured}.layers", editor.place.layers
+        if editor_name == edited.places.editor:
+            layers = edited.places.layers if len(layers) == 1 else []
+        if editor.place.by != "given" or not layers:
+            yield f"{where} names some blocks, but editor `{editor_name}` may change others of `{name}`; empty it"
+        elif lacking := sorted(set(layers) - set(editing.moments[measured].layers)):
+            yield f"{where} lacks {lacking}, which editor `{editor_name}` changes in `{name}`; add them"
 
 
 def _of_requests(where: str, requests: Requests) -> Iterable[str]:

@@ -16,13 +16,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from factlife.editing.requests import EditError
-from factlife.models.anatomy import anatomy, capture
+from factlife.models.anatomy import anatomy, capture, ending
 
 _BATCH_TOKENS = 8192
 
 
 def measure(
-    model: Any, sequences: Sequence[Sequence[int]], *, multiple: int, fill: int, max_length: int = 512, seed: int = 0
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    multiple: int,
+    fill: int,
+    layers: Sequence[int] | None = None,
+    max_length: int = 512,
+    seed: int = 0,
 ) -> tuple[dict[int, Tensor], list[dict[str, float]]]:
     """C = mean of k kᵀ over the tokens of a corpus, uncentred (ROME, Meng et al. 2022, eq. 2).
 
@@ -31,6 +38,7 @@ def measure(
         sequences: token ids of documents, read in random order until there are enough; longer ones are cut.
         multiple: tokens to read, as a multiple of the keys' width; all where there are fewer.
         fill: a token id for padding.
+        layers: blocks that are measured, negative ones count from the end; later ones need not run. All where empty.
         max_length: longest sequence.
         seed: of the order.
 
@@ -39,15 +47,22 @@ def measure(
         the largest relative change of any block's C in the Frobenius norm.
 
     Raises:
-        EditError: there are fewer tokens than a key has entries, or keys are not finite.
+        EditError: there are fewer tokens than a key has entries, keys are not finite, or there is no such block.
     """
-    blocks = anatomy(model).blocks
+    blocks = dict(enumerate(anatomy(model).blocks))
+    if layers:
+        if missing := [layer for layer in layers if not -len(blocks) <= layer < len(blocks)]:
+            raise EditError(
+                f"layer {missing[0]} does not exist: the model has blocks 0 to {len(blocks) - 1}; change `layers`"
+            )
+        blocks = {layer: blocks[layer] for layer in sorted({layer % len(blocks) for layer in layers})}
+    read, last = {layer: block.mlp_out for layer, block in blocks.items()}, blocks[max(blocks)].mlp_out
     width, device = anatomy(model).d_mlp, next(model.parameters()).device
     tokens = multiple * width
-    sums = {layer: torch.zeros(width, width, dtype=torch.float64, device=device) for layer in range(len(blocks))}
+    sums = {layer: torch.zeros(width, width, dtype=torch.float64, device=device) for layer in blocks}
     marks, count, before, log = [tokens // 2**halving for halving in (4, 3, 2, 1)], 0, None, []
     for ids, mask in _batches(sequences, tokens, fill, max_length, seed):
-        with torch.inference_mode(), capture({n: block.mlp_out for n, block in enumerate(blocks)}, inputs=True) as keys:
+        with torch.inference_mode(), capture(read, inputs=True) as keys, ending(last):
             model.base_model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
         for layer, found in keys.items():
             # In single precision over one batch, in double over the batches.

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from factlife.config.editing import Located, Place, Schedule, Values
 from factlife.editing.editable import Editable, Row, frozen, row
 from factlife.editing.requests import EditError, chosen
 from factlife.editing.suffix import Suffixes
-from factlife.models.anatomy import capture, patch, unembed
+from factlife.models.anatomy import capture, ending, unembed
 from factlife.recall.score import Answers
 
 _ESSENCE = "{} is a"
@@ -341,14 +340,6 @@ def residual(target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], p
     return _read(target, requests, needed, place, target.parts.blocks[layer].module, "", inputs=False)
 
 
-class _Read(Exception):
-    """What was wanted of a pass is read; later blocks need not run."""
-
-
-def _stop(_: Tensor) -> None:
-    raise _Read
-
-
 @torch.no_grad()
 def _read(
     target: Editable, requests: pd.DataFrame, needed: Sequence[Slot], place: Place, module: nn.Module, prefix: str,
@@ -368,7 +359,7 @@ def _read(
         ids[number, : one.place + 1] = torch.tensor(one.ids[: one.place + 1])
     places = torch.tensor([one.place for one in made])
     mask = torch.arange(width) <= places[:, None]
-    with capture({"here": module}, inputs=inputs) as found, suppress(_Read), patch(module, _stop):
+    with capture({"here": module}, inputs=inputs) as found, ending(module):
         target.model.base_model(ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
     owner = torch.tensor([slot.vector for slot in needed], device=device)
     return _mean_by(found["here"][torch.arange(len(made)), places], owner, needed[-1].vector + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -311,6 +311,21 @@ def patch(module: nn.Module, fn: Callable[[Tensor], Tensor | None], *, inputs: b
         yield
     finally:
         hook.remove()
+
+
+class _Ended(Exception):
+    """What was wanted of a pass has been read."""
+
+
+@contextmanager
+def ending(module: nn.Module) -> Iterator[None]:
+    """A forward pass that ends as soon as a module has returned; the rest of the context is left out with it."""
+
+    def end(_: Tensor) -> None:
+        raise _Ended
+
+    with suppress(_Ended), patch(module, end):
+        yield
 
 
 def _block(module: nn.Module, family: Family) -> Block:
