@@ -14,6 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import settings
+
+# The same examples in every run, however busy the machine is.
+settings.register_profile("factlife", derandomize=True, deadline=None)
+settings.load_profile("factlife")
 
 ROOT = Path(__file__).parents[1]
 SMOKE = "config/smoke.yaml"
