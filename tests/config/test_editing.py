@@ -38,3 +38,9 @@ def test_errors_name_the_key_and_the_remedy(change, texts):
         read(config)
     for text in texts:
         assert text in str(error.value)
+
+
+def test_blocks_counted_from_the_end_are_not_compared_with_those_from_the_beginning():
+    raw = copy.deepcopy(DEFAULT)
+    raw["editing"]["moments"]["people"]["layers"] = [-3, -2, -1]
+    assert read(raw).editing.moments["people"].layers == [-3, -2, -1]

@@ -79,25 +79,20 @@ def relations(table: pd.DataFrame) -> alt.TopLevelMixin:
     ):
         rows = rows[rows["on"].isin(set(own["relation"]))]
         rows = rows.groupby(["model", "method", "relation", "on"], as_index=False)["estimate"].mean()
+        rows["panel"] = rows["model"] + " by " + rows["method"]
         base = alt.Chart().encode(
             x=alt.X("on:N", title=asked, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("relation:N", title="circuit of", axis=alt.Axis(minExtent=85)),
         )
-        shade = alt.Color(
-            "estimate:Q", title=title, scale=alt.Scale(scheme="blues", domain=[0, 1], clamp=True), legend=None
-        )
+        shade = alt.Color("estimate:Q", scale=alt.Scale(scheme="blues", domain=[0, 1], clamp=True), legend=None)
         text = base.mark_text(fontSize=11).encode(
             text=alt.Text("estimate:Q", format=".2f"),
             color=alt.condition("datum.estimate > 0.6", alt.value("white"), alt.value("#333")),
         )
-        drawn = alt.layer(base.mark_rect().encode(color=shade), text, data=rows.assign(panel=_panel(rows)))
+        drawn = alt.layer(base.mark_rect().encode(color=shade), text, data=rows)
         drawn = drawn.properties(width=alt.Step(58), height=alt.Step(34))
         panels.append(drawn.facet(facet=alt.Facet("panel:N", title=None), columns=1, title=title))
     return alt.hconcat(*panels)
-
-
-def _panel(rows: pd.DataFrame) -> pd.Series:
-    return rows["model"] + " by " + rows["method"]
 
 
 def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:

@@ -465,12 +465,14 @@ def _of_moments(editing: Editing, name: str, edited: Edited) -> Iterable[str]:
         measured = editor.moments or edited.moments
         if measured not in editing.moments or not editing.moments[measured].layers:
             continue
-        where, layers = f"editing.moments.{measured}.layers", editor.place.layers
+        there, layers = editing.moments[measured].layers, editor.place.layers
+        where = f"editing.moments.{measured}.layers"
         if editor_name == edited.places.editor:
             layers = edited.places.layers if len(layers) == 1 else []
         if editor.place.by != "given" or not layers:
             yield f"{where} names some blocks, but editor `{editor_name}` may change others of `{name}`; empty it"
-        elif lacking := sorted(set(layers) - set(editing.moments[measured].layers)):
+        # How many blocks there are is not known here: first and last ones cannot be compared.
+        elif len({layer < 0 for layer in [*layers, *there]}) == 1 and (lacking := sorted(set(layers) - set(there))):
             yield f"{where} lacks {lacking}, which editor `{editor_name}` changes in `{name}`; add them"
 
 

@@ -27,7 +27,7 @@ def measure(
     *,
     multiple: int,
     fill: int,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] = (),
     max_length: int = 512,
     seed: int = 0,
 ) -> tuple[dict[int, Tensor], list[dict[str, float]]]:

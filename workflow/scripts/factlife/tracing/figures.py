@@ -62,7 +62,7 @@ def heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
     for model, here in rows.groupby("model", sort=False):
         n_layers = int(here["layer"].max()) + 1
         base = alt.Chart(here).encode(
-            x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+            x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("role:N", title=None, sort=[*ROLES.values()], axis=alt.Axis(minExtent=80)),
         )
         colour = alt.Color(
