@@ -43,4 +43,5 @@ def test_errors_name_the_key_and_the_remedy(change, texts):
 def test_blocks_counted_from_the_end_are_not_compared_with_those_from_the_beginning():
     raw = copy.deepcopy(DEFAULT)
     raw["editing"]["moments"]["people"]["layers"] = [-3, -2, -1]
+    raw["editing"]["models"]["people-pieces"]["places"]["editor"] = None
     assert read(raw).editing.moments["people"].layers == [-3, -2, -1]
