@@ -139,16 +139,18 @@ def _dots(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color, arms: list[st
         # What was never reached is not drawn; the title says so.
         rows = shown[(shown["metric"] == metric) & (shown["factors"] == "") & shown["estimate"].abs().lt(float("inf"))]
         rows = rows.assign(row=rows["group"].where(rows["group"] != "", rows["arm"]))
-        order = arms if rows["group"].eq("").all() else alt.Undefined
-        y = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=200))
-        base = alt.Chart(rows).encode(y=y, yOffset=alt.YOffset("arm:N", sort=arms), color=colour, detail="seed:N")
-        bar = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q")
+        ungrouped = rows["group"].eq("").all()
+        y = alt.Y("row:N", title=None, sort=arms if ungrouped else alt.Undefined, axis=alt.Axis(labelLimit=200))
+        base = alt.Chart(rows).encode(y=y, color=colour, detail="seed:N")
+        if not ungrouped:
+            base = base.encode(yOffset=alt.YOffset("arm:N", sort=arms))
+        bar = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q")
         point = base.mark_circle(size=50, opacity=1).encode(
             x=alt.X(
-                "estimate:Q", title=title, axis=alt.Axis(tickCount=4, labelOverlap=True), scale=alt.Scale(domainMin=0)
+                "estimate:Q", title=title, axis=alt.Axis(tickCount=3, labelOverlap=True), scale=alt.Scale(domainMin=0)
             )
         )
-        panels.append((bar + point).properties(width=150, height=alt.Step(16 if rows["row"].nunique() < 5 else 8)))
+        panels.append((bar + point).properties(width=150, height=alt.Step(16 if ungrouped or rows["row"].nunique() < 5 else 8)))
     return alt.hconcat(*panels, spacing=40)
 
 
