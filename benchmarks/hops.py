@@ -1,7 +1,7 @@
 """Which small models compose two facts: accuracy on wrappers whose number no document states.
 
 Trains the default model of functions with changes (more blocks, blocks that are used several times, more families whose
-wrappers' numbers are stated, more passes) and asks it about all functions. Every second family of those never stated is for
+wrappers' numbers are stated, more passes), or fine-tunes a pretrained one (``--begin``), and asks it about all functions. Every second family of those never stated is for
 choosing among changes (*selection*), the others are for the figure that is reported (*test*). Chance is one in as many as
 there are numbers. Intervals: bootstrap over functions, those of all seeds together.
 """
@@ -65,13 +65,23 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
     made = world.build(settings.worlds[chosen.world].model_copy(
         update={"families_per_value": arguments.families, "rule_share": arguments.rule_share}
     ))  # fmt: skip
-    documents = corpus.render(settings.corpora[chosen.training.corpus], made)
-    tokenizer = tokenizers.train(settings.tokenizers[chosen.tokenizer], documents["text"], made)
-    source = chosen.source.model_copy(update={"config": chosen.source.config | {"num_hidden_layers": arguments.layers}})
-    model = models.scratch(source, tokenizer, seed)
+    written = settings.corpora[chosen.training.corpus]
+    if arguments.renderings:
+        written = written.model_copy(update={"renderings": arguments.renderings})
+    documents = corpus.render(written, made)
+    if arguments.begin:
+        model, tokenizer = models.load(arguments.begin)
+    else:
+        tokenizer = tokenizers.train(settings.tokenizers[chosen.tokenizer], documents["text"], made)
+        layers = {"num_hidden_layers": arguments.layers}
+        source = chosen.source.model_copy(update={"config": chosen.source.config | layers})
+        model = models.scratch(source, tokenizer, seed)
     training = chosen.training.model_copy(
         update={
             "epochs": arguments.epochs,
+            "optimizer": "adamw" if arguments.begin else chosen.training.optimizer,
+            "batch_size": arguments.batch_size or chosen.training.batch_size,
+            "learning_rate": arguments.learning_rate or chosen.training.learning_rate,
             "weight_decay": arguments.weight_decay,
             "checkpoints": 1,
             "save_every": 10**6,
@@ -95,11 +105,15 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--begin", type=Path, help="folder of a pretrained model; layers is not used then")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--uses", type=int, default=1, help="of every block")
     parser.add_argument("--families", type=int, default=5, help="for each number")
     parser.add_argument("--rule-share", type=float, default=0.6, help="of families whose wrapper's number is stated")
+    parser.add_argument("--renderings", type=int, help="documents on each statement; the config's")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, help="the config's")
+    parser.add_argument("--learning-rate", type=float, help="the config's")
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
