@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import altair as alt
 import pandas as pd
 
@@ -81,8 +84,14 @@ def text(table: pd.DataFrame) -> alt.Chart:
     return alt.concat(*panels, columns=3)
 
 
-def lost(table: pd.DataFrame) -> alt.Chart:
-    """How much less each arm recalls than its control in its last generation, by frequency."""
+def lost(table: pd.DataFrame, stages: pd.DataFrame, shares: Mapping[str, float]) -> alt.Chart | alt.VConcatChart:
+    """How much less each arm recalls than its control in its last generation, by frequency and by share.
+
+    Args:
+        table: of generations.
+        stages: of arms; where it has a threshold, what is lost is also drawn against the share of synthetic text.
+        shares: that share, by arm.
+    """
     rows = _drawn(table[table["metric"] == "recall_lost"])
     arms = list(rows["arm"].unique())
     rows = rows[rows["generation"] == rows.groupby("arm")["generation"].transform("max")]
@@ -98,7 +107,31 @@ def lost(table: pd.DataFrame) -> alt.Chart:
     ).encode(x=x)
     zero = alt.Chart(rows).mark_rule(color="#999").encode(x=alt.datum(0))
     row = alt.Row("arm:N", title=None, sort=arms, header=alt.Header(labelAngle=0, labelAlign="left", labelPadding=14))
-    return (zero + drawn).properties(width=420, height=44).facet(row=row, spacing=6)
+    by_arm = (zero + drawn).properties(width=420, height=44).facet(row=row, spacing=6)
+    found = stages[(stages["analysis"] == "threshold") & (stages["metric"] == "share")]
+    if found.empty:
+        return by_arm
+    siblings = stages.loc[(stages["analysis"] == "effect") & (stages["indicator"] == "synthetic_share"), "arm"]
+    rows = rows[rows["arm"].isin([*found["arm"], *siblings])]
+    return alt.vconcat(by_arm, _by_share(rows.assign(share=rows["arm"].map(shares)), names, found.head(1)), spacing=30)
+
+
+def _by_share(rows: pd.DataFrame, names: list[str], threshold: pd.DataFrame) -> alt.LayerChart:
+    """What is lost against the share of synthetic text; grey: the share from which on it is more than the control varies."""
+    axis = alt.Axis(values=[0, *sorted(set(rows["share"]))], format="~g")
+    # Side by side, so that no interval hides another.
+    beside = rows["group"].map(names.index) - (len(names) - 1) / 2
+    base = alt.Chart(rows.assign(share=rows["share"] + 0.012 * beside)).encode(
+        x=alt.X("share:Q", title="share of synthetic text", axis=axis, scale=alt.Scale(domain=[0, 1], padding=10)),
+        color=alt.Color("group:N", title=None, sort=names, scale=alt.Scale(domain=names)),
+    )
+    band = alt.Chart(threshold).mark_rect(color="#ddd", clip=True).encode(x="ci_low:Q", x2="ci_high:Q")
+    at = alt.Chart(threshold).mark_rule(color="#666", strokeDash=[4, 3]).encode(x="estimate:Q")
+    y = alt.Y("estimate:Q", title="recalled less than by the control")
+    lines = base.mark_line(strokeWidth=1, opacity=0.5).encode(y=y)
+    bars = base.mark_rule(strokeWidth=1.5).encode(y="ci_low:Q", y2="ci_high:Q")
+    points = base.mark_circle(size=45, opacity=1).encode(y=y)
+    return (band + at + lines + bars + points).properties(width=420, height=200)
 
 
 _SHORT_STAGES = {"knowledge": "recall", "fluency": "whole sentences", "instructions": "questions answered"}
@@ -168,7 +201,7 @@ def departures(stages: pd.DataFrame, arms: list[str]) -> alt.Chart:
     x = alt.X(
         "estimate:Q",
         title="generation that leaves the control",
-        scale=alt.Scale(zero=True),
+        scale=alt.Scale(domain=[0, math.ceil(rows["estimate"].max()) if len(rows) else 1], padding=5),
         axis=alt.Axis(tickMinStep=1, format="d"),
     )
     bars = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q")

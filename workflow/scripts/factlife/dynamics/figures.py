@@ -150,7 +150,9 @@ def _dots(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color, arms: list[st
                 "estimate:Q", title=title, axis=alt.Axis(tickCount=3, labelOverlap=True), scale=alt.Scale(domainMin=0)
             )
         )
-        panels.append((bar + point).properties(width=150, height=alt.Step(16 if ungrouped or rows["row"].nunique() < 5 else 8)))
+        panels.append(
+            (bar + point).properties(width=150, height=alt.Step(16 if ungrouped or rows["row"].nunique() < 5 else 8))
+        )
     return alt.hconcat(*panels, spacing=40)
 
 
