@@ -66,6 +66,19 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.parametrize("asked", [5, 14])
+def test_no_more_facts_are_asked_than_wanted_and_those_of_the_panel_come_first(run, made, asked):
+    folder = run(0, ARM.model_copy(update={"asked": asked}))
+
+    recalled = set(pd.read_parquet(folder / "recall.parquet")["fact_id"])
+    shown = set(pd.read_parquet(folder / "formats.parquet")["fact_id"])
+    panel = set(made.facts["fact_id"][made.facts["panel"]])
+    assert len(panel) == 12
+    assert len(recalled) == asked
+    assert shown == recalled & panel
+    assert len(shown) == min(asked, 12)
+
+
 def test_generation_0_is_the_model_as_it_came(run, base):
     folder = run(0)
 

@@ -112,8 +112,9 @@ def run(
     pd.DataFrame(diverse).rename_axis("metric").to_csv(output / "diversity.csv")
     unseen = held_out(documents, corpus, world, settings.held_out)
     write_table(text_nats(model, tokenizer, unseen), output / "held_out.parquet")
-    write_table(_asked(model, tokenizer, world, settings.asked, batch_tokens), output / "recall.parquet")
-    asked = formats.ask(world, world.facts["fact_id"][world.facts["panel"]].tolist())
+    facts = _facts(world, settings.asked)
+    write_table(_asked(model, tokenizer, world, facts["fact_id"], batch_tokens), output / "recall.parquet")
+    asked = formats.ask(world, facts["fact_id"][facts["panel"]].tolist())
     scored = score(model, tokenizer, asked, batch_tokens=batch_tokens)[["representable", "candidate_correct"]]
     write_table(asked[["fact_id", "kind"]].join(scored), output / "formats.parquet")
     write_table(multiple_choice.take(model, tokenizer, tests or {}), output / "tests.parquet")
@@ -233,15 +234,19 @@ def _measured(
     return texts.assign(**more)
 
 
-def _asked(model: Any, tokenizer: Any, world: World, facts: int | None, batch_tokens: int) -> pd.DataFrame:
+def _facts(world: World, asked: int | None) -> pd.DataFrame:
+    """The facts that are asked about, all if no number is given; the same ones in every generation of every arm."""
+    if asked is None:
+        return world.facts
+    # The panel first, then others at random.
+    mixed = world.facts.sample(frac=1, random_state=0).sort_values("panel", ascending=False, kind="stable")
+    return world.facts[world.facts["fact_id"].isin(mixed["fact_id"][:asked])]
+
+
+def _asked(model: Any, tokenizer: Any, world: World, facts: pd.Series, batch_tokens: int) -> pd.DataFrame:
     """One probe of each kind about each fact, as the engine scores it."""
-    facts_of = world.facts.set_index("fact_id")
-    probes = world.probes[world.probes["kind"].isin(ASKED)].drop_duplicates(["fact_id", "kind"])
-    if facts is not None:
-        # The panel first, then others at random; the same ones in every generation of every arm.
-        mixed = facts_of[["panel"]].sample(frac=1, random_state=0).sort_values("panel", ascending=False, kind="stable")
-        probes = probes[probes["fact_id"].isin(mixed.index[:facts])]
-    probes = probes.reset_index(drop=True)
+    probes = world.probes[world.probes["kind"].isin(ASKED) & world.probes["fact_id"].isin(facts)]
+    probes = probes.drop_duplicates(["fact_id", "kind"]).reset_index(drop=True)
     table = pd.concat([probes, score(model, tokenizer, probes, batch_tokens=batch_tokens)], axis=1)
-    table = table.join(facts_of[["relation", "exposures", "panel"]], on="fact_id")
+    table = table.join(world.facts.set_index("fact_id")[["relation", "exposures", "panel"]], on="fact_id")
     return table.drop(columns=["prompt", "candidates", "supporting_fact_ids"])
