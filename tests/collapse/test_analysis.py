@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from factlife.collapse.analysis import _residuals, analyse, change_point, crossing, departure, laws
+from factlife.collapse.analysis import _residuals, analyse, change_point, crossing, departure, families, laws
 from factlife.config.collapse import Arm
 
 TRAINING = {"corpus": "people"}
@@ -158,6 +158,36 @@ def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
 
     assert ("full", "departure", "recall", "generation") not in found.index
     assert found.loc[("full", "departure", "recall", "reached"), "estimate"] == pytest.approx(2 / 3)
+
+
+def test_nothing_leaves_in_the_generation_that_all_arms_share():
+    table, arms = chains()
+    # The control settles after generation 0, with which all began.
+    first = (table["generation"] == 0) & (table["metric"] == "distinct_2")
+    table.loc[first, "estimate"] += 0.5
+
+    found = analyse(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
+
+    assert found.loc[("full", "departure", "distinct_2", "generation"), "estimate"] == 1
+    assert found.loc[("half", "departure", "distinct_2", "reached"), "estimate"] == 0
+
+
+def test_arms_that_differ_in_share_alone_are_a_family():
+    _, arms = chains()
+
+    assert families(arms) == [{1.0: "full", 0.5: "half"}]
+    assert families({name: arms[name] for name in ("full", "recovering", "control")}) == []
+
+
+def test_who_judges_the_text_is_no_setting_of_the_chain():
+    table, arms = chains()
+    smaller = arms["full"].model_copy(update={"model": "small", "judge": "large"})
+    more = pd.concat([table, table[table["arm"] == "full"].assign(arm="small")])
+
+    found = analyse(more, arms | {"small": smaller}).query("analysis == 'effect' and arm == 'small'")
+
+    assert set(found["indicator"]) == {"model"}
+    assert (found["estimate"] == 0).all()
 
 
 def test_a_change_point_is_where_steps_begin():

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from factlife.collapse import figures
-
-SHARES = {"control": 0.0, "half": 0.5, "all": 1.0, "other": 1.0}
+from factlife.figures import write_svg
 
 
 def losses():
@@ -32,31 +31,40 @@ def points(chart):
 
 
 def test_losses_stand_at_their_arms_shares_and_other_arms_are_left_out():
-    stages = found(
-        ("all", "threshold", "recall", "share", 0.3, 0.2, 0.4),
-        ("half", "effect", "synthetic_share", "recall_lost", -0.3, -0.4, -0.2),
-        ("other", "effect", "mode", "recall_lost", 0.3, 0.2, 0.4),
-    )
-    drawn = points(figures.lost(losses(), stages, SHARES))
+    stages = found(("all", "threshold", "recall", "share", 0.3, 0.2, 0.4))
+    drawn = points(figures.lost(losses(), stages, [{1.0: "all", 0.5: "half"}]))
     assert set(drawn) == {"all facts", "least often stated third"}
     for rows in drawn.values():
-        assert [estimate for _, estimate in rows] == [0.1, 0.4]
-        assert [share for share, _ in rows] == pytest.approx([0.5, 1.0], abs=0.02)
+        assert [estimate for _, estimate in sorted(rows)] == [0.0, 0.1, 0.4]
+        assert [share for share, _ in sorted(rows)] == pytest.approx([0.0, 0.5, 1.0], abs=0.02)
     # Side by side and not on top of each other.
     assert drawn["all facts"][0][0] < drawn["least often stated third"][0][0]
 
 
-def test_there_is_no_panel_of_shares_without_a_threshold():
-    drawn = figures.lost(losses(), found(("half", "law", "recall", "growing_slope", 0.1, 0.0, 0.2)), SHARES).to_dict()
+def test_there_is_no_panel_of_shares_where_no_arms_differ_in_them_alone():
+    drawn = figures.lost(losses(), found(), []).to_dict()
     assert "vconcat" not in drawn
     assert drawn["facet"]["row"]["sort"] == ["half", "all", "other"]
 
 
-def test_departures_are_drawn_between_the_first_generation_and_the_last_departure():
+def test_departures_stand_in_the_order_of_their_own_arm():
     stages = found(
+        ("all", "departure", "perplexity", "generation", 2.0, 1.0, 3.0),
         ("all", "departure", "recall", "generation", 1.0, -2.0, 4.0),
         ("all", "departure", "distinct_2", "generation", 4.5, 4.0, 9.0),
+        ("half", "departure", "recall", "generation", 3.0, 2.0, 4.0),
+        ("half", "departure", "perplexity", "generation", 3.0, 2.0, 4.0),
     )
-    layers = figures.departures(stages, ["all"]).to_dict()["spec"]["layer"]
+    panels = figures.departures(stages, ["all", "half", "never"]).to_dict()["concat"]
+    assert [panel["title"] for panel in panels] == ["all", "half"]
+    orders = [panel["layer"][0]["encoding"]["y"]["sort"] for panel in panels]
+    assert orders == [["recall", "perplexity", "distinct 2"], ["perplexity", "recall"]]
+    layers = [layer for panel in panels for layer in panel["layer"]]
     domains = [layer["encoding"]["x"]["scale"]["domain"] for layer in layers if "scale" in layer["encoding"]["x"]]
-    assert domains == [[0, 5]]
+    assert domains == [[0, 5], [0, 5]]
+
+
+def test_a_figure_without_departures_says_so(tmp_path):
+    path = tmp_path / "departures.svg"
+    write_svg(figures.departures(found(), ["all"]), path)
+    assert "No figure leaves the control in any arm." in path.read_text()

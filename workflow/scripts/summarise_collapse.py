@@ -24,8 +24,7 @@ with jobs.start(snakemake):
     figures.write_svg(drawn.recall(table), snakemake.output.recall)
     figures.write_svg(drawn.text(table), snakemake.output.text)
     controls = {name: arm.control for name, arm in arms.items() if arm.control in arms}
-    shares = {name: arm.synthetic_share for name, arm in arms.items()}
-    figures.write_svg(drawn.lost(table, stages, shares), snakemake.output.lost)
+    figures.write_svg(drawn.lost(table, stages, collapse.families(arms)), snakemake.output.lost)
     figures.write_svg(drawn.formats(table, tests), snakemake.output.formats)
     figures.write_svg(drawn.stages(table, stages, controls), snakemake.output.boundaries)
     figures.write_svg(drawn.departures(stages, list(arms)), snakemake.output.departures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from factlife.collapse.analysis import analyse
+from factlife.collapse.analysis import analyse, families
 from factlife.collapse.summary import summarise, summarise_tests
 
 
@@ -14,4 +14,4 @@ def folders(chain: Sequence[tuple[str, int, int]], paths: Sequence[str]) -> list
     return [(*keys, Path(path)) for keys, path in zip(chain, paths, strict=True)]
 
 
-__all__ = ["analyse", "folders", "summarise", "summarise_tests"]
+__all__ = ["analyse", "families", "folders", "summarise", "summarise_tests"]

@@ -69,10 +69,16 @@ def _values(table: pd.DataFrame) -> pd.Series:
     return rows.set_index(["indicator", "arm", "seed", "generation"])["estimate"].sort_index()
 
 
+def _after_the_first(values: pd.Series) -> pd.Series:
+    """Without generation 0, which an arm and its control share: nothing can leave there."""
+    return values[values.index.get_level_values("generation") > 0]
+
+
 def _of_arm(values: pd.Series, name: str, arm: Arm) -> Iterator[tuple]:
+    later = _after_the_first(values)
     for seed in values.index[values.index.get_level_values("arm") == name].get_level_values("seed").unique():
         left = {
-            indicator: departure(values[indicator, name, seed], values[indicator, arm.control])
+            indicator: departure(later[indicator, name, seed], later[indicator, arm.control])
             for indicator in values.index.get_level_values("indicator").unique()
             if (indicator, name, seed) in values.index.droplevel("generation")
         }
@@ -186,12 +192,15 @@ def _residuals(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _effects(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
-    """How much more recall is lost in the end than by the first arm, for arms that differ from it in one setting."""
+    """How much more recall is lost in the end than by the first arm, for arms that differ from it in one setting.
+
+    Controls may differ, and who judges the text, which recall does not depend on.
+    """
     if not arms:
         return
     first, *others = arms
     for name in others:
-        settings, base = (arms[one].model_dump(exclude={"control"}) for one in (name, first))
+        settings, base = (arms[one].model_dump(exclude={"control", "judge"}) for one in (name, first))
         differs = [key for key, value in settings.items() if value != base[key]]
         if len(differs) != 1:
             continue
@@ -215,7 +224,7 @@ def departure(values: pd.Series, control: pd.Series) -> float:
 
     Args:
         values: by generation.
-        control: all values of the control, of all its seeds and generations.
+        control: all values of the control, of all its seeds and generations after the first.
     """
     outside = (values - control.mean()).abs() > 2 * control.std()
     inside = np.flatnonzero(~outside.to_numpy())
@@ -243,18 +252,21 @@ def laws(error: np.ndarray) -> dict[str, float]:
     return figures | {"aic_difference": float((len(error) - 1) * np.log(squares["growing"] / squares["bounded"]))}
 
 
-def _thresholds(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
-    """For arms that differ in their share alone: the share at which what is lost leaves the control's band."""
-    families: dict[str, dict[float, str]] = {}
+def families(arms: Mapping[str, Arm]) -> list[dict[float, str]]:
+    """Arms that differ in their share of synthetic text alone, by share; those of one share only are left out."""
+    found: dict[str, dict[float, str]] = {}
     for name, arm in arms.items():
         if arm.control in arms and arm.recover_after is None:
-            families.setdefault(arm.model_dump_json(exclude={"synthetic_share"}), {})[arm.synthetic_share] = name
-    for family in families.values():
+            found.setdefault(arm.model_dump_json(exclude={"synthetic_share"}), {})[arm.synthetic_share] = name
+    return [family for family in found.values() if len(family) > 1]
+
+
+def _thresholds(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
+    """For arms that differ in their share alone: the share at which what is lost leaves the control's band."""
+    for family in families(arms):
         shares = sorted(family)
-        if len(shares) < 2:
-            continue
         control = arms[family[shares[0]]].control
-        limit = 2 * values["recall", control].std()
+        limit = 2 * _after_the_first(values)["recall", control].std()
         for seed in values["recall", control].index.get_level_values("seed").unique():
             end = values["recall", control, seed].iloc[-1]
             lost = [0.0, *(end - values["recall", family[share], seed].iloc[-1] for share in shares)]
@@ -275,14 +287,14 @@ def crossing(shares: list[float], lost: list[float], limit: float) -> float:
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds, where all of them have the figure: a mean of those alone that got there would be too early.
 
-    A generation stands for all that happens since the one before, which adds the variance of a uniform to that over seeds;
-    a lead, of two such, adds twice as much.
+    A generation stands for all that happens since the one before, so the variance over seeds is taken to be no less than
+    that of a uniform, 1/12; a lead is of two such, 1/6.
     """
     keys = [*KEYS, "metric"]
     found = rows.groupby(keys, sort=False)["estimate"].agg(["size", "count", "mean", "std"]).reset_index()
     found = found[found["count"] == found["size"]]
     rounding = found["metric"].map({"generation": 1 / 12, "generations": 1 / 6}).fillna(0.0)
-    low, high = stats.seed_interval(found["mean"], np.sqrt(found["std"] ** 2 + rounding), found["count"])
+    low, high = stats.seed_interval(found["mean"], np.sqrt(np.maximum(found["std"] ** 2, rounding)), found["count"])
     over = np.where(found["count"] > 1, "seeds", "")
     found = found.rename(columns={"count": "n", "mean": "estimate"})
     return found.assign(ci_low=low, ci_high=high, interval_over=over)[

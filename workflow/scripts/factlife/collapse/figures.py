@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import pandas as pd
@@ -84,13 +84,15 @@ def text(table: pd.DataFrame) -> alt.Chart:
     return alt.concat(*panels, columns=3)
 
 
-def lost(table: pd.DataFrame, stages: pd.DataFrame, shares: Mapping[str, float]) -> alt.Chart | alt.VConcatChart:
+def lost(
+    table: pd.DataFrame, stages: pd.DataFrame, families: Sequence[Mapping[float, str]]
+) -> alt.Chart | alt.VConcatChart:
     """How much less each arm recalls than its control in its last generation, by frequency and by share.
 
     Args:
         table: of generations.
-        stages: of arms; where it has a threshold, what is lost is also drawn against the share of synthetic text.
-        shares: that share, by arm.
+        stages: of arms, for thresholds.
+        families: arms by their share of synthetic text; a panel for each.
     """
     rows = _drawn(table[table["metric"] == "recall_lost"])
     arms = list(rows["arm"].unique())
@@ -108,17 +110,30 @@ def lost(table: pd.DataFrame, stages: pd.DataFrame, shares: Mapping[str, float])
     zero = alt.Chart(rows).mark_rule(color="#999").encode(x=alt.datum(0))
     row = alt.Row("arm:N", title=None, sort=arms, header=alt.Header(labelAngle=0, labelAlign="left", labelPadding=14))
     by_arm = (zero + drawn).properties(width=420, height=44).facet(row=row, spacing=6)
-    found = stages[(stages["analysis"] == "threshold") & (stages["metric"] == "share")]
-    if found.empty:
+    if not families:
         return by_arm
-    siblings = stages.loc[(stages["analysis"] == "effect") & (stages["indicator"] == "synthetic_share"), "arm"]
-    rows = rows[rows["arm"].isin([*found["arm"], *siblings])]
-    return alt.vconcat(by_arm, _by_share(rows.assign(share=rows["arm"].map(shares)), names, found.head(1)), spacing=30)
+    found = stages[(stages["analysis"] == "threshold") & (stages["metric"] == "share")]
+    panels = [
+        _by_share(
+            rows[rows["arm"].isin(family.values())].assign(
+                share=lambda of, by=family: of["arm"].map({arm: share for share, arm in by.items()})
+            ),
+            names,
+            found[found["arm"].isin(family.values())],
+        )
+        for family in families
+    ]
+    return alt.vconcat(by_arm, *panels, spacing=30)
 
 
 def _by_share(rows: pd.DataFrame, names: list[str], threshold: pd.DataFrame) -> alt.LayerChart:
-    """What is lost against the share of synthetic text; grey: the share from which on it is more than the control varies."""
-    axis = alt.Axis(values=[0, *sorted(set(rows["share"]))], format="~g")
+    """What is lost against the share of synthetic text; grey: the share from which on it is more than the control varies.
+
+    The control, with a share of 0, loses nothing by definition.
+    """
+    nothing = pd.DataFrame({"group": names, "share": 0.0, "estimate": 0.0, "ci_low": 0.0, "ci_high": 0.0})
+    rows = pd.concat([nothing[nothing["group"].isin(rows["group"])], rows], ignore_index=True)
+    axis = alt.Axis(values=sorted(set(rows["share"])), format="~g")
     # Side by side, so that no interval hides another.
     beside = rows["group"].map(names.index) - (len(names) - 1) / 2
     base = alt.Chart(rows.assign(share=rows["share"] + 0.012 * beside)).encode(
@@ -181,7 +196,7 @@ def formats(table: pd.DataFrame, tests: pd.DataFrame) -> alt.Chart:
     return alt.concat(*panels, columns=3)
 
 
-def departures(stages: pd.DataFrame, arms: list[str]) -> alt.Chart:
+def departures(stages: pd.DataFrame, arms: list[str]) -> alt.ConcatChart:
     """The generation from which on each figure stays outside the control's band, one panel an arm; earliest on top.
 
     Hollow: noise alone explains the chain as well, after Holm's correction.
@@ -190,13 +205,9 @@ def departures(stages: pd.DataFrame, arms: list[str]) -> alt.Chart:
     told = stages[(stages["analysis"] == "departure") & (stages["metric"] == "p_corrected")]
     told = told.set_index(["arm", "indicator"])["estimate"] < 1 - LEVEL
     rows = rows.assign(told=told.reindex(rows.set_index(["arm", "indicator"]).index, fill_value=False).to_numpy())
-    order = rows.groupby("indicator")["estimate"].mean().sort_values(kind="stable").index.tolist()
-    rows = rows.assign(indicator=rows["indicator"].map(_short), kind=rows["indicator"] == "recall")
+    rows = rows.assign(kind=rows["indicator"] == "recall", indicator=rows["indicator"].map(_short))
     color = alt.Color(
         "kind:N", legend=None, scale=alt.Scale(domain=[True, False], range=[figures.COLOURS[1], figures.COLOURS[0]])
-    )
-    base = alt.Chart(rows).encode(
-        y=alt.Y("indicator:N", title=None, sort=[_short(name) for name in order]), color=color
     )
     x = alt.X(
         "estimate:Q",
@@ -204,11 +215,21 @@ def departures(stages: pd.DataFrame, arms: list[str]) -> alt.Chart:
         scale=alt.Scale(domain=[0, math.ceil(rows["estimate"].max()) if len(rows) else 1], padding=5),
         axis=alt.Axis(tickMinStep=1, format="d"),
     )
-    bars = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q")
     fill = alt.condition(alt.datum.told, color, alt.value("white"))
-    points = base.mark_point(size=50, opacity=1, filled=True, strokeWidth=1.5).encode(x=x, stroke=color, fill=fill)
-    drawn = (bars + points).properties(width=230, height=alt.Step(16))
-    return drawn.facet(facet=alt.Facet("arm:N", title=None, sort=arms), columns=2)
+    panels = []
+    for arm in arms:
+        # What leaves together stands in the order of the alphabet, recall last: above it is what left before.
+        of = rows[rows["arm"] == arm].sort_values(["estimate", "kind", "indicator"])
+        if of.empty:
+            continue
+        base = alt.Chart(of).encode(y=alt.Y("indicator:N", title=None, sort=of["indicator"].tolist()), color=color)
+        bars = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q")
+        points = base.mark_point(size=50, opacity=1, filled=True, strokeWidth=1.5).encode(x=x, stroke=color, fill=fill)
+        panels.append((bars + points).properties(width=230, height=alt.Step(16), title=arm))
+    if not panels:
+        nothing = pd.DataFrame({"text": ["No figure leaves the control in any arm."]})
+        panels = [alt.Chart(nothing).mark_text().encode(text="text:N")]
+    return alt.concat(*panels, columns=2)
 
 
 def _short(indicator: str) -> str:
