@@ -103,6 +103,19 @@ def test_editors_are_judged_once_all_edits_are_made():
     assert found.loc["EasyEdit, issue 125", "verdict"] == "reproduced"
 
 
+def test_editors_of_several_seeds_are_judged_over_seeds():
+    keys = {"model": "m", "editor": "rome", "schedule": "single", "n_edits": 1, "phase": "post", "judge": "probability"}
+    rows = [keys | {"metric": "score", "seed": seed, "estimate": at} for seed, at in enumerate((0.91, 0.93, 0.95))]
+    table = pd.DataFrame(rows).assign(n=50, interval_over="facts", ci_low=0.8, ci_high=1.0)
+    found = (
+        reproductions({"edits": table}).set_index("effect").loc["ROME: efficacy, paraphrase and neighbourhood at once"]
+    )
+    assert found["estimate"] == pytest.approx(0.93)
+    # Standard deviation .02, three seeds, t of two degrees of freedom 4.303.
+    assert found["ci_high"] - found["estimate"] == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert (found["n"], found["interval_over"], found["verdict"]) == (3, "seeds", "unclear")
+
+
 def test_without_tables_nothing_is_measured():
     found = reproductions({})
     assert len(found) == len(CLAIMS) and set(found["verdict"]) == {"not measured"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from factlife import stats
 from factlife.ledger.summaries import NotMeasuredError, Tables, first, one, pooled, some, summary
 
 Row = Mapping[str, Any]
@@ -147,10 +148,26 @@ def _subject_against_last(tables: Tables) -> tuple[Row, float]:
 
 
 def _edited(tables: Tables, editor: str, metric: str, bound: float, judge: str = "probability") -> tuple[Row, float]:
-    """A figure of an editor once all its edits are made."""
-    table = some(first(summary(tables, "edits"), "model", "seed"), editor=editor, metric=metric, judge=judge)
+    """A figure of an editor once all its edits are made, over seeds where there are several."""
+    table = some(first(summary(tables, "edits"), "model"), editor=editor, metric=metric, judge=judge)
     final = some(table, phase="post" if (table["schedule"] == "single").all() else "end")
-    return final.loc[final["n_edits"].idxmax()], bound
+    return _over_seeds(final[final["n_edits"] == final["n_edits"].max()]), bound
+
+
+def _over_seeds(rows: pd.DataFrame) -> pd.Series:
+    """The one row there is; of several seeds the mean, with Student's t interval over seeds."""
+    if len(rows) == 1:
+        return rows.iloc[0]
+    found = rows["estimate"].agg(["mean", "std", "count"])
+    low, high = stats.seed_interval(*(found[[each]].reset_index(drop=True) for each in ("mean", "std", "count")))
+    numbers = {
+        "estimate": found["mean"],
+        "ci_low": low[0],
+        "ci_high": high[0],
+        "n": len(rows),
+        "interval_over": "seeds",
+    }
+    return pd.Series(rows.iloc[0].to_dict() | numbers)
 
 
 def _judges_differ(tables: Tables) -> tuple[Row, float]:
