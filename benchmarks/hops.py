@@ -1,9 +1,10 @@
 """Which small models compose two facts: accuracy on wrappers whose number no document states.
 
 Trains the default model of functions with changes (more blocks, blocks that are used several times, more families whose
-wrappers' numbers are stated, more passes), or fine-tunes a pretrained one (``--begin``), and asks it about all functions. Every second family of those never stated is for
-choosing among changes (*selection*), the others are for the figure that is reported (*test*). Chance is one in as many as
-there are numbers. Intervals: bootstrap over functions, those of all seeds together.
+wrappers' numbers are stated, more passes), or fine-tunes a pretrained one (``--begin``), and asks it about all functions.
+Every second family of those never stated is for choosing among changes (*selection*), the others are for the figure that is
+reported (*test*). Chance is one in as many as there are numbers. Intervals: bootstrap over functions, those of all seeds
+together.
 """
 
 from __future__ import annotations

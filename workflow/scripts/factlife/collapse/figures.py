@@ -113,24 +113,20 @@ def lost(
     if not families:
         return by_arm
     found = stages[(stages["analysis"] == "threshold") & (stages["metric"] == "share")]
-    panels = [
-        _by_share(
-            rows[rows["arm"].isin(family.values())].assign(
-                share=lambda of, by=family: of["arm"].map({arm: share for share, arm in by.items()})
-            ),
-            names,
-            found[found["arm"].isin(family.values())],
-        )
-        for family in families
-    ]
+    panels = [_by_share(rows, family, names, found) for family in families]
     return alt.vconcat(by_arm, *panels, spacing=30)
 
 
-def _by_share(rows: pd.DataFrame, names: list[str], threshold: pd.DataFrame) -> alt.LayerChart:
+def _by_share(
+    rows: pd.DataFrame, family: Mapping[float, str], names: list[str], thresholds: pd.DataFrame
+) -> alt.LayerChart:
     """What is lost against the share of synthetic text; grey: the share from which on it is more than the control varies.
 
     The control, with a share of 0, loses nothing by definition.
     """
+    shares = {arm: share for share, arm in family.items()}
+    rows = rows[rows["arm"].isin(shares)].assign(share=rows["arm"].map(shares))
+    threshold = thresholds[thresholds["arm"].isin(shares)]
     nothing = pd.DataFrame({"group": names, "share": 0.0, "estimate": 0.0, "ci_low": 0.0, "ci_high": 0.0})
     rows = pd.concat([nothing[nothing["group"].isin(rows["group"])], rows], ignore_index=True)
     axis = alt.Axis(values=sorted(set(rows["share"])), format="~g")

@@ -158,16 +158,10 @@ def _over_seeds(rows: pd.DataFrame) -> pd.Series:
     """The one row there is; of several seeds the mean, with Student's t interval over seeds."""
     if len(rows) == 1:
         return rows.iloc[0]
-    found = rows["estimate"].agg(["mean", "std", "count"])
-    low, high = stats.seed_interval(*(found[[each]].reset_index(drop=True) for each in ("mean", "std", "count")))
-    numbers = {
-        "estimate": found["mean"],
-        "ci_low": low[0],
-        "ci_high": high[0],
-        "n": len(rows),
-        "interval_over": "seeds",
-    }
-    return pd.Series(rows.iloc[0].to_dict() | numbers)
+    over = rows[["estimate"]].agg(["mean", "std", "count"]).T
+    low, high = stats.seed_interval(over["mean"], over["std"], over["count"])
+    numbers = {"estimate": over["mean"].item(), "ci_low": low.item(), "ci_high": high.item(), "n": len(rows)}
+    return pd.Series(rows.iloc[0].to_dict() | numbers | {"interval_over": "seeds"})
 
 
 def _judges_differ(tables: Tables) -> tuple[Row, float]:
