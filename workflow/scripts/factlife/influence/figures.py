@@ -151,7 +151,8 @@ def sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> al
         axis = alt.Axis(values=sorted({point["at"] for point in sweep["points"]}), format="~g")
         panels = []
         for metric, title in _SWEPT.items():
-            if (part := found[found["metric"] == metric]).empty:
+            # One point says nothing of what it is drawn against.
+            if (part := found[found["metric"] == metric])["at"].nunique() < 2:
                 continue
             base = alt.Chart(part).encode(
                 x=alt.X("at:Q", title=sweep["title"], scale=scale, axis=axis),
