@@ -101,13 +101,13 @@ def run(
         accuracy = {"accuracy": own.accuracy, "tested": own.tested}
         (output / "gibberish.json").write_text(json.dumps(accuracy) + "\n")
     levels = own.score if detector is None else gibberish.public(detector, device)
+    stated = {source: reader.read(table["text"].tolist()) for source, table in texts.items()} if reader else {}
     for source, table in texts.items():
-        measured = _measured(table.reset_index(drop=True), judges, reader, levels)
+        measured = _measured(table.reset_index(drop=True), judges, levels, stated.get(source))
         write_table(measured, output / ("samples.parquet" if source == "synthetic" else "real.parquet"))
-    if reader:
-        stated = {source: reader.read(table["text"].tolist())[0] for source, table in texts.items()}
-        table = pd.concat([table.assign(source=source) for source, table in stated.items()], ignore_index=True)
-        write_table(table, output / "statements.parquet")
+    if stated:
+        statements = [table.assign(source=source) for source, (table, _) in stated.items()]
+        write_table(pd.concat(statements, ignore_index=True), output / "statements.parquet")
     diverse = {source: diversity.of_texts(table["text"].tolist()) for source, table in texts.items()}
     pd.DataFrame(diverse).rename_axis("metric").to_csv(output / "diversity.csv")
     unseen = held_out(documents, corpus, world, settings.held_out)
@@ -214,8 +214,8 @@ def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
 def _measured(
     texts: pd.DataFrame,
     judge: tuple[Any, Any],
-    reader: Reader | None,
     levels: Callable[[Sequence[str]], np.ndarray],
+    stated: tuple[pd.DataFrame, pd.DataFrame] | None,
 ) -> pd.DataFrame:
     """Texts with what is measured of each; ``sentences, parsed, false_statements`` only where facts can be read."""
     found = text_nats(*judge, texts["text"].tolist())
@@ -226,8 +226,8 @@ def _measured(
         "judge_nats": found["nats"],
         "gibberish": levels(texts["text"].tolist()),
     }
-    if reader is not None:
-        statements, counts = reader.read(texts["text"].tolist())
+    if stated is not None:
+        statements, counts = stated
         wrong = statements["text"][statements["verdict"] == "false"].value_counts()
         more |= {"sentences": counts["sentences"], "parsed": counts["parsed"]}
         more["false_statements"] = wrong.reindex(range(len(texts)), fill_value=0)

@@ -244,9 +244,9 @@ def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, sho
         "dataset_kwargs": {"data_files": {"test": str(path)}, "cache_dir": str(folder / "cache")},
         "output_type": "multiple_choice",
         "test_split": "test",
-        "doc_to_text": "{{text}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{answer}}",
+        "doc_to_text": "text",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
         "metric_list": [
             {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
         ],

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Side = Literal["left", "right"]
 
@@ -42,9 +43,8 @@ def score(
         - ``confidence``: the largest probability among the candidates.
         - ``first_token``, ``target_tokens``: the most probable next token as text, and how many tokens the target has.
     """
-    prompts = tokenizer(probes["prompt"].tolist())["input_ids"] if len(probes) else []
     answers = Answers(tokenizer)
-    targets = [answers.after(prompt, target) for prompt, target in zip(probes["prompt"], probes["target"], strict=True)]
+    prompts, targets = answers.after_each(probes["prompt"].tolist(), probes["target"].tolist())
     kept = [number for number, target in enumerate(targets) if target]
     rows = pd.DataFrame(index=range(len(probes)), columns=list(_EMPTY)).astype(_EMPTY)
     rows["representable"] = [bool(target) for target in targets]
@@ -95,11 +95,20 @@ class Answers:
 
     def after(self, prompt: str, answer: str) -> list[int]:
         """Ids of an answer after this prompt; none where the tokenizer cannot write it there as a piece of its own."""
-        ids = self.ids(answer)
-        whole = self.tokenizer(f"{prompt} {answer}")["input_ids"]
+        return self.after_each([prompt], [answer])[1][0]
+
+    def after_each(self, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Ids of prompts, and of the answer after each."""
+        if not prompts:
+            return [], []
+        begun = self.tokenizer([*prompts])["input_ids"]
+        whole = self.tokenizer([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)])
         unknown = self.tokenizer.unk_token_id
-        fits = whole == self.tokenizer(prompt)["input_ids"] + ids
-        return ids if fits and (unknown is None or unknown not in ids) else []
+        found = []
+        for start, ids, answer in zip(begun, whole["input_ids"], map(self.ids, answers), strict=True):
+            fits = ids == start + answer and (unknown is None or unknown not in answer)
+            found.append(answer if fits else [])
+        return begun, found
 
 
 class _Batches:
@@ -161,34 +170,37 @@ def _targets(
     candidate's first token.
     """
     sequences = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-    columns = (
-        "first_token_correct",
-        "exact_match",
-        "token_accuracy",
-        "loss_nats",
-        "rank",
-        "first_token",
-        "greedy",
-        "begun",
-    )
-    found: dict[str, list] = {column: [None] * len(prompts) for column in columns}
+    found: dict[str, list] = {column: [None] * len(prompts) for column in _OF_TARGETS}
     for batch in batches.of([len(sequence) for sequence in sequences]):
         places = [list(range(len(prompts[number]) - 1, len(sequences[number]))) for number in batch]
-        log_probabilities = batches.log_probabilities([sequences[number] for number in batch], places)
+        log_p = batches.log_probabilities([sequences[number] for number in batch], places)
+        lengths = torch.tensor([len(targets[number]) for number in batch])
+        target = pad_sequence([torch.tensor(targets[number]) for number in batch], batch_first=True)
+        inside = torch.arange(target.shape[1]) < lengths[:, None]
+        greedy, first = log_p.argmax(-1), log_p[:, 0]
+        right = greedy[:, :-1] == target
+        gained = log_p[:, :-1].gather(2, target[..., None])[..., 0].double()
+        told = (
+            right[:, 0],
+            (right | ~inside).all(1),
+            (right & inside).sum(1).double() / lengths,
+            -gained.where(inside, 0).sum(1),
+            1 + (first > first.gather(1, target[:, :1])).sum(1),
+            greedy[:, 0],
+            greedy,
+        )
+        for column, values in zip(_OF_TARGETS, told, strict=False):
+            for number, value in zip(batch, values.tolist(), strict=True):
+                found[column][number] = value
         for row, number in enumerate(batch):
-            target = torch.tensor(targets[number])
-            here = log_probabilities[row, : len(target) + 1]
-            greedy = here.argmax(-1)
-            found["greedy"][number] = greedy.tolist()
-            found["first_token"][number] = greedy[0].item()
-            found["first_token_correct"][number] = bool(greedy[0] == target[0])
-            found["exact_match"][number] = bool((greedy[:-1] == target).all())
-            found["token_accuracy"][number] = (greedy[:-1] == target).double().mean().item()
-            found["loss_nats"][number] = -here[:-1].double().gather(1, target[:, None]).sum().item()
-            found["rank"][number] = 1 + int((here[0] > here[0, target[0]]).sum())
             begin = torch.tensor([candidate[0] for candidate in choices[number]], dtype=torch.long)
-            found["begun"][number] = here[0, begin].double()
+            found["begun"][number] = first[row, begin].double()
     return found
+
+
+_OF_TARGETS = (
+    "first_token_correct", "exact_match", "token_accuracy", "loss_nats", "rank", "first_token", "greedy", "begun",
+)  # fmt: skip
 
 
 def _candidates(
@@ -211,17 +223,16 @@ def _candidates(
     for batch in batches.of(costs):
         _add_later_tokens(batches, [longer[number] for number in batch], prompts, choices, log_p)
     columns = ("candidate_probability", "candidate_correct", "candidate_entropy", "confidence")
-    found: dict[str, list] = {column: [] for column in columns}
-    for scores, candidates, target in zip(log_p, choices, targets, strict=True):
-        if not candidates:
-            for column in columns:
-                found[column].append(None)
-            continue
-        share, at = scores.softmax(0), candidates.index(target)
-        found["candidate_probability"].append(share[at].item())
-        found["candidate_correct"].append(bool(share[at] == share.max()))
-        found["candidate_entropy"].append(torch.special.entr(share).sum().item())
-        found["confidence"].append(share.max().item())
+    asked = [number for number, candidates in enumerate(choices) if candidates]
+    found: dict[str, list] = {column: [None] * len(choices) for column in columns}
+    if not asked:
+        return found
+    shares = pad_sequence([log_p[number] for number in asked], batch_first=True, padding_value=-torch.inf).softmax(1)
+    share = shares.gather(1, torch.tensor([[choices[number].index(targets[number])] for number in asked]))[:, 0]
+    most = shares.amax(1)
+    for column, values in zip(columns, (share, share == most, torch.special.entr(shares).sum(1), most), strict=True):
+        for number, value in zip(asked, values.tolist(), strict=True):
+            found[column][number] = value
     return found
 
 
