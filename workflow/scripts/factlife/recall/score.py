@@ -170,7 +170,7 @@ def _targets(
     candidate's first token.
     """
     sequences = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-    found: dict[str, list] = {column: [None] * len(prompts) for column in _OF_TARGETS}
+    found: dict[str, list] = {}
     for batch in batches.of([len(sequence) for sequence in sequences]):
         places = [list(range(len(prompts[number]) - 1, len(sequences[number]))) for number in batch]
         log_p = batches.log_probabilities([sequences[number] for number in batch], places)
@@ -180,27 +180,22 @@ def _targets(
         greedy, first = log_p.argmax(-1), log_p[:, 0]
         right = greedy[:, :-1] == target
         gained = log_p[:, :-1].gather(2, target[..., None])[..., 0].double()
-        told = (
-            right[:, 0],
-            (right | ~inside).all(1),
-            (right & inside).sum(1).double() / lengths,
-            -gained.where(inside, 0).sum(1),
-            1 + (first > first.gather(1, target[:, :1])).sum(1),
-            greedy[:, 0],
-            greedy,
-        )
-        for column, values in zip(_OF_TARGETS, told, strict=False):
-            for number, value in zip(batch, values.tolist(), strict=True):
-                found[column][number] = value
-        for row, number in enumerate(batch):
-            begin = torch.tensor([candidate[0] for candidate in choices[number]], dtype=torch.long)
-            found["begun"][number] = first[row, begin].double()
+        begin = [[candidate[0] for candidate in choices[number]] for number in batch]
+        told = {
+            "first_token_correct": right[:, 0].tolist(),
+            "exact_match": (right | ~inside).all(1).tolist(),
+            "token_accuracy": ((right & inside).sum(1).double() / lengths).tolist(),
+            "loss_nats": (-gained.where(inside, 0).sum(1)).tolist(),
+            "rank": (1 + (first > first.gather(1, target[:, :1])).sum(1)).tolist(),
+            "first_token": greedy[:, 0].tolist(),
+            "greedy": greedy.tolist(),
+            "begun": [row[torch.tensor(ids, dtype=torch.long)].double() for row, ids in zip(first, begin, strict=True)],
+        }
+        for column, values in told.items():
+            of_all = found.setdefault(column, [None] * len(prompts))
+            for number, value in zip(batch, values, strict=True):
+                of_all[number] = value
     return found
-
-
-_OF_TARGETS = (
-    "first_token_correct", "exact_match", "token_accuracy", "loss_nats", "rank", "first_token", "greedy", "begun",
-)  # fmt: skip
 
 
 def _candidates(
