@@ -15,7 +15,7 @@ def found():
 
 
 def test_a_difference_is_that_of_the_same_draws(found):
-    table = comparison.differences(found).set_index(["ranker", "other_ranker"])
+    table = comparison.differences(found, 40).set_index(["ranker", "other_ranker"])
     row = table.loc[("low", "high")]
 
     assert row[["estimate", "ci_low", "ci_high"]].tolist() == pytest.approx([-0.1] * 3)
@@ -26,14 +26,14 @@ def test_a_difference_is_that_of_the_same_draws(found):
 
 
 def test_p_is_holms_over_all_pairs(found):
-    table = comparison.differences(found).sort_values("p")
+    table = comparison.differences(found, 40).sort_values("p")
 
     expected = np.minimum(1, np.maximum.accumulate(table["p"].to_numpy() * [3, 2, 1]))
     np.testing.assert_allclose(table["p_corrected"], expected)
 
 
 def test_two_rankers_that_are_one_do_not_differ(found):
-    table = comparison.differences({"one": found["low"], "same": found["low"]})
+    table = comparison.differences({"one": found["low"], "same": found["low"]}, 40)
 
     assert table[["estimate", "ci_low", "ci_high", "p", "p_corrected"]].to_numpy().tolist() == [[0, 0, 0, 1, 1]]
 
@@ -52,5 +52,16 @@ def test_over_seeds_pairs_are_compared_by_students_test():
 
 
 def test_one_ranker_has_no_pairs(found):
-    assert comparison.differences({"low": found["low"]}).empty
+    assert comparison.differences({"low": found["low"]}, 40).empty
     assert comparison.differences_over_seeds(pd.DataFrame({"a": [1.0, 2.0]})).empty
+
+
+def test_what_does_not_vary_or_hardly_could_has_no_p(found):
+    assert comparison.differences(found, 5)[["p", "p_corrected"]].isna().all(axis=None)
+    same = comparison.differences({"one": (0.5, np.full(9, 0.5)), "other": (0.2, np.full(9, 0.2))}, 40).iloc[0]
+    assert same["estimate"] == pytest.approx(0.3) and np.isnan(same["p"])
+    single = comparison.differences_over_seeds(pd.DataFrame({"a": [1.0], "b": [2.0]})).iloc[0]
+    assert single["n"] == 1 and np.isnan(single["p"])
+    mixed = comparison.differences_over_seeds(pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [0.0, 1.0, 3.0], "c": 0.0}))
+    known = mixed["p"].notna()
+    assert known.sum() == 2 and mixed.loc[known, "p_corrected"].min() == pytest.approx(2 * mixed["p"].min())

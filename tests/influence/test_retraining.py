@@ -70,8 +70,13 @@ def test_scores_that_say_what_documents_do_foretell_every_model(linear, queries,
     rng = np.random.default_rng(1)
     scores = {"worth": worth, "opposite": -worth, "random": rng.random(worth.shape), "silent": np.zeros_like(worth)}
 
-    table = counterfactual.judge(trained, scores, queries, ranked, resamples=50)
+    answered = np.arange(len(queries)) % 2 == 0
+    table = counterfactual.judge(trained, scores, queries, ranked, answered=answered, resamples=50)
 
+    known = table[(table["answered"] == "correct") & (table["group"] == "all")]
+    assert known.loc[known["metric"] == "lds", "n"].eq(answered.sum()).all()
+    removed = known.set_index(["ranker", "metric"])["estimate"]
+    table = table[table["answered"] == "all"]
     at = table.set_index(["ranker", "metric", "group"])["estimate"]
     assert at["worth", "lds", "all"] == pytest.approx(1) and at["worth", "loo", "all"] == pytest.approx(1)
     assert at["opposite", "lds", "all"] == pytest.approx(-1)
@@ -82,8 +87,9 @@ def test_scores_that_say_what_documents_do_foretell_every_model(linear, queries,
     assert by_group["n"].sum() == len(queries)
     dropped = {row.name: list(row.dropped) for row in trained.itertuples() if row.kind == "removal"}
     places = {name: [ranked["doc_id"].tolist().index(one) for one in ids] for name, ids in dropped.items()}
-    expected = (worth[:, places["worth"]].sum(1) - worth[:, places["random documents"]].sum(1)).mean()
-    assert at["worth", "removal_loss", "all"] == pytest.approx(expected)
+    expected = worth[:, places["worth"]].sum(1) - worth[:, places["random documents"]].sum(1)
+    assert at["worth", "removal_loss", "all"] == pytest.approx(expected.mean())
+    assert removed["worth", "removal_loss"] == pytest.approx(expected[answered].mean())
 
 
 @pytest.mark.parametrize("repeats", [2, 3])
@@ -98,7 +104,7 @@ def test_the_ceiling_is_what_noise_leaves(queries, ranked, repeats):
         query_ids=[asked["query_id"].tolist()] * len(arms), loss_nats=list(losses)
     )
 
-    table = counterfactual.judge(trained, {"worth": worth}, asked, ranked, resamples=2)
+    table = counterfactual.judge(trained, {"worth": worth}, asked, ranked, answered=np.ones(4, bool), resamples=2)
 
     at = table[(table["metric"] == "lds") & (table["group"] == "all")].set_index("ranker")["estimate"]
     # Noise as large as the signal: of a mean of n, n / (n + 1) is signal.
@@ -118,11 +124,13 @@ def test_correlations_are_spearmans():
 def test_a_bank_of_other_queries_is_refused(linear, queries, ranked):
     trained, worth = linear
     with pytest.raises(InfluenceError, match="asked other queries"):
-        counterfactual.judge(trained, {"worth": worth[1:]}, queries[1:], ranked, resamples=5)
+        counterfactual.judge(trained, {"worth": worth[1:]}, queries[1:], ranked, answered=None, resamples=5)
 
 
 def test_without_a_bank_there_is_nothing_to_judge(queries, ranked):
-    assert counterfactual.judge(counterfactual.read([]), {}, queries, ranked, resamples=5).empty
+    assert counterfactual.judge(
+        counterfactual.read([]), {}, queries, ranked, answered=np.ones(len(queries), bool), resamples=5
+    ).empty
 
 
 def test_retrained_models_read_all_but_what_is_left_out(documents, tokenizer, queries, tmp_path):

@@ -9,7 +9,9 @@ from factlife.influence.queries import truth
 @pytest.fixture(scope="module")
 def none(queries, documents):
     """No retrained models."""
-    return counterfactual.judge(counterfactual.read([]), {}, queries, documents, resamples=2)
+    return counterfactual.judge(
+        counterfactual.read([]), {}, queries, documents, answered=np.ones(len(queries), bool), resamples=2
+    )
 
 
 @pytest.fixture(scope="module")

@@ -109,12 +109,21 @@ def test_a_panel_fact_without_an_edit_says_why():
 def test_a_fact_is_best_edited_where_all_three_are_best():
     rows = [
         ("a", layer, token, metric, bool(right))
-        for layer, token, rights in [(1, "last", [1, 1, 0]), (0, "last", [1, 0, 0]), (2, "first", [1, 1, 0])]
+        for layer, token, rights in [(1, "last", [1, 1, 0]), (0, "last", [1, 0, 0]), (2, "first", [1, 0, 0])]
         for metric, right in zip(("efficacy", "paraphrase", "neighbourhood"), rights, strict=True)
     ]
     rows += [("a", 0, "last", "neighbourhood", True), ("a", 0, "last", "question", True)]
     found = life.places(pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"]))
-    assert found.reset_index().to_numpy().tolist() == [["a", "last", 1.0]]
+    assert found.reset_index().to_numpy().tolist() == [["a", 1.0, "last", 1.0]]
+
+
+def test_of_places_that_are_equally_good_none_is_chosen():
+    places = [("a", 0, "last"), ("a", 3, "last"), ("b", 0, "last"), ("b", 1, "first"), ("b", 1, "last")]
+    rows = [(*place, "efficacy", place != ("b", 0, "last")) for place in places]
+    found = life.places(pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"]))
+    assert found.loc["a"].tolist() == [2.0, "last", 1.5]
+    assert found.loc["b", "best_edit_places"] == 2.0 and found.loc["b", "best_edit_layer"] == 1.0
+    assert pd.isna(found.loc["b", "best_edit_token"])
 
 
 def test_edits_survive_where_they_had_been_right():

@@ -76,6 +76,17 @@ def test_intervals_cover_the_truth_when_facts_of_a_subject_are_copies():
         ({}, {"outcome": "lost"}, "the ledger has no column lost: the stage was not run"),
         ({"outcome": np.nan}, {}, "fewer than 10 facts have all of predictor, outcome, relation"),
         ({"predictor": 1.0}, {}, "predictor is the same for all facts"),
+        ({"predictor": "subject_last"}, {}, "predictor is not a number"),
+        (
+            {"predictor": lambda t: t["relation"].astype(float)},
+            {"controls": []},
+            "predictor differs between 4 relations only",
+        ),
+        (
+            {"outcome": lambda t: t["relation"].astype(float)},
+            {"controls": []},
+            "outcome differs between 4 relations only",
+        ),
         (
             {"twin": lambda t: t["predictor"]},
             {"controls": ["twin"]},
@@ -86,6 +97,37 @@ def test_intervals_cover_the_truth_when_facts_of_a_subject_are_copies():
 def test_what_cannot_be_answered_says_why(change, question, note):
     found = ask(made().assign(**change), **question)
     assert np.isnan(found["estimate"]) and np.isnan(found["p"]) and found["note"] == note
+
+
+def test_what_is_the_same_for_a_relation_is_resampled_by_relation():
+    """Twelve relations of 20 facts: by facts the interval would be too narrow by the root of their number."""
+    table = made(subjects=20, facts=12, effect=0.0)
+    size = np.random.default_rng(0).permutation(12)[table["relation"].astype(int)].astype(float)
+    table = table.assign(predictor=size, outcome=size + 4 * table["outcome"])
+    found = ask(table, controls=[])
+    assert (found["clusters"], found["interval_over"]) == (12, "relations")
+    assert ask(made(subjects=20))["clusters"] == 20
+    assert found["ci_high"] - found["ci_low"] > 0.5
+
+
+def test_across_models_these_are_resampled():
+    table = pd.concat([made(seed=seed).assign(model=f"m{seed}", predictor=float(seed)) for seed in range(12)])
+    across = {"q": Question(predictor="predictor", outcome="outcome", across_models=True)}
+    found = answer(table, across, resamples=50).iloc[0]
+    assert (found["clusters"], found["interval_over"]) == (12, "models")
+    few = answer(table[table["model"].isin(["m0", "m1", "m2"])], across, resamples=50).iloc[0]
+    assert np.isnan(few["p"]) and few["note"] == "predictor differs between 3 models only"
+
+
+def test_a_fact_that_was_never_learned_comes_after_all_that_were():
+    table = made().assign(final_recall=1.0)
+    late = table["predictor"].rank()
+    lost = late > late.quantile(0.9)
+    seen = ask(table.assign(step_learned=late), predictor="step_learned", controls=[])
+    found = ask(table.assign(step_learned=late.mask(lost)), predictor="step_learned", controls=[])
+    assert found["n"] == len(table) and found["estimate"] == pytest.approx(seen["estimate"], abs=0.02)
+    unasked = table.assign(step_learned=late.mask(lost), final_recall=np.where(lost, np.nan, 1.0))
+    assert ask(unasked, predictor="step_learned", controls=[])["n"] == (~lost).sum()
 
 
 def test_p_is_corrected_within_a_model():

@@ -16,17 +16,23 @@ with jobs.start(snakemake):
     scores = influence.read_all(
         dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True)), queries, documents
     )
+    answers = recall.read([snakemake.input.recall])
     judged = influence.judge_all(
         scores,
         known,
         queries,
         documents,
-        recall.read([snakemake.input.recall]),
+        answers,
         snakemake.params.k,
         influence.read_judged(snakemake.input.patched) if snakemake.input.patched else None,
     )
     retrained = counterfactual.judge(
-        counterfactual.read(snakemake.input.bank), scores, queries, documents, resamples=snakemake.params.resamples
+        counterfactual.read(snakemake.input.bank),
+        scores,
+        queries,
+        documents,
+        answered=influence.answered(queries, answers),
+        resamples=snakemake.params.resamples,
     )
     named = {"model": snakemake.wildcards.model, "seed": int(snakemake.wildcards.seed), "world": snakemake.params.world}
     judged.assign(**named).to_parquet(snakemake.output.judged, index=False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy import stats as distributions
-from statsmodels.stats.multitest import multipletests
 
 from factlife import stats
 from factlife.config.collapse import Arm
-from factlife.stats import LEVEL
+from factlife.stats import LEVEL, holm
 
 KEYS = ["arm", "analysis", "indicator"]
 # Simulations behind the p-value of a change point.
@@ -112,7 +111,7 @@ def _changes(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
     """Whether each indicator leaves the control at all, from all seeds together."""
     gaps = {indicator: _gap(values, indicator, name, control) for indicator in INDICATORS}
     found = {indicator: change_point(gap)["p"] for indicator, gap in gaps.items() if gap is not None}
-    for indicator, corrected in zip(found, _holm(list(found.values())), strict=True):
+    for indicator, corrected in zip(found, holm(pd.Series(found.values())), strict=True):
         n = gaps[indicator][:, 1:].size
         yield name, "departure", indicator, "p", n, found[indicator], np.nan, np.nan, ""
         yield name, "departure", indicator, "p_corrected", n, corrected, np.nan, np.nan, ""
@@ -122,16 +121,12 @@ def _stages(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
     """The generation until which each stage lasts, from all seeds together; without one where nothing tells a change."""
     gaps = {stage: _gap(values, indicator, name, control) for stage, (indicator, _) in STAGES.items()}
     found = {stage: change_point(gap) for stage, gap in gaps.items() if gap is not None}
-    for stage, corrected in zip(found, _holm([one["p"] for one in found.values()]), strict=True):
+    for stage, corrected in zip(found, holm(pd.Series([one["p"] for one in found.values()])), strict=True):
         one, n = found[stage], gaps[stage][:, 1:].size
         for metric, value in (("p", one["p"]), ("p_corrected", corrected), ("slope", one["slope"])):
             yield name, "stages", stage, metric, n, value, np.nan, np.nan, ""
         if corrected < 1 - LEVEL:
             yield name, "stages", stage, "generation", n, one["generation"], one["low"], one["high"], "generations"
-
-
-def _holm(p: Sequence[float]) -> np.ndarray:
-    return multipletests(p, method="holm")[1] if len(p) else np.empty(0)
 
 
 def _leads(found: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +135,7 @@ def _leads(found: pd.DataFrame) -> pd.DataFrame:
     # Half the interval over the quantile at its level is the standard error.
     error = (leads["ci_high"] - leads["estimate"]) / distributions.t.ppf((1 + LEVEL) / 2, leads["n"] - 1)
     p = pd.Series(2 * distributions.t.sf(leads["estimate"].abs() / error, leads["n"] - 1), index=leads.index)
-    corrected = p.groupby(leads["arm"], sort=False).transform(_holm)
+    corrected = p.groupby(leads["arm"], sort=False).transform(holm)
     empty = {"ci_low": np.nan, "ci_high": np.nan, "interval_over": ""}
     tests = [
         leads.assign(metric=metric, estimate=value, **empty) for metric, value in (("p", p), ("p_corrected", corrected))

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, ttest_1samp
-from statsmodels.stats.multitest import multipletests
 
 from factlife import stats
 
@@ -23,11 +22,19 @@ def intervals(found: Mapping[str, Resampled]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["ranker", "estimate", "ci_low", "ci_high"])
 
 
-def differences(found: Mapping[str, Resampled]) -> pd.DataFrame:
+# Fewer subjects than these do not say how much their mean varies.
+_FEWEST = 6
+
+
+def differences(found: Mapping[str, Resampled], clusters: int) -> pd.DataFrame:
     """One row a pair of rankers: the first less the second, with percentile interval, p, and Holm's p over all pairs.
 
     A paired bootstrap: number i of both rankers' resamples drew the same. p is of a normal distribution with the resamples'
     standard deviation (Efron and Tibshirani 1993, chapter 13), since shares of resamples are too coarse for Holm's bound.
+
+    Args:
+        found: estimate and resamples of each ranker.
+        clusters: how many subjects were resampled; for fewer than six there is no p.
 
     Returns:
         ``ranker, other_ranker, estimate, ci_low, ci_high, p, p_corrected``.
@@ -36,7 +43,8 @@ def differences(found: Mapping[str, Resampled]) -> pd.DataFrame:
     for one, other in itertools.combinations(found, 2):
         estimate, resamples = (left - right for left, right in zip(found[one], found[other], strict=True))
         deviation = resamples.std(ddof=1)
-        p = 2 * norm.sf(abs(estimate) / deviation) if deviation else float(estimate == 0)
+        p = 2 * norm.sf(abs(estimate) / deviation) if deviation else 1.0 if estimate == 0 else np.nan
+        p = p if clusters >= _FEWEST else np.nan
         rows.append((one, other, None, estimate, *np.quantile(resamples, _ENDS), p))
     return _corrected(rows).drop(columns="n")
 
@@ -62,11 +70,11 @@ def differences_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
     for one, other in itertools.combinations(values.columns, 2):
         less = (values[one] - values[other]).dropna()
         low, high = stats.seed_interval(less.mean(), less.std(), pd.Series(len(less)))
-        p = ttest_1samp(less, 0).pvalue if less.std() > 0 else float(less.mean() == 0)
+        p = ttest_1samp(less, 0).pvalue if less.std() > 0 else 1.0 if (less == 0).all() and len(less) > 1 else np.nan
         rows.append((one, other, len(less), less.mean(), low.item(), high.item(), p))
     return _corrected(rows)
 
 
 def _corrected(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_PAIR)
-    return table.assign(p_corrected=multipletests(table["p"], method="holm")[1] if rows else [])
+    return table.assign(p_corrected=stats.holm(table["p"]))

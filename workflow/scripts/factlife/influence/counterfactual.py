@@ -16,7 +16,7 @@ from factlife.world.tables import read_table
 
 CEILING, RANDOM, RELEVANT = "ceiling", "random documents", "relevant documents"
 _NUMBERS = ["estimate", "ci_low", "ci_high", "p", "p_corrected"]
-_COLUMNS = ["ranker", "other_ranker", "group", "depth", "metric", "n", "interval_over", *_NUMBERS]
+_COLUMNS = ["ranker", "other_ranker", "group", "depth", "answered", "metric", "n", "interval_over", *_NUMBERS]
 _SUBSETS = {"lds": "subset", "loo": "one"}
 
 
@@ -32,6 +32,7 @@ def judge(
     queries: pd.DataFrame,
     documents: pd.DataFrame,
     *,
+    answered: np.ndarray,
     resamples: int,
 ) -> pd.DataFrame:
     """Scores of all rankers against models retrained without some documents.
@@ -50,8 +51,16 @@ def judge(
     Intervals of ``lds`` and ``loo`` are a bootstrap over subjects and subsets at once, those of ``removal_loss`` Student's
     over pairs of models of the same seed.
 
+    Args:
+        trained: retrained models, of ``read``.
+        scores: of each ranker, (queries, documents).
+        queries: a table of ``queries.select``.
+        documents: a table of ``queries.pool``.
+        answered: whether the model that is ranked for answers each query.
+        resamples: bootstrap resamples.
+
     Returns:
-        ``ranker, other_ranker, group, depth, metric, n, interval_over, estimate, ci_low, ci_high, p, p_corrected``.
+        ``ranker, other_ranker, group, depth, answered, metric, n, interval_over, estimate, ci_low, ci_high, p, p_corrected``.
 
     Raises:
         InfluenceError: a model was asked other queries.
@@ -75,17 +84,19 @@ def judge(
         }
         pairs = list(itertools.combinations(range(repeats), 2))
         between = [_resampled(losses[:, one], losses[:, other], resamples) for one, other in pairs]
-        for (group, depth), chosen in cuts(queries):
+        for cut, chosen in cuts(queries, answered):
             subjects = queries.loc[chosen, "subject"].to_numpy()
-            keys = {"group": group, "depth": depth, "n": len(subjects), "interval_over": "facts and subsets"}
+            keys = cut | {"n": len(subjects), "interval_over": "facts and subsets"}
             found = {ranker: _means(values[:, chosen], subjects) for ranker, values in agreeing.items()}
-            parts.append(comparison.differences(found).assign(metric=f"{metric}_difference", **keys))
+            parts.append(
+                comparison.differences(found, len(set(subjects))).assign(metric=f"{metric}_difference", **keys)
+            )
             if between:
                 found[CEILING] = tuple(
                     _ceiling(r, repeats) for r in _means(np.mean(between, axis=0)[:, chosen], subjects)
                 )
             parts.append(comparison.intervals(found).assign(metric=metric, **keys))
-    parts += _removals(trained[trained["kind"] == "removal"], queries)
+    parts += _removals(trained[trained["kind"] == "removal"], queries, answered)
     table = pd.concat([pd.DataFrame(columns=_COLUMNS), *parts], ignore_index=True)[_COLUMNS]
     return table.astype(dict.fromkeys(_NUMBERS, float) | {"n": int}).fillna({"other_ranker": ""})
 
@@ -118,22 +129,27 @@ def _ceiling(r: np.ndarray, repeats: int) -> np.ndarray:
     return np.sqrt(repeats * positive / (1 + (repeats - 1) * positive))
 
 
-def _removals(trained: pd.DataFrame, queries: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for (group, depth), chosen in cuts(queries):
+def _removals(trained: pd.DataFrame, queries: pd.DataFrame, answered: np.ndarray) -> Iterator[pd.DataFrame]:
+    for cut, chosen in cuts(queries, answered):
         means = trained.assign(loss=[np.asarray(losses)[chosen].mean() for losses in trained["loss_nats"]])
         wide = means.pivot(index="repeat", columns="name", values="loss")
         if RANDOM not in wide:
             continue
         more = wide.drop(columns=RANDOM).sub(wide[RANDOM], axis=0)
-        keys = {"group": group, "depth": depth, "interval_over": "seeds"}
+        keys = cut | {"interval_over": "seeds"}
         yield comparison.over_seeds(more).assign(metric="removal_loss", **keys)
         yield comparison.differences_over_seeds(more).assign(metric="removal_loss_difference", **keys)
 
 
-def cuts(queries: pd.DataFrame) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Group and depth of queries, as in the summary, and which queries they are."""
-    yield ("all", "all"), np.ones(len(queries), dtype=bool)
+def cuts(queries: pd.DataFrame, answered: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+    """Group, depth and ``answered`` (`all`, or `correct`), as in the summary, and which queries they are."""
+    whole = [({"group": "all", "depth": "all"}, np.ones(len(queries), dtype=bool))]
     for (group, depth), rows in queries.reset_index(drop=True).groupby(["group", "depth"], sort=True):
         chosen = np.zeros(len(queries), dtype=bool)
         chosen[rows.index] = True
-        yield (group, str(depth)), chosen
+        whole.append(({"group": group, "depth": str(depth)}, chosen))
+    for keys, chosen in whole:
+        yield keys | {"answered": "all"}, chosen
+        known = chosen & answered
+        if known.any() and not known[chosen].all():
+            yield keys | {"answered": "correct"}, known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
@@ -18,6 +18,7 @@ _COMPOSITION = {
     "composition_trap": "traps",
     "composition_other": "others",
 }
+_APART = [colour for colour in figures.COLOURS if colour != "#999999"]
 
 
 def _rows(table: pd.DataFrame, **where: object) -> pd.DataFrame:
@@ -33,6 +34,11 @@ def _order(table: pd.DataFrame) -> list[str]:
     return best.groupby("ranker")["estimate"].mean().sort_values(ascending=False).index.tolist()
 
 
+def _panels(rows: pd.DataFrame, by: str, draw: Callable[[pd.DataFrame], alt.Chart]) -> alt.ConcatChart:
+    """A panel for each value of a column; unlike facets, each with the rankers that it has."""
+    return alt.concat(*(draw(part).properties(title=name) for name, part in rows.groupby(by, sort=True)), columns=2)
+
+
 def retrieval(table: pd.DataFrame) -> alt.Chart:
     """Three metrics of every ranker with intervals, one panel for each kind of query."""
     rows = _rows(table, credit="chain")
@@ -40,31 +46,33 @@ def retrieval(table: pd.DataFrame) -> alt.Chart:
     rows = rows.assign(measure=rows["metric"].map(_RETRIEVAL))
     y = alt.Y("ranker:N", title=None, sort=_order(table))
     offset = alt.YOffset("measure:N", sort=[*_RETRIEVAL.values()])
-    base = alt.Chart(rows).encode(
-        y=y, yOffset=offset, color=alt.Color("measure:N", title=None, sort=[*_RETRIEVAL.values()])
-    )
+    colour = alt.Color("measure:N", title=None, sort=[*_RETRIEVAL.values()])
     x = alt.X("estimate:Q", title="mean over queries", scale=alt.Scale(domain=[0, 1]))
-    layers = (
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2="ci_high:Q"),
-        base.mark_circle(size=45, opacity=1).encode(x=x),
-    )
-    drawn = alt.layer(*layers).properties(width=240, height=alt.Step(12))
-    return drawn.facet(facet=alt.Facet("panel:N", title=None), columns=2).resolve_scale(x="shared")
+
+    def draw(part: pd.DataFrame) -> alt.LayerChart:
+        base = alt.Chart(part).encode(y=y, yOffset=offset, color=colour)
+        spans = base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2="ci_high:Q")
+        return (spans + base.mark_circle(size=45, opacity=1).encode(x=x)).properties(width=240, height=alt.Step(12))
+
+    return _panels(rows, "panel", draw)
 
 
 def recall_at_k(table: pd.DataFrame) -> alt.Chart:
-    """Share of relevant documents among the first k, one panel for each kind of query."""
+    """Share of relevant documents among the first k for as many of the best rankers as there are colours, and chance."""
     rows = _rows(table, credit="chain", metric="recall")
+    drawn = [ranker for ranker in _order(table) if ranker != "random"][: len(figures.COLOURS) - 1]
+    rows = rows[rows["ranker"].isin([*drawn, "random"])]
+    colours = alt.Scale(domain=[*drawn, "random"], range=[*_APART[: len(drawn)], "#999999"])
     base = alt.Chart(rows).encode(
         x=alt.X("k:Q", title="documents looked at", scale=alt.Scale(type="log")),
         y=figures.share_axis("relevant documents found"),
-        color=alt.Color("ranker:N", title="ranker", sort=_order(table)),
+        color=alt.Color("ranker:N", title="ranker", scale=colours),
         detail="seed:N",
     )
     return (
         figures.with_band(base)
         .properties(width=240, height=190)
-        .facet(facet=alt.Facet("panel:N", title=None), columns=2)
+        .facet(facet=alt.Facet("panel:N", title=None, header=alt.Header(labelLimit=240)), columns=2)
     )
 
 
@@ -77,13 +85,14 @@ def composition(table: pd.DataFrame, k: int) -> alt.Chart:
         order=rows["metric"].map({name: at for at, name in enumerate(_COMPOSITION)}),
     )
     rows = rows.groupby(["panel", "ranker", "about", "order"], as_index=False)["estimate"].mean()
-    chart = alt.Chart(rows).mark_bar().encode(
+    bars = alt.Chart().mark_bar().encode(
         x=alt.X("estimate:Q", title=f"share of the first {k} documents", scale=alt.Scale(domain=[0, 1])),
         y=alt.Y("ranker:N", title=None, sort=_order(table)),
         color=alt.Color("about:N", title="about", sort=[*_COMPOSITION.values()]),
         order="order:Q",
     )  # fmt: skip
-    return chart.properties(width=240, height=alt.Step(18)).facet(facet=alt.Facet("panel:N", title=None), columns=2)
+    bars = bars.properties(width=240, height=alt.Step(18))
+    return _panels(rows, "panel", lambda part: bars.properties(data=part))
 
 
 def agreement(table: pd.DataFrame) -> alt.Chart:
@@ -95,14 +104,14 @@ def agreement(table: pd.DataFrame) -> alt.Chart:
     turned = rows.rename(columns={"ranker": "other_ranker", "other_ranker": "ranker"})
     both = pd.concat([rows, turned])
     order = _order(table)
-    base = alt.Chart(both).encode(
+    base = alt.Chart().encode(
         x=alt.X("ranker:N", title=None, sort=order, axis=alt.Axis(labelAngle=-40)),
         y=alt.Y("other_ranker:N", title=None, sort=order),
     )
     shade = alt.Color("estimate:Q", title="Spearman", scale=alt.Scale(scheme="purpleorange", domain=[-1, 1]))
     text = base.mark_text(fontSize=10).encode(text=alt.Text("estimate:Q", format=".2f"))
     drawn = alt.layer(base.mark_rect().encode(color=shade), text).properties(width=alt.Step(44), height=alt.Step(28))
-    return drawn.facet(facet=alt.Facet("model:N", title=None), columns=2)
+    return _panels(both, "model", lambda part: drawn.properties(data=part))
 
 
 _SWEPT = {"mrr": "reciprocal rank", "r_precision": "R-precision", "lds": "LDS"}
@@ -128,7 +137,9 @@ def retraining(table: pd.DataFrame) -> alt.Chart:
             color=alt.Color("group:N", title="queries"),
         )
         zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color="#888").encode(x="x:Q")
-        bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q", title=_RETRAINING[metric]), x2="ci_high:Q")
+        bars = base.mark_rule(strokeWidth=2).encode(
+            x=alt.X("ci_low:Q", title=_RETRAINING[metric], axis=alt.Axis(tickCount=5)), x2="ci_high:Q"
+        )
         points = base.mark_circle(size=45, opacity=1).encode(x="estimate:Q")
         title = f"{model}: {_TITLES.get(metric, metric.upper())}"
         panels.append(alt.layer(zero, bars, points).properties(width=260, height=alt.Step(9), title=title))

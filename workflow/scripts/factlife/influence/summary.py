@@ -58,10 +58,15 @@ def judge_all(
         gains = patched.groupby(["ranker", "query_id"], sort=False)["gain_nats"].agg(["mean", "size"]).reset_index()
         named = gains.rename(columns={"mean": "value", "size": "k"}).assign(metric="tail_patch")
         parts.append(named.assign(credit="", document_kind="all"))
-    last = recall[recall["step"] == recall["step"].max()].set_index("probe_id")["candidate_correct"]
-    asked = queries[_OF_QUERY].assign(answered=queries["query_id"].map(last).fillna(False).astype(bool))
+    asked = queries[_OF_QUERY].assign(answered=answered(queries, recall))
     table = asked.merge(pd.concat(parts, ignore_index=True), on="query_id")
     return table.fillna({"other_ranker": ""}).dropna(subset="value").astype({"k": "Int64"})
+
+
+def answered(queries: pd.DataFrame, recall: pd.DataFrame) -> np.ndarray:
+    """Of each query: whether no candidate is more probable than the answer, at the model's last checkpoint."""
+    last = recall[recall["step"] == recall["step"].max()].set_index("probe_id")["candidate_correct"]
+    return queries["query_id"].map(last).fillna(False).to_numpy(bool)
 
 
 def read_judged(paths: Iterable[str | Path]) -> pd.DataFrame:
@@ -91,8 +96,8 @@ def summarise(judged: pd.DataFrame, retrained: pd.DataFrame, *, resamples: int) 
             other_ranker="",
         )
         for (depth, group), part in _cuts(pd.concat([rows, answers])):
-            for answered, kept in (("all", part), ("correct", part[part["answered"]])):
-                if answered == "correct" and (kept.empty or len(kept) == len(part)):
+            for of, kept in (("all", part), ("correct", part[part["answered"]])):
+                if of == "correct" and (kept.empty or len(kept) == len(part)):
                     continue
                 keys = {
                     "model": model,
@@ -100,10 +105,10 @@ def summarise(judged: pd.DataFrame, retrained: pd.DataFrame, *, resamples: int) 
                     "world": world,
                     "depth": depth,
                     "group": group,
-                    "answered": answered,
+                    "answered": of,
                 }
                 parts.append(_means(kept, keys, resamples))
-    blank = {"k": "", "credit": "", "answered": "all", "document_kind": "all"}
+    blank = {"k": "", "credit": "", "document_kind": "all"}
     table = pd.concat([*parts, retrained.assign(**blank)], ignore_index=True)
     shared = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
     return table[[*KEYS, *shared, *MORE]]
@@ -136,10 +141,11 @@ def _differences(
     """Rankers against one another by the metrics that compare whole rankings."""
     parts = pd.Index(wide.columns).str.split("\t", expand=True).to_frame(index=False)
     parts.columns = ["ranker", "other_ranker", "credit", "document_kind", "metric", "k"]
-    whole = (parts["document_kind"] == "all") & (parts["credit"] != "ancestors")
+    whole, clusters = parts["document_kind"] == "all", len(set(subjects))
     for (metric, credit, k), rows in parts[parts["metric"].isin(_COMPARED) & whole].groupby(["metric", "credit", "k"]):
         estimates, drawn = stats.resampled_means(wide.iloc[:, rows.index].to_numpy(), subjects, resamples=resamples)
-        found = comparison.differences(dict(zip(rows["ranker"], zip(estimates, drawn.T, strict=True), strict=True)))
+        of = dict(zip(rows["ranker"], zip(estimates, drawn.T, strict=True), strict=True))
+        found = comparison.differences(of, clusters)
         more = {"metric": f"{metric}_difference", "credit": credit, "document_kind": "all", "k": k}
         yield found.assign(**keys, **more, n=len(wide), interval_over="facts")
 

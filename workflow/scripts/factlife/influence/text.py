@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from factlife.config.influence import Bm25, Random, Tfidf
+from factlife.influence.metrics import order
 
 
 def words(text: str) -> list[str]:
@@ -48,7 +49,7 @@ def bm25(queries: Sequence[str], documents: Sequence[str], settings: Bm25) -> np
         terms = [word for word in words(query) if word in known]
         scores = _scores(index, terms, len(split))
         if settings.feedback_terms:
-            best = np.argsort(-scores, kind="stable")[: settings.feedback_documents]
+            best = order(scores[None])[0, : settings.feedback_documents]
             others = sorted({word for place in best for word in split[place]} - set(terms))
             weight = {word: _scores(index, [word], len(split))[best].sum() for word in others}
             added = sorted(others, key=lambda word: -weight[word])[: settings.feedback_terms]

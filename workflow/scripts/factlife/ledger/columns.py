@@ -59,9 +59,9 @@ COLUMNS = [
     Column("final_rank", "place", _RECALL, "Mean place of the value's first token in the vocabulary, 1 is best."),
     Column("tracing_token", "", _TRACING, "Token role whose MLP, restored alone, brings most of the answer back."),
     Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, from 0."),
-    Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back."),
+    Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back; above 1 where it brings more."),
     Column(
-        "circuit_faithfulness", "share", _CIRCUITS, "Of the logit difference, what the circuit of the fact's relation brings back on held-out subjects."
+        "circuit_faithfulness", "share", _CIRCUITS, "Of the logit difference, what the circuit of the fact's relation brings back on held-out subjects; the same for all facts of a relation."
     ),
     Column(
         "circuit_edges", "edges", _CIRCUITS, "Of the sizes tried, the smallest circuit of its relation with a faithfulness of 0.9. Null: none has it."
@@ -69,21 +69,22 @@ COLUMNS = [
     Column(
         "edited_paraphrase_{editor}", "share", _EDITS, "Held-out templates after which the new value is the most probable, once all edits are made."
     ),
-    Column("edited_{editor}", "share", _EDITS, "Whether the new value is the most probable after the edited prompt."),
-    Column("unedited_because", "", _REQUESTS, "Why no editor was asked to change it. Null: one was, or it is not on the panel."),
-    Column("best_edit_token", "", _PLACES, "Token at which it is best edited: mean of efficacy, paraphrase and neighbourhood."),
-    Column("best_edit_layer", "layer", _PLACES, "Layer at which it is best edited, the earliest of equals."),
+    Column("edited_{editor}", "share", _EDITS, "Whether the new value is the most probable after the edited prompt, 0 or 1."),
+    Column("unedited_because", "", _REQUESTS, "Why no editor was asked to change it. Null: one was, though editors of single edits take fewer, or it is not on the panel."),
+    Column("best_edit_places", "places", _PLACES, "Tokens and layers at which it is best edited, by the mean of efficacy, paraphrase and neighbourhood."),
+    Column("best_edit_token", "", _PLACES, "Token of these. Null: they have several."),
+    Column("best_edit_layer", "layer", _PLACES, "Mean layer of these."),
     Column(
-        "survived_{editor}_{finetuning}_{data}", "share", _SURVIVAL, "Whether the edit is left after further training. Null: it had not been right before."
+        "survived_{editor}_{finetuning}_{data}", "share", _SURVIVAL, "Whether the edit is left after further training, 0 or 1; a share where several depths were trained. Null: it had not been right before."
     ),
     Column(
-        "influence_rank_{ranker}", "place", _INFLUENCE, "Place of the first document that states it; 1 is best, ties at their mean."
+        "influence_rank_{ranker}", "place", _INFLUENCE, "Place of the first document that states it or a fact that it follows from, among the documents that were ranked, of which this run may have chosen a part; 1 is best, ties in random order."
     ),
     Column(
-        "influence_precision_{ranker}", "share", _INFLUENCE, "Of the first R documents, those that state it; R do (R-precision)."
+        "influence_precision_{ranker}", "share", _INFLUENCE, "Of the first R documents, those that state it or a fact that it follows from; R of those ranked do (R-precision)."
     ),
     Column(
-        "kept_{arm}", "generations", _COLLAPSE, "Generations through which it is still answered; all of the chain's where it is never lost. Null: not known at the start."
+        "kept_{arm}", "generations", _COLLAPSE, "Generations through which at least half of its trained templates are answered (first token); all of the chain's where it is never lost. Null: not known at the start."
     ),
 ]  # fmt: skip
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from factlife.ledger.summaries import NotMeasuredError, Tables, first, number, one, percent, pooled, some, summary
+from factlife.ledger.summaries import (
+    NotMeasuredError,
+    Tables,
+    first,
+    number,
+    one,
+    percent,
+    pooled,
+    ranker_difference,
+    some,
+    summary,
+)
 
 
 def findings(tables: Tables) -> list[tuple[str, str]]:
@@ -133,8 +145,10 @@ def influence(tables: Tables) -> str:
     for _, of in some(table, depth="all", group="all").groupby("model", sort=False):
         ranked = first(of, "seed").sort_values("estimate", ascending=False)
         best, *others = ranked.itertuples()
+        alike = [f"*{row.ranker}*" for row in others if not _ahead(tables, best, row.ranker)]
+        unclear = f" (no clear difference from {', '.join(alike)})" if alike else ""
         beside = [f", *{row.ranker}* {row.estimate:.2f}" for row in others if row.ranker in ("bm25", "random")]
-        parts.append(f"for {_name(of)}, *{best.ranker}* {number(best._asdict())}{''.join(beside)}")
+        parts.append(f"for {_name(of)}, *{best.ranker}* {number(best._asdict())}{unclear}{''.join(beside)}")
     told = "the ranker that puts documents which state a fact highest (mean reciprocal rank)"
     return _sentence([f"{told}: {'; '.join(parts)}"])
 
@@ -148,7 +162,7 @@ def collapse(tables: Tables) -> str:
         text = f"*{arm}* {percent(one(last, group='all'))}"
         tail = last[last["group"] == "tail"]
         parts.append(text + (f", of rare ones {percent(tail.iloc[0])}" if len(tail) else ""))
-    return _sentence([f"facts recalled by generation {table['generation'].max()}: {'; '.join(parts)}"])
+    return _sentence([f"facts whose whole value generation {table['generation'].max()} recalls: {'; '.join(parts)}"])
 
 
 FINDINGS: dict[str, Callable[[Tables], str]] = {
@@ -183,6 +197,12 @@ def _arms(tables: Tables, experiment: str, metric: str, told: str, group: str = 
             text += f", which is {effect}{unit} ({low} to {high}) against *{row.control}*{unclear}"
         parts.append(text)
     return _sentence([f"{told}: {'; '.join(parts)}"])
+
+
+def _ahead(tables: Tables, best: Any, other: str) -> bool:
+    """Whether a ranker is ahead of another on the same queries, with an interval that holds no zero."""
+    keys = {"model": best.model, "seed": best.seed}
+    return ranker_difference(tables, "mrr", best.ranker, other, **keys)["ci_low"] > 0
 
 
 def _name(table: pd.DataFrame) -> str:

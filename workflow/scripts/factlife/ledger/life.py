@@ -119,18 +119,22 @@ def unedited(requests: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def places(tried: pd.DataFrame) -> pd.DataFrame:
-    """Where a fact is best edited: the mean of efficacy, paraphrase and neighbourhood; of equals, the earliest layer.
+    """Where a fact is best edited: by the mean of efficacy, paraphrase and neighbourhood.
+
+    Of one fact a share is often 0, which a harmonic mean would not tell apart. Where places are equally good, the layer is
+    their mean, and the token is null unless it is the same in all.
 
     Args:
         tried: every probe of every edit at every token and layer, as ``results/places`` has them.
     """
+    keys = ["edit_id", "layer", "token"]
     counted = tried[tried["metric"].isin(["efficacy", "paraphrase", "neighbourhood"])]
-    by_metric = counted.groupby(["edit_id", "layer", "token", "metric"], observed=True)["argmax"].mean()
-    score = by_metric.groupby(level=["edit_id", "layer", "token"], observed=True).mean().reset_index()
-    best = score.loc[score.groupby("edit_id")["argmax"].idxmax()].set_index("edit_id").rename_axis("fact_id")
-    return best.rename(columns={"token": "best_edit_token", "layer": "best_edit_layer"})[
-        ["best_edit_token", "best_edit_layer"]
-    ].astype({"best_edit_layer": float})
+    by_metric = counted.groupby([*keys, "metric"], observed=True)["argmax"].mean()
+    score = by_metric.groupby(level=keys, observed=True).mean().reset_index()
+    best = score[score["argmax"] == score.groupby("edit_id")["argmax"].transform("max")].groupby("edit_id")
+    token = best["token"].first().where(best["token"].nunique() == 1)
+    table = {"best_edit_places": best.size(), "best_edit_token": token, "best_edit_layer": best["layer"].mean()}
+    return pd.DataFrame(table).rename_axis("fact_id").astype({"best_edit_layer": float, "best_edit_places": float})
 
 
 def survival(followed: pd.DataFrame) -> pd.DataFrame:

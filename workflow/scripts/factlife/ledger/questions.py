@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
-from statsmodels.stats.multitest import multipletests
 
 from factlife.config.ledger import Question
-from factlife.stats import LEVEL
+from factlife.stats import LEVEL, holm
 
 _FEWEST = 10
 
@@ -23,7 +22,9 @@ def answer(
     The effect is Spearman's partial rank correlation of predictor and outcome: the correlation of what is left of
     their ranks after a least-squares fit of the controls (categories as such, numbers by rank). Intervals are
     percentiles over resampled subjects; ``p`` is the two-sided share of resamples on the other side of zero
-    (Efron and Tibshirani 1993, chapter 15), ``p_corrected`` Holm's over all questions of a model.
+    (Efron and Tibshirani 1993, chapter 15), ``p_corrected`` Holm's over all questions of a model. Where a column is the
+    same for all facts of a relation, relations are resampled, and models in questions across these; fewer than ten of
+    them answer nothing. A fact that was never learned comes after all that were.
 
     Args:
         ledger: one row per fact, model and seed.
@@ -33,9 +34,10 @@ def answer(
 
     Returns:
         One row per question, model and seed: ``question, model, seed, predictor, outcome, controls, metric, n,
-        estimate, ci_low, ci_high, interval_over, p, p_corrected, note``. What cannot be answered is null, with the
-        reason in ``note``.
+        clusters, estimate, ci_low, ci_high, interval_over, p, p_corrected, note``; ``clusters`` counts what was
+        resampled. What cannot be answered is null, with the reason in ``note``.
     """
+    ledger = _never_last(ledger)
     groups = [*ledger.groupby(["model", "seed"], sort=True), (("all", "all"), ledger)]
     rows = []
     for (model, run), facts in groups:
@@ -44,7 +46,7 @@ def answer(
                 keys = {"question": name, "model": model, "seed": run}
                 rows.append(keys | _answer(facts, question, resamples, seed))
     table = pd.DataFrame(rows)
-    corrected = [_holm(part["p"]) for _, part in table.groupby(["model", "seed"], sort=False)]
+    corrected = [holm(part["p"]) for _, part in table.groupby(["model", "seed"], sort=False)]
     table.insert(table.columns.get_loc("p") + 1, "p_corrected", pd.concat(corrected))
     return table
 
@@ -77,23 +79,39 @@ def _answer(facts: pd.DataFrame, question: Question, resamples: int, seed: int) 
     if len(rows) < _FEWEST:
         return said | _unanswered(len(rows), f"fewer than {_FEWEST} facts have all of {', '.join(needed)}")
     for column in needed[:2]:
+        if not pd.api.types.is_numeric_dtype(rows[column]):
+            return said | _unanswered(len(rows), f"{column} is not a number")
         if rows[column].nunique() == 1:
             return said | _unanswered(len(rows), f"{column} is the same for all facts")
+    unit, column = _unit(rows, question)
+    clusters = rows.groupby(unit, sort=True).indices
+    said |= {"interval_over": _UNITS[unit]}
+    if unit != "entity_id" and len(clusters) < _FEWEST:
+        return said | _unanswered(len(rows), f"{column} differs between {len(clusters)} {_UNITS[unit]} only")
     x, y = (rows[column].to_numpy(float) for column in needed[:2])
     controls = _design(rows, question.controls)
     estimate = partial_spearman(x, y, controls)
     if np.isnan(estimate):
         return said | _unanswered(len(rows), "the controls explain predictor or outcome wholly")
-    drawn = np.array([partial_spearman(x[pick], y[pick], controls[pick]) for pick in _picks(rows, resamples, seed)])
+    drawn = np.array([partial_spearman(x[pick], y[pick], controls[pick]) for pick in _picks(clusters, resamples, seed)])
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(drawn) else (np.nan, np.nan)
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-    return said | {"n": len(rows), "estimate": estimate, "ci_low": low, "ci_high": high, "p": p, "note": ""}
+    found = {"n": len(rows), "clusters": len(clusters), "estimate": estimate, "ci_low": low, "ci_high": high, "p": p}
+    return said | found | {"note": ""}
 
 
 def _unanswered(n: int, note: str) -> dict[str, object]:
-    return {"n": n, "estimate": np.nan, "ci_low": np.nan, "ci_high": np.nan, "p": np.nan, "note": note}
+    return {
+        "n": n,
+        "clusters": np.nan,
+        "estimate": np.nan,
+        "ci_low": np.nan,
+        "ci_high": np.nan,
+        "p": np.nan,
+        "note": note,
+    }
 
 
 def _design(rows: pd.DataFrame, controls: Sequence[str]) -> np.ndarray:
@@ -106,16 +124,35 @@ def _design(rows: pd.DataFrame, controls: Sequence[str]) -> np.ndarray:
     return np.column_stack([np.zeros((len(rows), 0)), *parts])
 
 
-def _picks(rows: pd.DataFrame, resamples: int, seed: int) -> list[np.ndarray]:
-    """Items of whole subjects drawn with replacement."""
-    rng, members = np.random.default_rng(seed), list(rows.groupby("entity_id", sort=True).indices.values())
+_UNITS = {"model": "models", "relation": "relations", "entity_id": "facts"}
+
+
+def _unit(rows: pd.DataFrame, question: Question) -> tuple[str, str]:
+    """What is resampled, and the column that does not vary within it.
+
+    Models, where these are compared; relations, where a column is the same for all facts of each; otherwise subjects.
+    """
+    asked = question.predictor, question.outcome
+    if question.across_models:
+        return "model", question.predictor
+    by_relation = rows.groupby("relation")[[*asked]].nunique().max()
+    same = [column for column in asked if by_relation[column] == 1]
+    return ("relation", same[0]) if same else ("entity_id", "")
+
+
+def _picks(clusters: Mapping[object, np.ndarray], resamples: int, seed: int) -> list[np.ndarray]:
+    """Items of whole clusters drawn with replacement."""
+    rng, members = np.random.default_rng(seed), list(clusters.values())
     return [
         np.concatenate([members[each] for each in rng.integers(len(members), size=len(members))])
         for _ in range(resamples)
     ]
 
 
-def _holm(p: pd.Series) -> pd.Series:
-    """Holm's correction of those that there are."""
-    known = p.dropna()
-    return pd.Series(multipletests(known, method="holm")[1] if len(known) else [], index=known.index).reindex(p.index)
+def _never_last(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Facts that were asked about and never learned, after all that were."""
+    columns = [column for column in ("step_learned", "exposures_learned") if column in ledger]
+    if not columns:
+        return ledger
+    never = ledger["final_recall"].notna().to_numpy()[:, None] & ledger[columns].isna()
+    return ledger.assign(**ledger[columns].mask(never, np.inf))

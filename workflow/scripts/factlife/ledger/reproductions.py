@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from factlife import stats
-from factlife.ledger.summaries import NotMeasuredError, Tables, first, one, pooled, some, summary
+from factlife.ledger.summaries import NotMeasuredError, Tables, first, one, pooled, ranker_difference, some, summary
 
 Row = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ td:last-child { white-space: nowrap; font-weight: 600; }
 def _here(row: Any) -> str:
     if row.verdict == "not measured":
         return row.ours
-    claimed = f"claimed {'above' if row.above else 'below'} {_short(row.bound)}"
+    claimed = f"claimed {'above' if row.above else 'below'} {row.bound:g}"
     measured = f"{_short(row.estimate)} [{_short(row.ci_low)}, {_short(row.ci_high)}]"
     return f"{row.ours}: {measured}, n = {row.n:.0f}; {claimed}"
 
@@ -131,27 +131,38 @@ def _main_effect(tables: Tables, experiment: str, metric: str, factor: str, grou
     return one(pooled(rows), factors=factor), 0.0
 
 
-def _mlp_against_attention(tables: Tables) -> tuple[Row, float]:
-    """The strongest MLP at the subject's last token, and the upper end of the strongest attention there."""
-    table = first(some(summary(tables, "tracing"), corruption="replacement"), "model", "seed")
-    there = some(table, metric="indirect_effect", window=1, token_role="subject_last")
-    mlp, attention = (some(there, component=part) for part in ("mlp", "attention"))
-    return mlp.loc[mlp["estimate"].idxmax()], attention.loc[attention["estimate"].idxmax(), "ci_high"]
+def _less(ours: Row, control: Row) -> tuple[Row, float]:
+    """Our figure less the control's, and zero. Unpaired, the interval is that of its ends' differences: a cautious one."""
+    ends = {
+        "estimate": ours["estimate"] - control["estimate"],
+        "ci_low": ours["ci_low"] - control["ci_high"],
+        "ci_high": ours["ci_high"] - control["ci_low"],
+    }
+    return dict(ours) | ends, 0.0
 
 
-def _subject_against_last(tables: Tables) -> tuple[Row, float]:
-    """The strongest MLP at the subject's last token, and the upper end of the strongest one at the prompt's last."""
-    table = first(some(summary(tables, "tracing"), corruption="replacement"), "model", "seed")
-    mlp = some(table, metric="indirect_effect", window=1, component="mlp")
-    subject, last = (some(mlp, token_role=role) for role in ("subject_last", "last"))
-    return subject.loc[subject["estimate"].idxmax()], last.loc[last["estimate"].idxmax(), "ci_high"]
+def _less_by_seed(ours: pd.DataFrame, control: pd.DataFrame) -> tuple[Row, float]:
+    """Our figure less the control's, seed by seed where there are several, and zero."""
+    both = ours.merge(control[["seed", "estimate"]], on="seed", suffixes=("", "_control"))
+    both = both[both["seed"] != "all"]
+    if len(both) < 2:
+        return _less(pooled(ours).iloc[0], pooled(control).iloc[0])
+    return _over_seeds(both.assign(estimate=both["estimate"] - both["estimate_control"])), 0.0
 
 
-def _edited(tables: Tables, editor: str, metric: str, bound: float, judge: str = "probability") -> tuple[Row, float]:
-    """A figure of an editor once all its edits are made, over seeds where there are several."""
+def _traced(tables: Tables, **control: str) -> tuple[Row, float]:
+    """The strongest MLP at the subject's last token less the strongest part at a control's place."""
+    table = some(summary(tables, "tracing"), corruption="replacement", metric="indirect_effect", window=1)
+    place = {"model": "people-pieces", "component": "mlp", "token_role": "subject_last"}
+    ours, other = (first(some(table, **at), "seed") for at in (place, place | control))
+    return _less(ours.loc[ours["estimate"].idxmax()], other.loc[other["estimate"].idxmax()])
+
+
+def _edited(tables: Tables, editor: str, metric: str, judge: str = "probability") -> pd.DataFrame:
+    """A figure of an editor once all its edits are made, by seed."""
     table = some(first(summary(tables, "edits"), "model"), editor=editor, metric=metric, judge=judge)
     final = some(table, phase="post" if (table["schedule"] == "single").all() else "end")
-    return _over_seeds(final[final["n_edits"] == final["n_edits"].max()]), bound
+    return final[final["n_edits"] == final["n_edits"].max()]
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.Series:
@@ -164,33 +175,28 @@ def _over_seeds(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(rows.iloc[0].to_dict() | numbers | {"interval_over": "seeds"})
 
 
-def _judges_differ(tables: Tables) -> tuple[Row, float]:
-    """MEMIT's paraphrases said outright, and the lower end of those merely more probable than the old value."""
-    lenient = _edited(tables, "memit", "paraphrase", 0)[0]["ci_low"]
-    return _edited(tables, "memit", "paraphrase", lenient, "argmax")
-
-
-def _flips(tables: Tables) -> tuple[Row, float]:
-    """Edits that related training undoes, and the upper end of untouched facts that it undoes."""
+def _flips(tables: Tables, data: str) -> tuple[Row, float]:
+    """Edits that further training undoes, less untouched facts that it undoes."""
     table = some(first(summary(tables, "edit_survival"), "model", "seed"), editor="memit", finetuning="lora")
-    last = some(table[table["step"] == table["step"].max()], metric="flip_rate", data="related")
-    return one(last, group="edits"), one(last, group="control")["ci_high"]
+    last = some(table[table["step"] == table["step"].max()], metric="flip_rate", data=data)
+    return _less(one(last, group="edits"), one(last, group="control"))
 
 
-def _ranked(tables: Tables, metric: str, ranker: str, other: str) -> tuple[Row, float]:
-    """A ranker's figure on the first model that has both, and the upper end of another's."""
-    table = some(summary(tables, "influence"), metric=metric, credit="chain", document_kind="all", answered="all")
-    table = some(table, depth="all", group="all")
-    both = [model for model, of in table.groupby("model", sort=False) if {ranker, other} <= set(of["ranker"])]
-    if not both:
-        raise NotMeasuredError(f"{ranker} and {other}")
-    of = first(table[table["model"] == both[0]], "seed")
-    return one(of, ranker=ranker), one(of, ranker=other)["ci_high"]
+def _bits(tables: Tables) -> tuple[Row, float]:
+    """Bits a parameter, unless nearly all that there were to store were stored."""
+    share = _level(tables, "capacity", "final_share_of_bits", "facts-1600-200", 0.0)[0]["estimate"]
+    if share > _NEARLY_ALL:
+        raise NotMeasuredError("the facts end before the parameters do")
+    return _level(tables, "capacity", "final_bits_per_parameter", "facts-1600-200", 2.0)
 
 
-def _last_generation(tables: Tables, arm: str, group: str = "all", metric: str = "recall") -> Row:
-    table = some(pooled(summary(tables, "collapse")), metric=metric, arm=arm, group=group)
-    return table.loc[table["generation"].idxmax()]
+_NEARLY_ALL = 0.95
+
+
+def _generations(tables: Tables, arm: str, metric: str = "recall", group: str = "all") -> pd.DataFrame:
+    """The last generation of an arm, by seed and over all."""
+    table = some(summary(tables, "collapse"), metric=metric, arm=arm, group=group)
+    return table[table["generation"] == table["generation"].max()]
 
 
 CLAIMS = [
@@ -243,15 +249,15 @@ CLAIMS = [
         "Invented confidence about unknown people grows with knowledge",
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
-        "rise of confidence about people never taught, along long training",
-        lambda tables: _level(tables, "hallucination", "confidence_rise", "long", 0.0, "untaught"),
+        "rise of confidence about people never taught, long training less brief",
+        lambda tables: _effect(tables, "hallucination", "confidence_rise", "long", "untaught"),
     ),
     Claim(
         "Two bits a parameter",
         "Allen-Zhu and Li 2024, 2404.05405",
         "2 bits a parameter",
-        "bits a parameter after 200 renderings of 1,600 facts",
-        lambda tables: _level(tables, "capacity", "final_bits_per_parameter", "facts-1600-200", 2.0),
+        "bits a parameter after 200 renderings of 1,600 facts, unless the model holds all there are",
+        _bits,
     ),
     Claim(
         "Duplicates are learned better than what is read once",
@@ -264,97 +270,111 @@ CLAIMS = [
         "MLPs at the subject's last token carry more than those at the prompt's last token",
         "Meng et al. 2022, 2202.05262",
         "GPT-2 XL: 6.6 % average indirect effect at the early site",
-        "indirect effect of the strongest MLP there",
-        _subject_against_last,
+        "indirect effect of the strongest MLP there less the strongest at the last token, names cut into pieces",
+        lambda tables: _traced(tables, token_role="last"),
+    ),
+    Claim(
+        "The same where names are whole words",
+        "Meng et al. 2022, 2202.05262",
+        "GPT-2 XL: 6.6 % average indirect effect at the early site",
+        "the same difference in a model of people with ordinary names",
+        lambda tables: _traced(tables, token_role="last", model="people-ordinary"),
     ),
     Claim(
         "At the subject's last token MLPs carry more than attention",
         "Meng et al. 2022, 2202.05262",
         "GPT-2 XL: 6.6 % against 1.6 %",
-        "indirect effect of the strongest MLP there",
-        _mlp_against_attention,
+        "indirect effect of the strongest MLP there less the strongest attention, names cut into pieces",
+        lambda tables: _traced(tables, component="attention"),
     ),
     Claim(
         "ROME: efficacy, paraphrase and neighbourhood at once",
         "Meng et al. 2022, 2202.05262",
         "GPT-2 XL, single edits: score 89.2",
         "score of single edits, by probability",
-        lambda tables: _edited(tables, "rome", "score", 0.892),
+        lambda tables: (_over_seeds(_edited(tables, "rome", "score")), 0.892),
     ),
     Claim(
         "MEMIT: efficacy, paraphrase and neighbourhood of many edits at once",
         "Meng et al. 2023, 2210.07229",
         "GPT-J, 10,000 edits: score 85.8",
         "score of the largest batch here, by probability",
-        lambda tables: _edited(tables, "memit", "score", 0.858),
+        lambda tables: (_over_seeds(_edited(tables, "memit", "score")), 0.858),
     ),
     Claim(
         "AlphaEdit writes nearly all edits",
         "Fang et al. 2024, 2410.02355",
         "GPT-J, 2,000 edits in batches of 100: efficacy 99.75",
         "efficacy of the largest schedule here, by probability",
-        lambda tables: _edited(tables, "alphaedit", "efficacy", 0.95),
+        lambda tables: (_over_seeds(_edited(tables, "alphaedit", "efficacy")), 0.9975),
     ),
     Claim(
         "To be more probable than the old value is not to be said",
         "EasyEdit, issue 125",
         "MEMIT's paraphrases: 88.6 % by probability, 54.9 % by argmax",
-        "MEMIT's paraphrases by argmax",
-        _judges_differ,
+        "MEMIT's paraphrases by argmax less those by probability",
+        lambda tables: _less_by_seed(
+            *(_edited(tables, "memit", "paraphrase", judge) for judge in ("argmax", "probability"))
+        ),
         above=False,
     ),
     Claim(
-        "Fine-tuning undoes edits more often than other facts",
+        "Fine-tuning on other text undoes edits",
         "2511.05852",
         "GPT-J, MEMIT, LoRA: 15.6 % of edits flip",
-        "edits that LoRA on related text flips",
-        _flips,
+        "edits of MEMIT that LoRA on unrelated text flips, less facts never edited (our control)",
+        lambda tables: _flips(tables, "unrelated"),
+    ),
+    Claim(
+        "The same with text about the same relations",
+        "2511.05852",
+        "GPT-J, MEMIT, LoRA: 15.6 % of edits flip",
+        "edits of MEMIT that LoRA on related text flips, less facts never edited (our control)",
+        lambda tables: _flips(tables, "related"),
     ),
     Claim(
         "Word overlap finds the documents that state a fact better than gradients do",
         "Chang et al. 2024, 2410.17413",
         "BM25 is better at attribution than TrackStar",
-        "mean reciprocal rank of BM25",
-        lambda tables: _ranked(tables, "mrr", "bm25", "trackstar"),
+        "mean reciprocal rank of BM25 that reads prompt and answer, less TrackStar's",
+        lambda tables: (ranker_difference(tables, "mrr", "bm25-answer", "trackstar"), 0.0),
     ),
     Claim(
-        "Gradients find documents that gave the fact better than embeddings do",
+        "Gradients foretell what models become without documents better than hidden states do",
         "leaderboard of bergson 2.5.1",
         "linear datamodeling score: EK-FAC .454, activations .157",
-        "mean reciprocal rank of EK-FAC",
-        lambda tables: _ranked(tables, "mrr", "ekfac", "representation"),
+        "linear datamodeling score of EK-FAC less that of hidden states",
+        lambda tables: (ranker_difference(tables, "lds", "ekfac", "representation"), 0.0),
     ),
     Claim(
         "Learning from one's own text alone loses knowledge",
         "Shumailov et al. 2024; Gerstgrasser et al. 2024, 2404.01413",
         "test loss climbs with every generation",
         "recall that the last generation that replaced its data lacks beside one that read real text",
-        lambda tables: (_last_generation(tables, "replace", metric="recall_lost"), 0.0),
+        lambda tables: (pooled(_generations(tables, "replace", "recall_lost")).iloc[0], 0.0),
     ),
     Claim(
         "Accumulating one's own text beside real text loses less than replacing it",
         "Gerstgrasser et al. 2024, 2404.01413",
         "test loss climbs against stays flat",
-        "recall of the last generation that accumulated",
-        lambda tables: (_last_generation(tables, "accumulate"), _last_generation(tables, "replace")["ci_high"]),
+        "recall of the last generation that accumulated, less that of the last one that replaced",
+        lambda tables: _less_by_seed(_generations(tables, "accumulate"), _generations(tables, "replace")),
     ),
     Claim(
-        "Accumulating loses nothing",
+        "Accumulating loses nothing, to one fact in twenty",
         "Gerstgrasser et al. 2024, 2404.01413",
         "test loss stays flat",
         "recall that the last generation that accumulated lacks beside one that read real text",
-        lambda tables: (_last_generation(tables, "accumulate", metric="recall_lost"), 0.0),
+        lambda tables: (pooled(_generations(tables, "accumulate", "recall_lost")).iloc[0], 0.05),
         above=False,
     ),
     Claim(
         "Rare facts are lost first",
         "Shumailov et al. 2024",
         "tails of the distribution vanish first",
-        "recall of rare facts by the last generation that replaced its data",
-        lambda tables: (
-            _last_generation(tables, "replace", "tail"),
-            _last_generation(tables, "replace", "head")["ci_low"],
+        "lost beside the control by the last generation that replaced its data, rare facts less frequent ones",
+        lambda tables: _less_by_seed(
+            *(_generations(tables, "replace", "recall_lost", group) for group in ("tail", "head"))
         ),
-        above=False,
     ),
 ]

@@ -53,6 +53,18 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
     return over_all if len(over_all) else first(table, "seed")
 
 
+def ranker_difference(tables: Tables, metric: str, ranker: str, other: str, **keys: object) -> Mapping[str, object]:
+    """A ranker's figure less another's on the same queries, of the first model and seed that have both."""
+    table = some(summary(tables, "influence"), metric=f"{metric}_difference", answered="all", depth="all", group="all")
+    table = table[table["ranker"].isin([ranker, other]) & table["other_ranker"].isin([ranker, other])]
+    table = table[table["credit"] != "ancestors"]
+    row = one(table, **keys)
+    if row["ranker"] == ranker:
+        return row.to_dict()
+    turned = {"estimate": -row["estimate"], "ci_low": -row["ci_high"], "ci_high": -row["ci_low"]}
+    return row.to_dict() | turned | {"ranker": ranker, "other_ranker": other}
+
+
 def number(row: Mapping[str, float] | pd.Series, digits: int = 2) -> str:
     """Estimate and interval."""
     return f"{row['estimate']:.{digits}f} ({row['ci_low']:.{digits}f} to {row['ci_high']:.{digits}f})"
