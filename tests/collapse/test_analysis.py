@@ -160,6 +160,28 @@ def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
     assert found.loc[("full", "departure", "recall", "reached"), "estimate"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("gone", [[1, 2, 3, 4, 5], [4, 5], [2]])
+def test_a_figure_that_some_generations_do_not_have_stops_nothing(gone):
+    table, arms = chains()
+    lost = (table["metric"] == "distinct_2") & (table["arm"] == "full") & table["generation"].isin(gone)
+    keys = ["arm", "analysis", "indicator", "metric"]
+    whole = analyse(table, arms).set_index(keys)["estimate"]
+    of_one_seed, of_all = (
+        analyse(table[~rows], arms).set_index(keys)["estimate"] for rows in (lost & (table["seed"] == "0"), lost)
+    )
+    for found in (of_one_seed, of_all):
+        assert found.drop("full").index.equals(whole.drop("full").index)
+        recall = ("full", "departure", "recall", "generation")
+        assert found[recall] == whole[recall]
+    # A change point needs every generation.
+    assert ("full", "departure", "distinct_2", "p") in of_one_seed and (
+        "full",
+        "departure",
+        "distinct_2",
+        "p",
+    ) not in of_all
+
+
 def test_nothing_leaves_in_the_generation_that_all_arms_share():
     table, arms = chains()
     # The control settles after generation 0, with which all began.

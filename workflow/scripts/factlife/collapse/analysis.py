@@ -75,11 +75,13 @@ def _after_the_first(values: pd.Series) -> pd.Series:
 
 def _of_arm(values: pd.Series, name: str, arm: Arm) -> Iterator[tuple]:
     later = _after_the_first(values)
+    # Where a generation is too far gone for a figure, such as texts too short for their entropy, it has no row.
+    seeds, arms = {*later.index.droplevel("generation")}, {*later.index.droplevel(["seed", "generation"])}
     for seed in values.index[values.index.get_level_values("arm") == name].get_level_values("seed").unique():
         left = {
             indicator: departure(later[indicator, name, seed], later[indicator, arm.control])
             for indicator in values.index.get_level_values("indicator").unique()
-            if (indicator, name, seed) in values.index.droplevel("generation")
+            if (indicator, name, seed) in seeds and (indicator, arm.control) in arms
         }
         for indicator, generation in left.items():
             yield name, "departure", indicator, "generation", seed, generation
@@ -103,7 +105,8 @@ def _gap(values: pd.Series, indicator: str, name: str, control: str) -> np.ndarr
     """(seeds, generations): an arm's figure less its control's; None where not both have it."""
     if not {(indicator, name), (indicator, control)} <= set(values.index.droplevel(["seed", "generation"])):
         return None
-    gap = (values[indicator, name] - values[indicator, control]).unstack("generation").dropna()
+    every = values["recall", name].index.unique("generation")
+    gap = (values[indicator, name] - values[indicator, control]).unstack("generation").reindex(columns=every).dropna()
     return gap.to_numpy() if gap.shape[0] and gap.shape[1] > 1 else None
 
 

@@ -46,6 +46,15 @@ def page(
         traced: by the same: ``[id, text, rankers that put it first, whether it states the fact]``.
         graphs: by the same: the address of the fact's attribution graph, relative to the page.
     """
+    # A document that states many facts is kept once.
+    numbers: dict[str, int] = {}
+    documents, traced = (
+        {
+            key: [[doc_id, numbers.setdefault(text, len(numbers)), *more] for doc_id, text, *more in rows]
+            for key, rows in of_facts.items()
+        }
+        for of_facts in (documents, traced)
+    )
     data = {
         "columns": list(ledger.columns),
         "rows": [[_plain(value) for value in row] for row in ledger.itertuples(index=False)],
@@ -56,6 +65,7 @@ def page(
         "curves": curves,
         "documents": documents,
         "traced": traced,
+        "texts": list(numbers),
         "graphs": graphs,
     }
     # `</` would end the script element.
