@@ -149,6 +149,19 @@ def test_the_effect_is_that_of_the_one_setting_that_differs():
     assert (found["n"] == 3).all()
 
 
+def test_the_effect_is_against_the_nearest_arm_and_not_only_the_first():
+    table, arms = chains()
+    arms["domain"] = arms["half"].model_copy(update={"block_tokens": 8})
+    domain = table[table["arm"] == "half"].assign(arm="domain")
+    domain["estimate"] -= 0.1 * ((domain["metric"] == "recall") & (domain["generation"] == 5))
+    found = (
+        analyse(pd.concat([table, domain]), arms)
+        .query("analysis == 'effect'")
+        .set_index(["arm", "indicator", "metric"])
+    )
+    assert found.loc[("domain", "block_tokens", "recall_lost"), "estimate"] == pytest.approx(0.1, abs=1e-6)
+
+
 def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
     table, arms = chains()
     stays = (table["arm"] == "full") & (table["seed"] == "2") & (table["metric"] == "recall")

@@ -190,17 +190,16 @@ def _residuals(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _effects(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
-    """How much more recall is lost in the end than by the first arm, for arms that differ from it in one setting.
+    """How much more recall is lost in the end than by the first arm before it from which an arm differs in one setting.
 
     Controls may differ, and who judges the text, which recall does not depend on.
     """
-    if not arms:
-        return
-    first, *others = arms
-    for name in others:
-        settings, base = (arms[one].model_dump(exclude={"control", "judge"}) for one in (name, first))
-        differs = [key for key, value in settings.items() if value != base[key]]
-        if len(differs) != 1:
+    settings = {name: arm.model_dump(exclude={"control", "judge"}) for name, arm in arms.items()}
+    for place, name in enumerate(settings):
+        mine = settings[name]
+        against = {other: [key for key in mine if mine[key] != settings[other][key]] for other in [*settings][:place]}
+        first = next((other for other, differs in against.items() if len(differs) == 1), None)
+        if first is None:
             continue
         for indicator in ("recall", "recall_tail"):
             for seed in values["recall", name].index.get_level_values("seed").unique():
@@ -208,7 +207,7 @@ def _effects(values: pd.Series, arms: Mapping[str, Arm]) -> Iterator[tuple]:
                     _end(values, indicator, arms[one].control, seed) - _end(values, indicator, one, seed)
                     for one in (name, first)
                 ]
-                yield name, "effect", differs[0], f"{indicator}_lost", seed, lost[0] - lost[1]
+                yield name, "effect", against[first][0], f"{indicator}_lost", seed, lost[0] - lost[1]
 
 
 def _end(values: pd.Series, indicator: str, arm: str, seed: str) -> float:
