@@ -96,7 +96,9 @@ def test_places_are_held_against_those_of_a_control():
         corruption="replacement", metric="indirect_effect", window=1, seed=0, n=9, interval_over="facts"
     )
     table = table.assign(ci_low=table["estimate"] - 0.05, ci_high=table["estimate"] + 0.05)
-    assert list(verdicts(tracing=table).values()) == ["reproduced", "not reproduced", "unclear"]
+    found = reproductions({"tracing": table}).dropna(subset="estimate")
+    assert found["estimate"].tolist() == pytest.approx([0.4, -0.9, 0.05])
+    assert found["verdict"].tolist() == ["reproduced", "not reproduced", "unclear"]
 
 
 def test_rankers_are_compared_on_the_same_queries():

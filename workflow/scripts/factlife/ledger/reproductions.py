@@ -150,10 +150,10 @@ def _less_by_seed(ours: pd.DataFrame, control: pd.DataFrame) -> tuple[Row, float
     return _over_seeds(both.assign(estimate=both["estimate"] - both["estimate_control"])), 0.0
 
 
-def _traced(tables: Tables, **control: str) -> tuple[Row, float]:
-    """The strongest MLP at the subject's last token less the strongest part at a control's place."""
-    table = some(summary(tables, "tracing"), corruption="replacement", metric="indirect_effect", window=1)
-    place = {"model": "people-pieces", "component": "mlp", "token_role": "subject_last"}
+def _traced(tables: Tables, model: str, **control: str) -> tuple[Row, float]:
+    """A model's strongest MLP at the subject's last token less the strongest part at a control's place."""
+    table = some(summary(tables, "tracing"), corruption="replacement", metric="indirect_effect", window=1, model=model)
+    place = {"component": "mlp", "token_role": "subject_last"}
     ours, other = (first(some(table, **at), "seed") for at in (place, place | control))
     return _less(ours.loc[ours["estimate"].idxmax()], other.loc[other["estimate"].idxmax()])
 
@@ -271,21 +271,21 @@ CLAIMS = [
         "Meng et al. 2022, 2202.05262",
         "GPT-2 XL: 6.6 % average indirect effect at the early site",
         "indirect effect of the strongest MLP there less the strongest at the last token, names cut into pieces",
-        lambda tables: _traced(tables, token_role="last"),
+        lambda tables: _traced(tables, "people-pieces", token_role="last"),
     ),
     Claim(
         "The same where names are whole words",
         "Meng et al. 2022, 2202.05262",
         "GPT-2 XL: 6.6 % average indirect effect at the early site",
         "the same difference in a model of people with ordinary names",
-        lambda tables: _traced(tables, token_role="last", model="people-ordinary"),
+        lambda tables: _traced(tables, "people-ordinary", token_role="last"),
     ),
     Claim(
         "At the subject's last token MLPs carry more than attention",
         "Meng et al. 2022, 2202.05262",
         "GPT-2 XL: 6.6 % against 1.6 %",
         "indirect effect of the strongest MLP there less the strongest attention, names cut into pieces",
-        lambda tables: _traced(tables, component="attention"),
+        lambda tables: _traced(tables, "people-pieces", component="attention"),
     ),
     Claim(
         "ROME: efficacy, paraphrase and neighbourhood at once",
