@@ -68,3 +68,14 @@ def test_a_figure_without_departures_says_so(tmp_path):
     path = tmp_path / "departures.svg"
     write_svg(figures.departures(found(), ["all"]), path)
     assert "No figure leaves the control in any arm." in path.read_text()
+
+
+@pytest.mark.parametrize(("arms", "broken"), [(10, None), (12, [False] * 10 + [True] * 2)])
+def test_arms_beyond_the_colours_have_broken_lines(arms, broken):
+    rows = [(f"arm-{arm}", generation) for arm in range(arms) for generation in (0, 1)]
+    table = pd.DataFrame(rows, columns=["arm", "generation"]).assign(
+        seed="0", metric="recall", group="all", estimate=0.5, ci_low=0.4, ci_high=0.6
+    )
+    line = figures.recall(table).to_dict()["hconcat"][0]["layer"][1]["encoding"]
+    dashes = line.get("strokeDash")
+    assert (dashes and [dash != [1, 0] for dash in dashes["scale"]["range"]]) == broken

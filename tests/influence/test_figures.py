@@ -15,3 +15,18 @@ def test_a_panel_is_drawn_where_a_score_has_more_than_one_setting():
     chart = figures.sweeps(table, {"documents": {"title": "documents", "log": False, "points": points}}).to_dict()
     (row,) = chart["vconcat"]
     assert [panel["layer"][1]["encoding"]["y"]["title"] for panel in row["hconcat"]] == ["reciprocal rank"]
+
+
+def test_the_best_rankers_have_colours_of_their_own_and_chance_is_there_only_if_it_was_ranked():
+    def shown(rankers):
+        rows = [(ranker, metric, at) for at, ranker in enumerate(rankers) for metric in ("mrr", "recall")]
+        table = pd.DataFrame(rows, columns=["ranker", "metric", "estimate"]).assign(
+            model="m", seed="0", group="base", answered="all", credit="chain", document_kind="all", k=5,
+            ci_low=0.0, ci_high=1.0,
+        )  # fmt: skip
+        scale = figures.recall_at_k(table).to_dict()["spec"]["layer"][1]["encoding"]["color"]["scale"]
+        return dict(zip(scale["domain"], scale["range"], strict=True))
+
+    many = shown(["random", *map(str, range(12))])
+    assert list(many) == [*map(str, range(11, 2, -1)), "random"] and len(set(many.values())) == 10
+    assert list(shown(["a", "b"])) == ["b", "a"]

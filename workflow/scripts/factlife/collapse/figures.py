@@ -52,6 +52,12 @@ def _lines(rows: pd.DataFrame, title: str, arms: list[str], **scale: object) -> 
         color=alt.Color("arm:N", title="arm", sort=arms, scale=alt.Scale(domain=arms)),
         detail="seed:N",
     )
+    if len(arms) > len(figures.COLOURS):
+        # Colours come round again, then with broken lines.
+        dashes = [[1, 0] if place < len(figures.COLOURS) else [5, 3] for place in range(len(arms))]
+        base = base.encode(
+            strokeDash=alt.StrokeDash("arm:N", title="arm", sort=arms, scale=alt.Scale(domain=arms, range=dashes))
+        )
     return figures.with_band(base)
 
 

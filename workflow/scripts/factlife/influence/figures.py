@@ -18,7 +18,8 @@ _COMPOSITION = {
     "composition_trap": "traps",
     "composition_other": "others",
 }
-_APART = [colour for colour in figures.COLOURS if colour != "#999999"]
+_CHANCE = "#999999"
+_APART = [colour for colour in figures.COLOURS if colour != _CHANCE]
 
 
 def _rows(table: pd.DataFrame, **where: object) -> pd.DataFrame:
@@ -60,13 +61,14 @@ def retrieval(table: pd.DataFrame) -> alt.Chart:
 def recall_at_k(table: pd.DataFrame) -> alt.Chart:
     """Share of relevant documents among the first k for as many of the best rankers as there are colours, and chance."""
     rows = _rows(table, credit="chain", metric="recall")
-    drawn = [ranker for ranker in _order(table) if ranker != "random"][: len(figures.COLOURS) - 1]
-    rows = rows[rows["ranker"].isin([*drawn, "random"])]
-    colours = alt.Scale(domain=[*drawn, "random"], range=[*_APART[: len(drawn)], "#999999"])
+    ranked = _order(table)
+    colours = dict(zip([ranker for ranker in ranked if ranker != "random"], _APART, strict=False))
+    colours |= {"random": _CHANCE} if "random" in ranked else {}
+    rows = rows[rows["ranker"].isin(colours)]
     base = alt.Chart(rows).encode(
         x=alt.X("k:Q", title="documents looked at", scale=alt.Scale(type="log")),
         y=figures.share_axis("relevant documents found"),
-        color=alt.Color("ranker:N", title="ranker", scale=colours),
+        color=alt.Color("ranker:N", title="ranker", scale=alt.Scale(domain=[*colours], range=[*colours.values()])),
         detail="seed:N",
     )
     return (
