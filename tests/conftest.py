@@ -16,6 +16,13 @@ import torch
 import yaml
 from hypothesis import settings
 
+from factlife.config.corpora import Tokenizer as TokenizerSettings
+from factlife.config.models import Scratch
+from factlife.config.worlds import PeopleWorld
+from factlife.corpus import tokenizers
+from factlife.models import scratch
+from factlife.world import people
+
 # The same examples in every run, however busy the machine is.
 settings.register_profile("factlife", derandomize=True, deadline=None)
 settings.load_profile("factlife")
@@ -117,3 +124,30 @@ def check_out() -> Callable[[Path], Checkout]:
         return Checkout(folder)
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def small_world():
+    """Twelve people with names of two pieces and three majors; birth dates have two tokens."""
+    names = {"style": "pieces", "choices": [4, 4]}
+    return people.build(
+        PeopleWorld(
+            kind="people", people=12, untaught=0, values=3, regions=0, panel=6, names=names,
+            relations=["major", "birth_date"],
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(small_world):
+    """A token for each piece of a name, month and major."""
+    texts = [*small_world.probes["prompt"], *small_world.facts["value"]]
+    return tokenizers.train(TokenizerSettings(kind="name_parts", corpus="people"), texts, small_world)
+
+
+@pytest.fixture(scope="session")
+def small_model(small_tokenizer):
+    """Two layers of random weights."""
+    config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config |= {"initializer_range": 0.2, "use_parallel_residual": False}
+    return scratch(Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), small_tokenizer, 0)

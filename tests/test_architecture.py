@@ -12,7 +12,8 @@ BELOW = {"world": set(), "corpus": {"world"}}
 BELOW["models"] = BELOW["corpus"] | {"corpus"}
 BELOW["recall"] = BELOW["models"] | {"models"}
 BELOW["tracing"] = BELOW["dynamics"] = BELOW["influence"] = BELOW["collapse"] = BELOW["recall"] | {"recall"}
-BELOW["circuits"] = BELOW["editing"] = BELOW["tracing"] | {"tracing"}
+BELOW["saes"] = BELOW["editing"] = BELOW["tracing"] | {"tracing"}
+BELOW["circuits"] = BELOW["graphs"] = BELOW["saes"] | {"saes"}
 BELOW["ledger"] = BELOW["tracing"]
 BELOW |= {room: set() for room in SHARED}
 

@@ -1,23 +1,17 @@
-from importlib import util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import tiny_models
 from factlife.circuits.attribution import Batch, eap, eap_ig, exact, measure
 from factlife.circuits.edges import EdgeModel
-
-_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
-shared = util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
 
 
 @pytest.fixture(scope="module")
 def planted():
     """A model in which all heads but two and one of two MLPs write nothing, and which edges that leaves."""
-    model = shared.tiny("llama-grouped")
+    model = tiny_models.tiny("llama-grouped")
     alive = {"input", "a0.h1", "a1.h2", "m0"}
     with torch.no_grad():
         for layer, block in enumerate(model.model.layers):
@@ -31,7 +25,11 @@ def planted():
     writes = torch.tensor([name in alive for name in graph.writers])
     reads = graph.feeds()[:, writes].any(1)
     reads[-1] = True
-    return edges, [shared.pairs_for(model, count=12, places=slice(None))], graph.edges & writes[:, None] & reads[None]
+    return (
+        edges,
+        [tiny_models.pairs_for(model, count=12, places=slice(None))],
+        graph.edges & writes[:, None] & reads[None],
+    )
 
 
 def auroc(edges, scores, truth):
@@ -51,8 +49,8 @@ def test_planted_edges_are_found(planted):
 
 
 def test_steps_are_raised_until_the_input_accounts_for_the_whole_change():
-    model = shared.tiny("gpt_neox")
-    edges, batch = EdgeModel(model), shared.pairs_for(model)
+    model = tiny_models.tiny("gpt_neox")
+    edges, batch = EdgeModel(model), tiny_models.pairs_for(model)
 
     found = eap_ig(edges, [batch], gap=0.02)
 
@@ -64,9 +62,9 @@ def test_steps_are_raised_until_the_input_accounts_for_the_whole_change():
 
 
 def test_a_gap_that_no_step_closes_is_told(caplog):
-    model = shared.tiny("gpt_neox")
+    model = tiny_models.tiny("gpt_neox")
 
-    found = eap_ig(EdgeModel(model), [shared.pairs_for(model)], gap=0.0, steps=(1, 2))
+    found = eap_ig(EdgeModel(model), [tiny_models.pairs_for(model)], gap=0.0, steps=(1, 2))
 
     assert found.steps == 2
     assert "the integration's gap is" in caplog.text
@@ -74,8 +72,8 @@ def test_a_gap_that_no_step_closes_is_told(caplog):
 
 def test_the_gradient_is_what_a_small_cut_does():
     """EAP against finite differences: an edge that is cut a little changes the outcome by its score times as little."""
-    model = shared.tiny("gpt_neox").double()
-    batch = shared.pairs_for(model)
+    model = tiny_models.tiny("gpt_neox").double()
+    batch = tiny_models.pairs_for(model)
     edges = EdgeModel(model)
     scores = eap(edges, [batch]).scores
     full = edges.graph.edges.double()
@@ -95,8 +93,8 @@ def test_the_gradient_is_what_a_small_cut_does():
 
 
 def test_pairs_of_other_lengths_are_scored_as_if_alone():
-    model = shared.tiny("gpt2")
-    edges, one, other = EdgeModel(model), shared.pairs_for(model), shared.pairs_for(model, length=7)
+    model = tiny_models.tiny("gpt2")
+    edges, one, other = EdgeModel(model), tiny_models.pairs_for(model), tiny_models.pairs_for(model, length=7)
 
     both = eap(edges, [one, other]).scores
 

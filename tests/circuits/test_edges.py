@@ -1,23 +1,17 @@
 """Cutting edges: nothing cut is the model, everything cut is the corrupted run, and in between is what one expects."""
 
-from importlib import util
-from pathlib import Path
-
 import pytest
 import torch
 import transformers
 
+import tiny_models
 from factlife.circuits.attribution import measure
 from factlife.circuits.edges import CircuitError, EdgeModel, difference, graph
 
-_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
-shared = util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
-
 
 def test_no_edge_cut_is_the_model_and_all_cut_the_corrupted_run(family):
-    model = shared.tiny(family)
-    batch, edges = shared.pairs_for(model), EdgeModel(model)
+    model = tiny_models.tiny(family)
+    batch, edges = tiny_models.pairs_for(model), EdgeModel(model)
     full = edges.graph.edges.float()
 
     with torch.no_grad():
@@ -29,8 +23,8 @@ def test_no_edge_cut_is_the_model_and_all_cut_the_corrupted_run(family):
 
 
 def test_what_is_written_adds_up_to_what_is_read(family):
-    model = shared.tiny(family)
-    batch, edges = shared.pairs_for(model), EdgeModel(model)
+    model = tiny_models.tiny(family)
+    batch, edges = tiny_models.pairs_for(model), EdgeModel(model)
 
     one, other = edges.record(batch.clean), edges.record(batch.corrupted)
 
@@ -40,8 +34,8 @@ def test_what_is_written_adds_up_to_what_is_read(family):
 
 
 def test_an_mlp_cut_off_everything_before_it_writes_what_it_wrote_in_the_corrupted_run():
-    model = shared.tiny("llama-grouped")
-    batch, edges = shared.pairs_for(model), EdgeModel(model)
+    model = tiny_models.tiny("llama-grouped")
+    batch, edges = tiny_models.pairs_for(model), EdgeModel(model)
     mask = edges.graph.edges.float()
     mask[:, edges.graph.readers.index("m1")] = 0
 
@@ -59,8 +53,8 @@ def test_an_mlp_cut_off_everything_before_it_writes_what_it_wrote_in_the_corrupt
 
 
 def test_the_batch_changes_nothing():
-    model = shared.tiny("gpt_neox")
-    batch, edges = shared.pairs_for(model), EdgeModel(model)
+    model = tiny_models.tiny("gpt_neox")
+    batch, edges = tiny_models.pairs_for(model), EdgeModel(model)
     masks = (
         torch.rand(7, *edges.graph.edges.shape, generator=torch.Generator().manual_seed(2)) < 0.5
     ) & edges.graph.edges
@@ -94,7 +88,7 @@ def test_shared_keys_feed_every_head_of_their_group():
 
 
 def test_a_model_that_writes_through_norms_has_no_edges():
-    config = transformers.Gemma2Config(**shared.GROUPED, head_dim=16)
+    config = transformers.Gemma2Config(**tiny_models.GROUPED, head_dim=16)
 
     with pytest.raises(CircuitError, match=r"edges of gemma2 do not add up"):
         EdgeModel(transformers.Gemma2ForCausalLM(config))

@@ -1,6 +1,3 @@
-from importlib import util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import tiny_models
 from factlife.circuits.attribution import eap_ig
 from factlife.circuits.edges import CircuitError, EdgeModel, graph
 from factlife.circuits.hypotheses import (
@@ -21,13 +19,10 @@ from factlife.circuits.hypotheses import (
     test,
     verdict,
 )
-from factlife.circuits.sae import Coder, save
 from factlife.config.circuits import Hypothesis
 from factlife.models.anatomy import capture, patch
+from factlife.saes.dictionary import Coder, save
 
-_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
-shared = util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
 test.__test__ = False
 
 
@@ -38,11 +33,11 @@ def says(component, **other):
 @pytest.fixture(scope="module")
 def planted():
     """A model of which the second layer writes nothing, and prompts; in the control, both runs are the same."""
-    model = shared.tiny("llama-grouped")
+    model = tiny_models.tiny("llama-grouped")
     with torch.no_grad():
         model.model.layers[1].self_attn.o_proj.weight.zero_()
         model.model.layers[1].mlp.down_proj.weight.zero_()
-    batch = shared.pairs_for(model, count=24, places=slice(None))
+    batch = tiny_models.pairs_for(model, count=24, places=slice(None))
     control = type(batch)(batch.clean, batch.clean, batch.answers, batch.subjects)
     return EdgeModel(model), {("r", "forward"): Prompts([batch], [control])}
 

@@ -1,11 +1,9 @@
-from importlib import util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+import tiny_models
 from factlife.circuits.attribution import denoising, eap, eap_ig, exact, measure
 from factlife.circuits.discovery import export, select
 from factlife.circuits.edges import CircuitError, EdgeModel, difference
@@ -13,18 +11,14 @@ from factlife.circuits.nodes import NodeModel
 from factlife.circuits.validation import random_circuits
 from factlife.models.anatomy import anatomy, patch
 
-_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
-shared = util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
-
 
 @pytest.fixture(scope="module")
 def post_normed():
     """A small Gemma 2, whose attention and MLPs write through norms, and pairs of prompts."""
     torch.manual_seed(0)
-    config = Gemma2Config(**shared.GROUPED, head_dim=16, query_pre_attn_scalar=16, sliding_window=8)
+    config = Gemma2Config(**tiny_models.GROUPED, head_dim=16, query_pre_attn_scalar=16, sliding_window=8)
     model = Gemma2ForCausalLM(config).eval()
-    return model, shared.pairs_for(model)
+    return model, tiny_models.pairs_for(model)
 
 
 def outcome(model, inputs, answers):
@@ -37,10 +31,10 @@ def test_a_model_without_edges_says_what_to_set(post_normed):
         EdgeModel(post_normed[0])
 
 
-@pytest.mark.parametrize("name", ["gemma2", *shared.MODELS])
+@pytest.mark.parametrize("name", ["gemma2", *tiny_models.MODELS])
 def test_all_nodes_kept_is_the_clean_run_and_none_the_corrupted_one(name, post_normed):
-    model = post_normed[0] if name == "gemma2" else shared.tiny(name)
-    batch, nodes = shared.pairs_for(model), NodeModel(model)
+    model = post_normed[0] if name == "gemma2" else tiny_models.tiny(name)
+    batch, nodes = tiny_models.pairs_for(model), NodeModel(model)
     full = nodes.graph.edges.float()
 
     whole, empty = measure(nodes, batch, torch.stack([full, 0 * full]))[..., 0]

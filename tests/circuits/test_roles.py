@@ -1,19 +1,13 @@
-from importlib import util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+import tiny_models
 from factlife.circuits.edges import CircuitError, EdgeModel
 from factlife.circuits.roles import before_norm, classify, direct_effects, roles
 from factlife.tracing.patching import embed
 from factlife.tracing.prompts import Pair
-
-_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
-shared = util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
 
 
 def prompts(count=4, length=6, subject=slice(1, 3)):
@@ -27,7 +21,7 @@ def prompts(count=4, length=6, subject=slice(1, 3)):
 
 def test_effects_of_all_that_is_written_add_up_to_the_logits(family):
     """Heads by token add up to what each head writes, and all writers to the logit difference."""
-    model, pairs = shared.tiny(family), prompts()
+    model, pairs = tiny_models.tiny(family), prompts()
     found = direct_effects(model, pairs)
     edges, ids = EdgeModel(model), torch.tensor([pair.ids for pair in pairs])
     answers = torch.tensor([[pair.answer, pair.donor_answer] for pair in pairs])
@@ -53,7 +47,7 @@ def test_effects_of_all_that_is_written_add_up_to_the_logits(family):
 
 def test_a_head_that_sees_the_subject_alone_is_a_subject_head():
     """Other tokens have no embedding: all that is read in the first layer was read from the subject."""
-    model, pairs = shared.tiny("llama-grouped"), prompts()
+    model, pairs = tiny_models.tiny("llama-grouped"), prompts()
     named = sorted({token for pair in pairs for token in pair.ids[1:3]})
     others = sorted({token for pair in pairs for token in pair.ids} - set(named))
     with torch.no_grad():
@@ -76,17 +70,17 @@ def test_roles_by_hand(effects, role):
 
 
 def test_the_table_has_every_head_once():
-    table = roles(shared.tiny("gpt_neox"), prompts(), resamples=20)
+    table = roles(tiny_models.tiny("gpt_neox"), prompts(), resamples=20)
 
     assert len(table) == 2 * 4 * 4 and not table.duplicated(["relation", "head", "metric"]).any()
     assert table["n"].eq(4).all()
     attention = table[table["metric"] == "attention_to_subject"]["estimate"]
     assert attention.between(0, 1).all()
-    assert roles(shared.tiny("gpt_neox"), [], resamples=20).empty
+    assert roles(tiny_models.tiny("gpt_neox"), [], resamples=20).empty
 
 
 def test_heads_that_write_through_a_norm_have_no_direct_effects():
-    model = Gemma2ForCausalLM(Gemma2Config(**shared.GROUPED, head_dim=16)).eval()
+    model = Gemma2ForCausalLM(Gemma2Config(**tiny_models.GROUPED, head_dim=16)).eval()
 
     with pytest.raises(CircuitError, match="heads of gemma2 write does not add up"):
         direct_effects(model, prompts())

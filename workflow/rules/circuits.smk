@@ -36,22 +36,7 @@ rule find_circuits:
             key: value for key, value in config["circuits"].items() if key != "models"
         },
         hypotheses=hypotheses_of_model,
-        code=digest(
-            "circuits.find",
-            "circuits.hypotheses",
-            "circuits.edges",
-            "circuits.nodes",
-            "circuits.roles",
-            "circuits.sae",
-            "circuits.attribution",
-            "circuits.discovery",
-            "circuits.validation",
-            "tracing.prompts",
-            "models.anatomy",
-            "models.load",
-            "models.store",
-            "stats",
-        ),
+        code=code_of("find_circuits"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/find_circuits.py"
@@ -120,7 +105,7 @@ rule summarise_circuits:
         mem_mb=2000,
         runtime=20,
     params:
-        code=digest("circuits.figures", "circuits.seeds", "figures"),
+        code=code_of("summarise_circuits"),
     script:
         "../scripts/summarise_circuits.py"
 

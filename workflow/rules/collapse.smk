@@ -82,23 +82,7 @@ rule run_generation:
         resume=resume_folder,
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         tests=tests_of_arm,
-        code=digest(
-            "collapse.generation",
-            "collapse.gibberish",
-            "collapse.tests",
-            "collapse.sample",
-            "collapse.mixing",
-            "collapse.facts",
-            "collapse.diversity",
-            "collapse.formats",
-            "models.train",
-            "models.optim",
-            "models.store",
-            "models.load",
-            "recall.score",
-            "recall.perplexity",
-            "recall.harness",
-        ),
+        code=code_of("run_generation"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/run_generation.py"
@@ -169,16 +153,7 @@ rule summarise_collapse:
         generations=[[arm, seed, generation] for arm, seed, generation in CHAIN],
         arms={arm: config["collapse"]["arms"][arm] for arm in ARMS},
         resamples=lookup(within=config, dpath="collapse/resamples"),
-        code=digest(
-            "collapse.__init__",
-            "collapse.summary",
-            "collapse.analysis",
-            "collapse.figures",
-            "collapse.formats",
-            "collapse.page",
-            "figures",
-            "stats",
-        ),
+        code=code_of("summarise_collapse"),
     script:
         "../scripts/summarise_collapse.py"
 
@@ -209,7 +184,7 @@ rule upload_collapse:
         upload=UPLOAD,
         models=UPLOADED,
         arms={arm: config["collapse"]["arms"][arm] for arm in ARMS},
-        code=digest("collapse.upload"),
+        code=code_of("upload_collapse"),
     script:
         "../scripts/upload_collapse.py"
 

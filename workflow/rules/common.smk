@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.join(workflow.current_basedir, "../scripts"))
 from factlife import config as factlife_config
 from factlife.config import collapse as factlife_collapse
 from factlife import notify
-from factlife.digest import digest
+from factlife import digest
 
 try:
     settings = factlife_config.read(config)
@@ -82,6 +82,11 @@ WRITTEN = {
     for name, corpus in settings.corpora.items()
     if corpus.kind == "written"
 }
+
+
+def code_of(script):
+    """Digest of the code that a script reaches; computed for jobs alone, since it takes a second for all rules."""
+    return lambda wildcards: digest.code_of(script)
 
 
 def one_of(names):

@@ -29,7 +29,7 @@ rule download_dataset:
         runtime=120,
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
-        code=digest("corpus.text"),
+        code=code_of("download_dataset"),
     script:
         "../scripts/download_dataset.py"
 
@@ -54,17 +54,7 @@ rule make_corpus:
         runtime=20,
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
-        code=digest(
-            "world",
-            "corpus.__init__",
-            "corpus.documents",
-            "corpus.people",
-            "corpus.functions",
-            "corpus.table",
-            "corpus.benchmark",
-            "corpus.prose",
-            "corpus.text",
-        ),
+        code=code_of("make_corpus"),
     script:
         "../scripts/make_corpus.py"
 
@@ -94,9 +84,7 @@ rule write_corpus:
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
         mark=mark_of_written,
-        code=digest(
-            "corpus.written", "corpus.documents", "models.writing", "models.load"
-        ),
+        code=code_of("write_corpus"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/write_corpus.py"
@@ -140,7 +128,7 @@ rule make_tokenizer:
         runtime=20,
     params:
         tokenizer=lookup(within=config, dpath="tokenizers/{tokenizer}"),
-        code=digest("corpus.tokenizers"),
+        code=code_of("make_tokenizer"),
     script:
         "../scripts/make_tokenizer.py"
 
@@ -163,6 +151,6 @@ rule tokenize_corpus:
         mem_mb=4000,
         runtime=30,
     params:
-        code=digest("corpus.tokens"),
+        code=code_of("tokenize_corpus"),
     script:
         "../scripts/tokenize_corpus.py"

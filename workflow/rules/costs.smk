@@ -27,6 +27,6 @@ rule summarise_costs:
         mem_mb=2000,
         runtime=10,
     params:
-        code=digest("costs", "figures"),
+        code=code_of("summarise_costs"),
     script:
         "../scripts/summarise_costs.py"

@@ -55,7 +55,7 @@ rule summarise_dynamics:
         },
         made=list(EXPERIMENTS),
         worlds=WORLDS_OF_EXPERIMENTS,
-        code=digest("dynamics", "stats", "figures"),
+        code=code_of("summarise_dynamics"),
     script:
         "../scripts/summarise_dynamics.py"
 

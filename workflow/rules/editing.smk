@@ -21,7 +21,7 @@ rule download_requests:
         runtime=120,
     params:
         requests=lookup(within=config, dpath="editing/models/{model}/requests"),
-        code=digest("editing.public"),
+        code=code_of("download_requests"),
     script:
         "../scripts/download_requests.py"
 
@@ -48,7 +48,7 @@ rule make_requests:
         runtime=20,
     params:
         requests=lookup(within=config, dpath="editing/models/{model}/requests"),
-        code=digest("editing.public", "editing.requests", "recall.score"),
+        code=code_of("make_requests"),
     script:
         "../scripts/make_requests.py"
 
@@ -73,7 +73,7 @@ rule measure_moments:
         gpu=gpus_of_model,
     params:
         moments=lookup(within=config, dpath="editing/moments/{moments}"),
-        code=digest("editing.moments", "models.anatomy", "models.load", "corpus.tokens"),
+        code=code_of("measure_moments"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/measure_moments.py"
@@ -105,22 +105,7 @@ rule choose_place:
         editor=editor_of,
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         resamples=lookup(within=config, dpath="recall/resamples"),
-        code=digest(
-            "editing.places",
-            "editing.editors",
-            "editing.editable",
-            "editing.values",
-            "editing.suffix",
-            "models.prefix",
-            "editing.solver",
-            "editing.evaluate",
-            "editing.moments",
-            "editing.requests",
-            "models.anatomy",
-            "models.load",
-            "recall.score",
-            "stats",
-        ),
+        code=code_of("choose_place"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/choose_place.py"
@@ -150,19 +135,7 @@ rule find_values:
         values=lookup(within=config, dpath="editing/editors/{editor}/values"),
         schedule=lookup(within=config, dpath="editing/editors/{editor}/schedule"),
         shards=lookup(within=config, dpath="editing/models/{model}/values/shards"),
-        code=digest(
-            "editing.values",
-            "editing.places",
-            "editing.editable",
-            "editing.suffix",
-            "editing.requests",
-            "editing.__init__",
-            "models.__init__",
-            "models.anatomy",
-            "models.load",
-            "models.prefix",
-            "recall.score",
-        ),
+        code=code_of("find_values"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/find_values.py"
@@ -192,18 +165,7 @@ rule train_mend:
     params:
         hypernetwork=lookup(within=config, dpath="editing/hypernetworks/{hypernetwork}"),
         requests=lookup(within=config, dpath="editing/models/{model}/requests"),
-        code=digest(
-            "editing.mend",
-            "editing.public",
-            "editing.requests",
-            "editing.editable",
-            "editing.editors.tuning",
-            "editing.editors.ultraedit",
-            "models.__init__",
-            "models.anatomy",
-            "models.load",
-            "recall.score",
-        ),
+        code=code_of("train_mend"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/train_mend.py"
@@ -233,26 +195,7 @@ rule edit_model:
         editor=lookup(within=config, dpath="editing/editors/{editor}"),
         measures=lookup(within=config, dpath="editing/models/{model}/measures"),
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=digest(
-            "editing.__init__",
-            "editing.run",
-            "editing.places",
-            "editing.editors",
-            "editing.editable",
-            "editing.values",
-            "editing.suffix",
-            "models.prefix",
-            "editing.solver",
-            "editing.evaluate",
-            "editing.measures",
-            "editing.mend",
-            "editing.moments",
-            "editing.requests",
-            "models.anatomy",
-            "models.load",
-            "recall.perplexity",
-            "recall.score",
-        ),
+        code=code_of("edit_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/edit_model.py"
@@ -279,13 +222,7 @@ rule test_edited_model:
         gpu=gpus_of_model,
     params:
         measures=lookup(within=config, dpath="editing/models/{model}/measures"),
-        code=digest(
-            "editing.tasks",
-            "editing.editable",
-            "recall.harness",
-            "models.load",
-            "world",
-        ),
+        code=code_of("test_edited_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/test_edited_model.py"
@@ -328,13 +265,7 @@ rule summarise_edits:
         runtime=20,
     params:
         resamples=lookup(within=config, dpath="recall/resamples"),
-        code=digest(
-            "editing.__init__",
-            "editing.summary",
-            "editing.figures",
-            "stats",
-            "figures",
-        ),
+        code=code_of("summarise_edits"),
     script:
         "../scripts/summarise_edits.py"
 
@@ -363,15 +294,7 @@ rule finetune_edits:
     params:
         survival=lookup(within=config, dpath="editing/models/{model}/survival"),
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=digest(
-            "editing.survival",
-            "editing.editable",
-            "models.anatomy",
-            "models.load",
-            "models.train",
-            "corpus.tokens",
-            "recall.score",
-        ),
+        code=code_of("finetune_edits"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/finetune_edits.py"
@@ -401,13 +324,7 @@ rule summarise_survival:
         runtime=20,
     params:
         resamples=lookup(within=config, dpath="recall/resamples"),
-        code=digest(
-            "editing.__init__",
-            "editing.summary",
-            "editing.figures",
-            "stats",
-            "figures",
-        ),
+        code=code_of("summarise_survival"),
     script:
         "../scripts/summarise_survival.py"
 
@@ -435,7 +352,7 @@ rule summarise_places:
         mem_mb=2000,
         runtime=20,
     params:
-        code=digest("editing.__init__", "editing.figures", "figures"),
+        code=code_of("summarise_places"),
     script:
         "../scripts/summarise_places.py"
 

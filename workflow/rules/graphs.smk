@@ -21,17 +21,7 @@ rule train_saes:
         gpu=gpus_of_model,
     params:
         sae=lookup(within=config, dpath="saes/{sae}"),
-        code=digest(
-            "circuits.sae",
-            "circuits.activations",
-            "circuits.training",
-            "circuits.quality",
-            "circuits.probing",
-            "circuits.features",
-            "recall.score",
-            "models.anatomy",
-            "models.load",
-        ),
+        code=code_of("train_saes"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/train_saes.py"
@@ -72,20 +62,7 @@ rule attribute_facts:
             if key not in ("models", "resamples")
         },
         coders=lookup(within=config, dpath="graphs/models/{model}"),
-        code=digest(
-            "circuits.explain",
-            "circuits.export",
-            "circuits.graph",
-            "circuits.interventions",
-            "circuits.replacement",
-            "circuits.sae",
-            "circuits.features",
-            "circuits.activations",
-            "circuits.quality",
-            "recall.score",
-            "models.anatomy",
-            "models.load",
-        ),
+        code=code_of("attribute_facts"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/attribute_facts.py"
@@ -126,7 +103,7 @@ rule summarise_graphs:
         runtime=20,
     params:
         resamples=lookup(within=config, dpath="graphs/resamples"),
-        code=digest("circuits.tables", "circuits.sae_figures", "figures", "stats"),
+        code=code_of("summarise_graphs"),
     script:
         "../scripts/summarise_graphs.py"
 

@@ -20,12 +20,7 @@ rule match_documents:
     params:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
-        code=digest(
-            "influence.text",
-            "influence.queries",
-            "influence.scores",
-            "influence.__init__",
-        ),
+        code=code_of("match_documents"),
     script:
         "../scripts/match_documents.py"
 
@@ -78,13 +73,7 @@ rule embed_documents:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.embeddings",
-            "influence.texts",
-            "influence.queries",
-            "influence.scores",
-            "models.load",
-        ),
+        code=code_of("embed_documents"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/embed_documents.py"
@@ -115,15 +104,7 @@ rule rank_documents:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.neural",
-            "influence.gradients",
-            "influence.representations",
-            "influence.texts",
-            "influence.queries",
-            "influence.scores",
-            "models.load",
-        ),
+        code=code_of("rank_documents"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/rank_documents.py"
@@ -154,15 +135,7 @@ rule rank_with_kronfluence:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.neural",
-            "influence.gradients",
-            "influence.with_kronfluence",
-            "influence.texts",
-            "influence.queries",
-            "influence.scores",
-            "models.load",
-        ),
+        code=code_of("rank_with_kronfluence"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/rank_with_kronfluence.py"
@@ -193,15 +166,7 @@ rule rank_with_bergson:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.neural",
-            "influence.gradients",
-            "influence.with_bergson",
-            "influence.texts",
-            "influence.queries",
-            "influence.scores",
-            "models.load",
-        ),
+        code=code_of("rank_with_bergson"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/rank_with_bergson.py"
@@ -231,15 +196,7 @@ rule retrain_model:
         training=lookup(within=config, dpath="models/{model}/training"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.retraining",
-            "influence.queries",
-            "models.train",
-            "models.optim",
-            "models.load",
-            "corpus.tokens",
-            "recall.score",
-        ),
+        code=code_of("retrain_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/retrain_model.py"
@@ -272,17 +229,7 @@ rule remove_documents:
         training=lookup(within=config, dpath="models/{model}/training"),
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.retraining",
-            "influence.queries",
-            "influence.scores",
-            "influence.metrics",
-            "models.train",
-            "models.optim",
-            "models.load",
-            "corpus.tokens",
-            "recall.score",
-        ),
+        code=code_of("remove_documents"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/remove_documents.py"
@@ -313,15 +260,7 @@ rule patch_documents:
         attribution=lookup(within=config, dpath="influence/models/{model}"),
         rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=digest(
-            "influence.patching",
-            "influence.texts",
-            "influence.metrics",
-            "influence.queries",
-            "influence.scores",
-            "models.optim",
-            "models.load",
-        ),
+        code=code_of("patch_documents"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/patch_documents.py"
@@ -355,14 +294,7 @@ rule judge_rankings:
         world=lookup(within=config, dpath="models/{model}/world"),
         k=lookup(within=config, dpath="influence/k"),
         resamples=lookup(within=config, dpath="influence/resamples"),
-        code=digest(
-            "influence.summary",
-            "influence.counterfactual",
-            "influence.comparison",
-            "influence.metrics",
-            "influence.queries",
-            "influence.scores",
-        ),
+        code=code_of("judge_rankings"),
     script:
         "../scripts/judge_rankings.py"
 
@@ -436,13 +368,7 @@ rule summarise_influence:
         resamples=lookup(within=config, dpath="influence/resamples"),
         k=INFLUENCE["k"][len(INFLUENCE["k"]) // 2],
         sweeps=SWEEPS,
-        code=digest(
-            "influence.summary",
-            "influence.comparison",
-            "influence.figures",
-            "figures",
-            "stats",
-        ),
+        code=code_of("summarise_influence"),
     script:
         "../scripts/summarise_influence.py"
 

@@ -66,7 +66,7 @@ rule make_ledger:
     params:
         lives=LIVES,
         ledger=lookup(within=config, dpath="ledger"),
-        code=digest("ledger", "world", "corpus.documents", "stats", "figures"),
+        code=code_of("make_ledger"),
     script:
         "../scripts/make_ledger.py"
 

@@ -41,7 +41,7 @@ rule convert_model:
         runtime=60,
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
-        code=digest("models.load"),
+        code=code_of("convert_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/convert_model.py"
@@ -66,7 +66,7 @@ rule take_model:
         mem_mb=4000,
         runtime=20,
     params:
-        code=digest("models.store"),
+        code=code_of("take_model"),
     script:
         "../scripts/take_model.py"
 
@@ -102,15 +102,7 @@ rule train_model:
         nodes=lookup(within=config, dpath="models/{model}/nodes"),
         training=lookup(within=config, dpath="models/{model}/training"),
         resume=resume_folder,
-        code=digest(
-            "models.teach",
-            "models.process",
-            "models.train",
-            "models.optim",
-            "models.store",
-            "models.load",
-            "corpus.tokens",
-        ),
+        code=code_of("train_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/train_model.py"

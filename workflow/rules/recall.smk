@@ -18,7 +18,7 @@ rule ask_model:
         gpu=gpus_of_model,
     params:
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=digest("recall.ask", "recall.score", "models.load", "models.store"),
+        code=code_of("ask_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/ask_model.py"
@@ -87,7 +87,7 @@ rule summarise_recall:
         runtime=30,
     params:
         resamples=lookup(within=config, dpath="recall/resamples"),
-        code=digest("recall.summary", "recall.figures", "stats", "figures"),
+        code=code_of("summarise_recall"),
     script:
         "../scripts/summarise_recall.py"
 

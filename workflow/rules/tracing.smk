@@ -27,14 +27,7 @@ rule trace_model:
             for key, value in config["tracing"].items()
             if key not in ("models", "resamples")
         },
-        code=digest(
-            "tracing.trace",
-            "tracing.patching",
-            "models.prefix",
-            "tracing.prompts",
-            "models.anatomy",
-            "models.load",
-        ),
+        code=code_of("trace_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/trace_model.py"
@@ -70,6 +63,6 @@ rule summarise_tracing:
         runtime=20,
     params:
         resamples=lookup(within=config, dpath="tracing/resamples"),
-        code=digest("tracing.summary", "tracing.figures", "stats", "figures"),
+        code=code_of("summarise_tracing"),
     script:
         "../scripts/summarise_tracing.py"

@@ -20,7 +20,7 @@ rule make_world:
         runtime=10,
     params:
         world=lookup(within=config, dpath="worlds/{world}"),
-        code=digest("world"),
+        code=code_of("make_world"),
     script:
         "../scripts/make_world.py"
 
@@ -47,6 +47,6 @@ rule show_world:
         mem_mb=1000,
         runtime=10,
     params:
-        code=digest("corpus.page", "figures"),
+        code=code_of("show_world"),
     script:
         "../scripts/show_world.py"

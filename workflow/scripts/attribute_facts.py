@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from factlife import config, jobs, models, world
-from factlife.circuits import export, sae
-from factlife.circuits.explain import explain
 from factlife.config.graphs import Graphs
+from factlife.graphs import export
+from factlife.graphs.explain import explain
+from factlife.saes import dictionary as sae
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

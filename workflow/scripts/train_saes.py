@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from factlife import config, corpus, jobs, models, world
-from factlife.circuits import features, quality, sae, training
+from factlife.saes import dictionary as sae
+from factlife.saes import features, quality, training
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -15,13 +15,13 @@ from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from factlife import stats
-from factlife.circuits.activations import Place
 from factlife.circuits.attribution import Batch, Model
 from factlife.circuits.edges import CircuitError, Graph, difference
-from factlife.circuits.sae import Coder, load
 from factlife.circuits.validation import run
 from factlife.config.circuits import Hypothesis
 from factlife.models.anatomy import patch
+from factlife.saes.activations import Place
+from factlife.saes.dictionary import Coder, load
 
 ALPHA = 0.05
 _EXACT = 12

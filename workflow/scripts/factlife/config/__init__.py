@@ -10,9 +10,9 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from factlife.config.base import Name, Section, hint, key, missing
+from factlife.config.base import Name, Section, hint, key, missing, parse
 from factlife.config.circuits import Circuits, Hypothesis
 from factlife.config.circuits import problems as problems_of_circuits
 from factlife.config.collapse import Collapse
@@ -76,11 +76,6 @@ def read(config: Mapping[str, Any]) -> Config:
     if problems := list(_problems(settings)):
         raise ConfigError("\n".join(problems))
     return settings
-
-
-def parse(kind: Any, mapping: Mapping[str, Any]) -> Any:
-    """A section of a checked config as its type, such as ``parse(World, config["worlds"]["people"])``."""
-    return TypeAdapter(kind).validate_python(mapping)
 
 
 def _explain(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:

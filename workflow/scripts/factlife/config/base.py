@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 
 class Section(BaseModel):
@@ -37,3 +37,8 @@ def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Ite
     """That a key names what a section does not have, with the nearest that it has."""
     if name not in section:
         yield f"{where} is `{name}`, which is not in {kind}; {hint(name, section)}"
+
+
+def parse(kind: Any, mapping: Mapping[str, Any]) -> Any:
+    """A section of a checked config as its type, such as ``parse(World, config["worlds"]["people"])``."""
+    return TypeAdapter(kind).validate_python(mapping)

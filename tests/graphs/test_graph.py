@@ -1,22 +1,20 @@
 """Attribution graphs are exact: every row adds up, replacing changes nothing, and influence is what paths say."""
 
-from importlib import util
-from pathlib import Path
-
 import pytest
 import torch
 
-from factlife.circuits import graph as graphs
-from factlife.circuits import interventions
-from factlife.circuits.replacement import Held
-from factlife.circuits.sae import Coder, CoderError
+import tiny_models
+from factlife.graphs import graph as graphs
+from factlife.graphs import interventions
+from factlife.graphs.replacement import Held
 from factlife.models.anatomy import capture, patch
+from factlife.saes.dictionary import Coder, CoderError
 
-_spec = util.spec_from_file_location("circuits_conftest", Path(__file__).parent / "conftest.py")
-shared = util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
 # Edges need heads that add up, graphs do not.
-shared.MODELS["gemma2"] = ("Gemma2ForCausalLM", shared.GROUPED | {"head_dim": 16, "final_logit_softcapping": 5.0})
+tiny_models.MODELS["gemma2"] = (
+    "Gemma2ForCausalLM",
+    tiny_models.GROUPED | {"head_dim": 16, "final_logit_softcapping": 5.0},
+)
 
 
 def transcoders(held, generator, d_sae=24):
@@ -31,9 +29,9 @@ def transcoders(held, generator, d_sae=24):
     return found
 
 
-@pytest.fixture(params=shared.MODELS)
+@pytest.fixture(params=tiny_models.MODELS)
 def prompt(request, generator):
-    model = shared.tiny(request.param)
+    model = tiny_models.tiny(request.param)
     held = Held(model, torch.tensor([[1, 7, 12, 3, 30, 9]]))
     skip = torch.tensor([True, *[False] * 5])
     targets = graphs.token_targets(held.logits[-1], str, share=0.9, most=5)

@@ -8,10 +8,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from factlife.circuits import activations, probing, quality
-from factlife.circuits.features import Text, name
-from factlife.circuits.sae import Coder
 from factlife.models.anatomy import anatomy, capture
+from factlife.saes import activations, probing, quality
+from factlife.saes.dictionary import Coder
+from factlife.saes.features import Text, name
 
 WORDS = ["<pad>", "<bos>", "<eos>", *(f"w{number}" for number in range(37))]
 

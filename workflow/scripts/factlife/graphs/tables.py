@@ -1,4 +1,4 @@
-"""Tables of sparse autoencoders and attribution graphs; needs no torch."""
+"""Tables of attribution graphs; needs no torch."""
 
 from __future__ import annotations
 
@@ -10,26 +10,10 @@ import pandas as pd
 
 from factlife import stats
 
-SAE_KEYS = ["model", "seed", "site", "layer", "architecture"]
-_TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
-
-
-def saes(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """All coders' metrics, from files ``…/{model}/seed-{seed}/{sae}.quality.csv``; column ``sae`` names the coder."""
-    tables = [
-        pd.read_csv(path, dtype={"layer": str}).assign(
-            model=Path(path).parts[-3],
-            seed=int(Path(path).parts[-2].removeprefix("seed-")),
-            sae=Path(path).name.split(".")[0],
-        )
-        for path in paths
-    ]
-    return pd.concat(tables, ignore_index=True)[[*SAE_KEYS, *_TIDY, "sae", "k"]]
-
-
 GRAPH_KEYS = ["model", "seed", "explained", "setting", "predictor", "features", "multiple"]
 SETTINGS = ["fixed", "replacement", "frozen", "free"]
 INFLUENTIAL = 30
+_TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 _SCORES = [
     "replacement_score", "completeness_score", "active_features", "omitted_features", "shown_nodes", "shown_edges",
     "logit_difference", "row_error", "recalled",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factlife.circuits.replacement import Held, Target
-from factlife.circuits.sae import Coder, CoderError
+from factlife.graphs.replacement import Held, Target
+from factlife.saes.dictionary import Coder, CoderError
 
 _BATCH = 64
 

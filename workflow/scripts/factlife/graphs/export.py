@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from factlife.circuits.features import neuronpedia
-from factlife.circuits.graph import Graph, Pruned, influence, shares
+from factlife.graphs.graph import Graph, Pruned, influence, shares
+from factlife.saes.features import neuronpedia
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 # Error nodes are circuit-tracer's `0_{layer}_{position}` elsewhere, which is also the id of a feature of layer 0.

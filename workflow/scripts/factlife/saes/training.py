@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from factlife.circuits.activations import Pair, stream
-from factlife.circuits.sae import Coder, top_k
 from factlife.config.saes import Sae
+from factlife.saes.activations import Pair, stream
+from factlife.saes.dictionary import Coder, top_k
 
 _AUXILIARY = 1 / 8
 _BANDWIDTH = 0.05

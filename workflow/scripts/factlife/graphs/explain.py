@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.circuits import interventions
-from factlife.circuits.activations import special
-from factlife.circuits.export import Group, Shown, pins
-from factlife.circuits.graph import (
+from factlife.config.graphs import Graphs
+from factlife.graphs import interventions
+from factlife.graphs.export import Group, Shown, pins
+from factlife.graphs.graph import (
     Graph,
     GraphError,
     Pruned,
@@ -25,11 +25,11 @@ from factlife.circuits.graph import (
     scores,
     token_targets,
 )
-from factlife.circuits.quality import known_probes
-from factlife.circuits.replacement import Held
-from factlife.circuits.sae import Coder
-from factlife.config.graphs import Graphs
+from factlife.graphs.replacement import Held
 from factlife.recall.score import Answers
+from factlife.saes.activations import special
+from factlife.saes.dictionary import Coder
+from factlife.saes.quality import known_probes
 from factlife.world import World
 
 # What a graph explains: the answer and its rivals, token by token; or the answer less the strongest wrong one.

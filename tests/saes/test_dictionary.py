@@ -7,9 +7,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from factlife.circuits import sae, training
-from factlife.circuits.sae import Coder, CoderError
 from factlife.config.saes import Sae
+from factlife.saes import dictionary as sae
+from factlife.saes import training
+from factlife.saes.dictionary import Coder, CoderError
 
 
 def coder(generator, *, d_in=6, d_sae=20, d_out=6, **more):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from factlife.circuits.activations import places
 from factlife.models.anatomy import Anatomy, anatomy, capture, patch
+from factlife.saes.activations import places
 
 # What a layer's MLP writes, (batch, position, d), from what it reads and what the real MLP would write.
 Mlp = Callable[[int, Tensor, Tensor], Tensor]

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from factlife import stats
-from factlife.circuits.activations import Pair, Place, batches, places, read, special
-from factlife.circuits.probing import probe
-from factlife.circuits.sae import Coder
 from factlife.config.saes import Sae
 from factlife.models.anatomy import anatomy, patch
 from factlife.recall.score import score
+from factlife.saes.activations import Pair, Place, batches, places, read, special
+from factlife.saes.dictionary import Coder
+from factlife.saes.probing import probe
 
 # What takes a place's activation: gets what is read and what is written there, (…, d), returns (…, d).
 Substitute = Callable[[Tensor, Tensor], Tensor]

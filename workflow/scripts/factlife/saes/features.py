@@ -13,9 +13,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from factlife.circuits.activations import batches, read, special
-from factlife.circuits.sae import Coder
 from factlife.models.anatomy import anatomy, weight
+from factlife.saes.activations import batches, read, special
+from factlife.saes.dictionary import Coder
 
 EXAMPLES, _WINDOW, _BINS, _TOKENS = 8, 12, 20, 10
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from factlife.circuits.activations import places
 from factlife.config.saes import Sae
 from factlife.models.anatomy import anatomy
+from factlife.saes.activations import places
 
 WEIGHTS, SETTINGS = "sae_weights.safetensors", "cfg.json"
 _JUMPRELU = ("jumprelu", "jumprelu_transcoder")

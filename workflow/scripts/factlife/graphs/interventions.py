@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from factlife.circuits.graph import Graph, total_effects
-from factlife.circuits.replacement import Held, Target
-from factlife.circuits.sae import Coder
+from factlife.graphs.graph import Graph, total_effects
+from factlife.graphs.replacement import Held, Target
+from factlife.saes.dictionary import Coder
 
 # `fixed`: features do not switch on or off, so that all is linear; `replacement`: transcoders in place of MLPs;
 # `frozen`: the model's own MLPs; attention patterns and norms are held in these three; `free`: nothing is held.

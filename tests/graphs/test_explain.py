@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-from factlife.circuits import explain, export, features, tables
-from factlife.circuits.activations import places
-from factlife.circuits.export import cantor
-from factlife.circuits.graph import GraphError
-from factlife.circuits.sae import Coder
 from factlife.config.graphs import Graphs, Prompt
+from factlife.graphs import explain, export, tables
+from factlife.graphs.export import cantor
+from factlife.graphs.graph import GraphError
 from factlife.models.anatomy import anatomy
+from factlife.saes import features
+from factlife.saes.activations import places
+from factlife.saes.dictionary import Coder
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text())
