@@ -91,7 +91,10 @@ def _explain(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     where = ".".join(path) or "config"
     match error["type"]:
         case "extra_forbidden":
-            known = _type_at(error["loc"][:-1]).model_fields
+            section = _type_at(error["loc"][:-1])
+            if new := section.renamed.get(path[-1]):
+                return f"{where} is now called `{new}`; rename the key"
+            known = section.model_fields
             near = hint(path[-1], known)
             # A key of another kind of thing was hardly written by the user, but merged under what the user wrote.
             if len(error["loc"]) > len(path) and error["loc"][-2] != path[-2] and not near.startswith("did"):

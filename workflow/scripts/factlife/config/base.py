@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are errors, and nothing changes after reading."""
+    """A part of the config: unknown keys are errors, and nothing changes after reading.
+
+    Attributes:
+        renamed: keys of earlier versions, each with the key that replaces it, so that an error can name it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    renamed: ClassVar[dict[str, str]] = {}
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
