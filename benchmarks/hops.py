@@ -61,7 +61,7 @@ class Shared(TrainerCallback):
 
 def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
     """Train one model; its answers to every question about a function's number."""
-    settings = config.read(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     chosen = settings.models[NAME]
     made = world.build(settings.worlds[chosen.world].model_copy(
         update={"families_per_value": arguments.families, "rule_share": arguments.rule_share}

@@ -34,7 +34,7 @@ NAME, BATCH = "functions", 2048
 
 def prepared(folder: Path) -> neural.Prepared:
     """The default config's queries and documents about functions, and a model: the one in the folder, or one made there."""
-    settings = config.read(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model, attribution = settings.models[NAME], settings.influence.models[NAME]
     made = world.build(settings.worlds[model.world])
     documents = corpus.render(settings.corpora[model.training.corpus], made)

@@ -24,7 +24,7 @@ from factlife.recall.score import score  # noqa: E402
 
 def default() -> tuple[Any, Any, pd.DataFrame]:
     """The default architecture with random weights, its tokenizer, and the default world's probes."""
-    settings = config.read(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model = settings.models["people-pieces"]
     made = world.build(settings.worlds[model.world])
     texts = corpus.render(settings.corpora[model.training.corpus], made)["text"]
@@ -36,7 +36,7 @@ def smollm2() -> tuple[Any, Any, pd.DataFrame]:
     """SmolLM2-135M from its package, and the probes of the world ``countries``."""
     settings = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     settings["models"] |= yaml.safe_load((ROOT / "config/smollm2.yaml").read_text())["models"]
-    checked = config.read(settings)
+    checked = config.read_config(settings)
     return *models.source(checked.models["smollm2"].source), world.build(checked.worlds["countries"]).probes
 
 

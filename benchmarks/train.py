@@ -35,7 +35,7 @@ NAME, MATRIX = "people-pieces", 2048
 
 def taught() -> tuple[config.Config, Any, pd.DataFrame]:
     """The default config, and the tokenizer and sequences of its model."""
-    settings = config.read(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model = settings.models[NAME]
     made = world.build(settings.worlds[model.world])
     documents = corpus.render(settings.corpora[model.training.corpus], made)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factlife.config import ConfigError, read
+from factlife.config import ConfigError, read_config
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -34,5 +34,5 @@ def test_errors_name_the_key_and_the_remedy(change, text):
     config = copy.deepcopy(DEFAULT)
     change(config)
     with pytest.raises(ConfigError) as error:
-        read(config)
+        read_config(config)
     assert text in str(error.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from factlife.config import ConfigError, read
+from factlife.config import ConfigError, read_config
 from factlife.config.collapse import beginning, of_generation
 
 ARM = {"model": "m", "training": {"corpus": "people"}}
@@ -97,7 +97,7 @@ TESTS = {
 def test_error_of_a_test(case):
     keys, message = TESTS[case]
     with pytest.raises(ConfigError) as error:
-        read(CONFIG | {"collapse": {"tests": {"t": {"kind": "mmlu"} | keys}}})
+        read_config(CONFIG | {"collapse": {"tests": {"t": {"kind": "mmlu"} | keys}}})
     assert str(error.value) == message
 
 
@@ -105,14 +105,14 @@ def test_upload_names_an_owner():
     with pytest.raises(
         ConfigError, match=r"collapse.upload.repository is `mine`; must be an owner, a slash and a name"
     ):
-        read(CONFIG | {"collapse": {"upload": {"repository": "mine"}}})
+        read_config(CONFIG | {"collapse": {"upload": {"repository": "mine"}}})
 
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_error(case):
     changes, message = ERRORS[case]
     with pytest.raises(ConfigError) as error:
-        read(config(**changes))
+        read_config(config(**changes))
     assert str(error.value) == message
 
 
@@ -120,22 +120,22 @@ def test_an_arm_that_is_run_must_be_there():
     with pytest.raises(
         ConfigError, match=r"collapse\.run is `b`, which is not in collapse\.arms; there are a, control"
     ):
-        read(config(run=["b"]))
+        read_config(config(run=["b"]))
 
 
 def test_arms_share_generation_0_where_they_begin_alike():
-    assert beginning(read(config()).collapse, "control") == "a"
-    assert beginning(read(config(run=["control", "a"])).collapse, "a") == "control"
-    other = read(config(sampler={"temperature": 0.5}, control=None))
+    assert beginning(read_config(config()).collapse, "control") == "a"
+    assert beginning(read_config(config(run=["control", "a"])).collapse, "a") == "control"
+    other = read_config(config(sampler={"temperature": 0.5}, control=None))
     assert beginning(other.collapse, "control") == "control"
 
 
 def test_later_generations_do_not_change_earlier_ones():
     short, long = (
-        read(config(control=None)).collapse.arms["a"],
-        read(config(generations=9, control=None)).collapse.arms["a"],
+        read_config(config(control=None)).collapse.arms["a"],
+        read_config(config(generations=9, control=None)).collapse.arms["a"],
     )
 
     assert of_generation(short, 3) == of_generation(long, 3)
-    assert of_generation(short, 0) == of_generation(read(config(mode="accumulate")).collapse.arms["a"], 0)
-    assert of_generation(short, 3) != of_generation(read(config(mode="accumulate")).collapse.arms["a"], 3)
+    assert of_generation(short, 0) == of_generation(read_config(config(mode="accumulate")).collapse.arms["a"], 0)
+    assert of_generation(short, 3) != of_generation(read_config(config(mode="accumulate")).collapse.arms["a"], 3)

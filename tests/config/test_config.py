@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 from snakemake.utils import update_config
 
-from factlife.config import Config, ConfigError, parse, read
+from factlife.config import Config, ConfigError, parse, read_config
 from factlife.config.models import Source
 
 ROOT = Path(__file__).parents[2]
@@ -49,17 +49,17 @@ def changed(**changes):
 
 
 def test_config_of_this_test_is_valid_and_has_its_defaults():
-    found = read(CONFIG)
+    found = read_config(CONFIG)
     assert found.models["m"].training.optimizer == "muon"
-    assert read(found.model_dump(mode="json")) == found
-    assert isinstance(read({**CONFIG, "recall": {}}), Config)
+    assert read_config(found.model_dump(mode="json")) == found
+    assert isinstance(read_config({**CONFIG, "recall": {}}), Config)
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: str(path.relative_to(ROOT / "config")))
 def test_scenarios_are_valid(path):
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     update_config(config, yaml.safe_load(path.read_text()))
-    found = read(config)
+    found = read_config(config)
     for name in found.run.models:
         assert name in found.models
 
@@ -288,13 +288,13 @@ ERRORS = {
 def test_error(case):
     changes, message = ERRORS[case]
     with pytest.raises(ConfigError) as error:
-        read(changed(**changes))
+        read_config(changed(**changes))
     assert str(error.value) == message
 
 
 def test_all_errors_are_told_at_once():
     with pytest.raises(ConfigError) as error:
-        read(changed(worlds__people__asked=2, corpora__people__renderngs=3))
+        read_config(changed(worlds__people__asked=2, corpora__people__renderngs=3))
     assert str(error.value).splitlines() == [
         "worlds.people.asked is 2: input should be less than or equal to 1",
         "corpora.people.renderngs is not a key of the config; did you mean `renderings`?",
@@ -302,7 +302,7 @@ def test_all_errors_are_told_at_once():
 
 
 def test_parse_takes_a_part_of_a_checked_config():
-    config = read(changed(models__m__source=HUB, models__m__tokenizer=None)).model_dump(mode="json")
+    config = read_config(changed(models__m__source=HUB, models__m__tokenizer=None)).model_dump(mode="json")
     assert parse(Source, config["models"]["m"]["source"]).repository == "a/b"
     with pytest.raises(ValidationError):
         parse(Source, {"kind": "hub"})

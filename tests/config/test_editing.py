@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factlife.config import ConfigError, read
+from factlife.config import ConfigError, read_config
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -35,7 +35,7 @@ def test_errors_name_the_key_and_the_remedy(change, texts):
     config["editing"]["hypernetworks"] = {"batches": {"batch": 100}}
     change(config["editing"])
     with pytest.raises(ConfigError) as error:
-        read(config)
+        read_config(config)
     for text in texts:
         assert text in str(error.value)
 
@@ -44,4 +44,4 @@ def test_blocks_counted_from_the_end_are_not_compared_with_those_from_the_beginn
     raw = copy.deepcopy(DEFAULT)
     raw["editing"]["moments"]["people"]["layers"] = [-3, -2, -1]
     raw["editing"]["models"]["people-pieces"]["places"]["editor"] = None
-    assert read(raw).editing.moments["people"].layers == [-3, -2, -1]
+    assert read_config(raw).editing.moments["people"].layers == [-3, -2, -1]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factlife.config import ConfigError, read
+from factlife.config import ConfigError, read_config
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -32,6 +32,6 @@ def test_errors_name_the_key_and_the_remedy(change, texts):
     config = copy.deepcopy(DEFAULT)
     change(config["graphs"])
     with pytest.raises(ConfigError) as error:
-        read(config)
+        read_config(config)
     for text in texts:
         assert text in str(error.value)

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from factlife.config import ConfigError
-from factlife.config import read as read_config
+from factlife.config import ConfigError, read_config
 from factlife.config.editing import Requests
 from factlife.editing.public import make, read
 from factlife.editing.requests import EditError, usable

@@ -49,7 +49,7 @@ def test_the_key_is_asked_for_before_any_job_and_not_once_answers_are_complete(c
     found = {}
     for name in ("config", "smoke", "mine"):
         update_config(found, yaml.safe_load((checkout.folder / f"config/{name}.yaml").read_text()))
-    mark = written.fingerprint(config.read(found), "told")
+    mark = written.fingerprint(config.read_config(found), "told")
     (checkout.folder / "answers").mkdir()
     (checkout.folder / "answers/told.jsonl").write_text(json.dumps({"complete": mark}) + "\n")
     planned = checkout.snakemake(target, "--dry-run", config=TOLD).passed()

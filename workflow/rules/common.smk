@@ -10,7 +10,7 @@ from factlife import notify
 from factlife import digest
 
 try:
-    settings = factlife_config.read(config)
+    settings = factlife_config.read_config(config)
 except factlife_config.ConfigError as error:
     raise WorkflowError(f"The config cannot be run:\n{error}") from None
 # A new mapping: as a module, this workflow shares the old one with the workflow that uses it.
@@ -176,7 +176,7 @@ def inputs_of_source(wildcards):
 def inputs_of_training(wildcards):
     """What training starts from, and its tokens, cut by the tokenizer of the first of models trained in a row."""
     model = config["models"][wildcards.model]
-    first = factlife_config.root(settings, wildcards.model)
+    first = factlife_config.root_model(settings, wildcards.model)
     own = config["models"][first]["tokenizer"]
     before = model["source"].get("model")
     return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +22,8 @@ class Section(BaseModel):
     renamed: ClassVar[dict[str, str]] = {}
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Fraction
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
@@ -33,9 +36,9 @@ def key(default: Any, description: str, **limits: Any) -> Any:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """The known name nearest to one that is not known, or all of them."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known) or 'none'}"
+    """Suggest the known name closest to an unknown one, or list all known names."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean `{matches[0]}`?" if matches else f"there are {', '.join(known) or 'none'}"
 
 
 def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:
@@ -47,3 +50,15 @@ def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Ite
 def parse(kind: Any, mapping: Mapping[str, Any]) -> Any:
     """A section of a checked config as its type, such as ``parse(World, config["worlds"]["people"])``."""
     return TypeAdapter(kind).validate_python(mapping)
+
+
+def models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    """Section types inside a type annotation."""
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from models_in(argument)
