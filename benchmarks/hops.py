@@ -85,7 +85,7 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
             "learning_rate": arguments.learning_rate or chosen.training.learning_rate,
             "weight_decay": arguments.weight_decay,
             "checkpoints": 1,
-            "save_every": 10**6,
+            "save_steps": 10**6,
         }
     )
     read = tokens.sequences(tokens.encode(documents, tokenizer), max_length=training.max_length)

@@ -55,7 +55,7 @@ class Contest:
         self.source = settings.models[NAME].source
         # States and checkpoints are written at the ends, outside what is timed.
         self.training = settings.models[NAME].training.model_copy(
-            update={"epochs": 1, "save_every": 10**6, "checkpoints": 1}
+            update={"epochs": 1, "save_steps": 10**6, "checkpoints": 1}
         )
         self.sequences = sequences.head(steps * self.training.batch_size)
         self.steps = steps
@@ -88,7 +88,7 @@ class Contest:
         read, began = 0, time.perf_counter()
         for step, batch in enumerate(batches, 1):
             model(**batch).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.training.clip)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.training.max_grad_norm)
             optimizer_.step()
             schedule.step()
             optimizer_.zero_grad()

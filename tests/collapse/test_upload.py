@@ -94,7 +94,7 @@ def made(tmp_path):
 def test_models_arrive_with_cards_and_tables_after_them(hub, made):
     models, tables = made
 
-    done = upload(Upload(repository="me/mine", endpoint=hub.address), models, tables, {"half": ARM}, SECRET)
+    done = upload(Upload(repo_id="me/mine", endpoint=hub.address), models, tables, {"half": ARM}, SECRET)
 
     assert done == {"repository": "me/mine", "commits": [f"{1:040d}", f"{2:040d}"], "failed": ""}
     assert [one["visibility"] for one in hub.repositories] == ["private"]
@@ -123,7 +123,7 @@ def test_a_hub_that_is_down_is_asked_again_a_few_times(hub, made, monkeypatch, f
     monkeypatch.setattr("time.sleep", waited.append)
     hub.down = failures
 
-    done = upload(Upload(repository="me/mine", endpoint=hub.address), *made, {"half": ARM}, SECRET)
+    done = upload(Upload(repo_id="me/mine", endpoint=hub.address), *made, {"half": ARM}, SECRET)
 
     assert len(done["commits"]) == len(hub.commits) == commits
     assert waited == [2, 10, 60][:failures]
@@ -137,7 +137,7 @@ def test_trouble_changes_nothing_and_tells_no_secret(hub, made, capfd, caplog, m
     hub.answer = 403
     endpoint = hub.address if trouble == "refused" else "http://127.0.0.1:1"
 
-    done = upload(Upload(repository="me/mine", endpoint=endpoint), *made, {"half": ARM}, SECRET)
+    done = upload(Upload(repo_id="me/mine", endpoint=endpoint), *made, {"half": ARM}, SECRET)
 
     assert done["commits"] == []
     assert done["failed"]

@@ -102,10 +102,8 @@ def test_error_of_a_test(case):
 
 
 def test_upload_names_an_owner():
-    with pytest.raises(
-        ConfigError, match=r"collapse.upload.repository is `mine`; must be an owner, a slash and a name"
-    ):
-        read_config(CONFIG | {"collapse": {"upload": {"repository": "mine"}}})
+    with pytest.raises(ConfigError, match=r"collapse.upload.repo_id is `mine`; must be an owner, a slash and a name"):
+        read_config(CONFIG | {"collapse": {"upload": {"repo_id": "mine"}}})
 
 
 @pytest.mark.parametrize("case", ERRORS)

@@ -31,7 +31,7 @@ CONFIG = {
         },
     },
 }
-HUB = {"kind": "hub", "repository": "a/b", "revision": "c"}
+HUB = {"kind": "hub", "repo_id": "a/b", "revision": "c"}
 
 
 def changed(**changes):
@@ -216,7 +216,7 @@ ERRORS = {
     ),
     "no model": ({"run__models": []}, "run.models is []: list should have at least 1 item after validation, not 0"),
     "a hub model without revision": (
-        {"models__m__source": {"kind": "hub", "repository": "a/b"}},
+        {"models__m__source": {"kind": "hub", "repo_id": "a/b"}},
         "models.m.source.revision is missing: Commit or tag: without one, a run could not be repeated.",
     ),
     "a corpus without world": (
@@ -303,7 +303,7 @@ def test_all_errors_are_told_at_once():
 
 def test_parse_takes_a_part_of_a_checked_config():
     config = read_config(changed(models__m__source=HUB, models__m__tokenizer=None)).model_dump(mode="json")
-    assert parse(Source, config["models"]["m"]["source"]).repository == "a/b"
+    assert parse(Source, config["models"]["m"]["source"]).repo_id == "a/b"
     with pytest.raises(ValidationError):
         parse(Source, {"kind": "hub"})
 

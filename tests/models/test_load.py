@@ -229,7 +229,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_hub_model_comes_from_the_cache_at_its_revision(model, tokenizer, folder, hub, tmp_path):
-    settings = Hub(kind="hub", repository="some/model", revision="0123456789abcdef0123456789abcdef01234567")
+    settings = Hub(kind="hub", repo_id="some/model", revision="0123456789abcdef0123456789abcdef01234567")
     shutil.copytree(folder, hub / "models--some--model" / "snapshots" / settings.revision)
 
     cached, _ = source(settings)
@@ -244,7 +244,7 @@ def test_hub_model_comes_from_the_cache_at_its_revision(model, tokenizer, folder
 @pytest.mark.parametrize("repository", ["some/model", "not a name"])
 def test_hub_model_that_cannot_be_had_is_named(hub, repository):
     with pytest.raises(ModelError, match=f"{repository} at revision v1 cannot be had from the hub: (?s:.*)check both"):
-        source(Hub(kind="hub", repository=repository, revision="v1"))
+        source(Hub(kind="hub", repo_id=repository, revision="v1"))
 
 
 # GGUF

@@ -114,7 +114,7 @@ process.main(sys.argv[1])
 @pytest.mark.parametrize("learned", ["muon"], indirect=True)
 def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learned, task, tmp_path, capfd):
     optimizer, before = learned
-    work = task(tmp_path, optimizer=optimizer, save_every=10)
+    work = task(tmp_path, optimizer=optimizer, save_steps=10)
     (tmp_path / "killed.py").write_text(KILLED)
     (file := tmp_path / "task.json").write_text(work.model_dump_json())
     *torchrun, _, _, _ = command(file, 2, 1, {})
@@ -143,7 +143,7 @@ def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learne
 
 def test_a_process_that_fails_stops_all_with_its_own_message(task, tmp_path, capfd):
     with pytest.raises(TrainingStopped, match="its own message stands above"):
-        teach(task(tmp_path, learning_rate=1e30, optimizer="adamw", clip=1e30), processes=2)
+        teach(task(tmp_path, learning_rate=1e30, optimizer="adamw", max_grad_norm=1e30), processes=2)
     assert "lower training.learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "curve.csv").exists()
 

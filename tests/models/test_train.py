@@ -61,7 +61,7 @@ def make_tokens(documents=60, seed=0):
 
 
 def settings(**changed):
-    return Training(corpus="x", **{"epochs": 3, "batch_size": 4, "save_every": 10, "checkpoints": 4} | changed)
+    return Training(corpus="x", **{"epochs": 3, "batch_size": 4, "save_steps": 10, "checkpoints": 4} | changed)
 
 
 def run(folder, optimizer="muon", packing=0, documents=60, **changed):
@@ -112,18 +112,18 @@ def test_batches_hold_sequences_of_similar_length():
     assert padding < 0.4 * (1 - lengths.sum() / (shuffled.max(1) * 16).sum())
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_tokens_of_short_sequences_weigh_more_only_in_batches_by_length(by_length):
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_tokens_of_short_sequences_weigh_more_only_in_batches_by_length(group_by_length):
     lengths = np.random.default_rng(0).permutation(np.repeat([10, 60], 512))
 
-    order = visits(lengths, settings(epochs=2, batch_size=32, by_length=by_length), seed=0)
+    order = visits(lengths, settings(epochs=2, batch_size=32, group_by_length=group_by_length), seed=0)
 
     assert (np.bincount(order) == 2).all()
     batches = lengths[order].reshape(-1, 32)
     # The loss is the mean over a batch's tokens: a token weighs one over their number.
     weight = np.repeat(1 / batches.sum(1), 32)
     short, long = (weight[lengths[order] == length].mean() for length in (10, 60))
-    assert short / long > 4 if by_length else 0.95 < short / long < 1.1
+    assert short / long > 4 if group_by_length else 0.95 < short / long < 1.1
 
 
 def test_padding_is_not_predicted():
@@ -284,9 +284,9 @@ def test_a_state_of_other_settings_is_thrown_away(tmp_path):
 @pytest.mark.parametrize("documents", [12, 48])
 def test_a_loss_that_is_not_finite_stops(tmp_path, documents):
     """Also in fewer steps than lie between two logged losses; and no state is left from which to go on."""
-    message = r"the loss is (nan|inf) at step \d+: lower training.learning_rate or .*raise training.warmup_share"
+    message = r"the loss is (nan|inf) at step \d+: lower training.learning_rate or .*raise training.warmup_fraction"
     with pytest.raises(TrainingStopped, match=message):
-        run(tmp_path, optimizer="adamw", documents=documents, epochs=1, learning_rate=1e30, warmup_share=0)
+        run(tmp_path, optimizer="adamw", documents=documents, epochs=1, learning_rate=1e30, warmup_fraction=0)
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob("resume/trainer/checkpoint-*"))
 
@@ -299,7 +299,7 @@ def test_adapters_change_every_linear_layer_and_nothing_else(tmp_path, method):
     tokenizer, start = make_tokenizer(), scratch(SOURCES["muon"], make_tokenizer(), seed=0)
     before = {name: weight.clone() for name, weight in start.state_dict().items()}
     train(
-        start, tokenizer, sequences(make_tokens(), max_length=9), settings(method=method, rank=2, optimizer="adamw"),
+        start, tokenizer, sequences(make_tokens(), max_length=9), settings(method=method, r=2, optimizer="adamw"),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
     after = load(tmp_path / "model")[0].state_dict()
@@ -350,11 +350,11 @@ def test_the_first_checkpoint_of_what_goes_on_is_where_it_began(trained, tmp_pat
 
 
 def test_rate_rises_stays_and_falls():
-    shares = [rate(step, 100, settings(warmup_share=0.1, decay_share=0.5)) for step in range(100)]
+    shares = [rate(step, 100, settings(warmup_fraction=0.1, decay_fraction=0.5)) for step in range(100)]
     assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert shares[10:50] == [1.0] * 40
     assert shares[50:] == pytest.approx([(100 - step) / 50 for step in range(50, 100)])
-    assert [rate(step, 10, settings(warmup_share=0, decay_share=0)) for step in range(10)] == [1.0] * 10
+    assert [rate(step, 10, settings(warmup_fraction=0, decay_fraction=0)) for step in range(10)] == [1.0] * 10
 
 
 def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_the_rest():

@@ -314,7 +314,7 @@ def test_code_reruns_the_rules_that_use_it(done, module, rules):
         ({"corpora": {"people": {"window_share": 1.4}}}, ["corpora.people.window_share", "1.4", "1"]),
         ({"run": {"models": ["people-peaces"]}}, ["run.models", "`people-peaces`", "did you mean `people-pieces`?"]),
         (
-            {"models": {"hub": {"world": "countries", "source": {"kind": "hub", "repository": "a/b"}}}},
+            {"models": {"hub": {"world": "countries", "source": {"kind": "hub", "repo_id": "a/b"}}}},
             ["models.hub.source.revision is missing", "could not be repeated"],
         ),
         (
@@ -371,7 +371,7 @@ def test_a_killed_training_resumes_to_the_same_result(done):
     before = {path: (done.folder / path).read_bytes() for path in (recall, model)}
     folder = done.folder / "results/models/people-pieces"
     shutil.rmtree(folder)
-    often = {"models": {"people-pieces": {"training": {"save_every": 10}}}}
+    often = {"models": {"people-pieces": {"training": {"save_steps": 10}}}}
 
     # Its own process group, as a terminal gives it, so that all its jobs die with it.
     command = done.command(recall, "--cores", "2", config=often)

@@ -62,16 +62,16 @@ def upload(
         *(CommitOperationAdd(f"tables/{path.name}", path) for path in tables),
         CommitOperationAdd("README.md", overview(models, summary).encode()),
     ]
-    done: dict[str, Any] = {"repository": settings.repository, "commits": [], "failed": ""}
+    done: dict[str, Any] = {"repository": settings.repo_id, "commits": [], "failed": ""}
     try:
         hub = HfApi(endpoint=settings.endpoint, token=token)
-        _tried(hub.create_repo, settings.repository, private=settings.private, exist_ok=True)
+        _tried(hub.create_repo, settings.repo_id, private=settings.private, exist_ok=True)
         for message, files in batches.items():
-            commit = _tried(hub.create_commit, settings.repository, files, commit_message=message)
+            commit = _tried(hub.create_commit, settings.repo_id, files, commit_message=message)
             done["commits"].append(commit.oid)
     except Exception as error:
         done["failed"] = f"{type(error).__name__}: {error}".replace(token, "…")
-        logging.warning("not everything was uploaded to %s: %s", settings.repository, done["failed"])
+        logging.warning("not everything was uploaded to %s: %s", settings.repo_id, done["failed"])
     return done
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,7 +42,7 @@ class Relearning(Training):
         "`accumulate`, times through all that has accumulated.",
         gt=0,
     )
-    by_length: bool = key(
+    group_by_length: bool = key(
         False,
         "Put texts of like length into a batch. Tokens of short ones then weigh more, so that each generation would write shorter "
         "texts than it learnt, whatever it learnt.",
@@ -111,14 +111,16 @@ class MultipleChoice(Section):
 class Detector(Section):
     """A classifier of the hub that tells noise, word salad, mild gibberish and clean text apart."""
 
-    repository: str = key("madhurjindal/autonlp-Gibberish-Detector-492513457", "Repository of the hub.")
+    renamed: ClassVar[dict[str, str]] = {"repository": "repo_id"}
+    repo_id: str = key("madhurjindal/autonlp-Gibberish-Detector-492513457", "Repository of the hub.")
     revision: str = key(..., "Commit of the repository.")
 
 
 class Upload(Section):
     """What goes to a repository of the Hugging Face hub in the end, with the token in `HF_TOKEN`."""
 
-    repository: str = key(..., "Repository for the models and tables; made if it is not there.")
+    renamed: ClassVar[dict[str, str]] = {"repository": "repo_id"}
+    repo_id: str = key(..., "Repository for the models and tables; made if it is not there.")
     private: bool = key(True, "Whether a repository that is made is private.")
     models: Literal["none", "last", "all"] = key("last", "Models of no, the last, or all generations of each chain.")
     endpoint: str = key("https://huggingface.co", "Address of the hub.")
@@ -162,8 +164,8 @@ def problems(config: Config) -> Iterable[str]:
     for name in config.collapse.run:
         if name not in config.collapse.arms:
             yield f"collapse.run is `{name}`, which is not in collapse.arms; there are {', '.join(config.collapse.arms)}"
-    if config.collapse.upload and config.collapse.upload.repository.count("/") != 1:
-        yield f"collapse.upload.repository is `{config.collapse.upload.repository}`; must be an owner, a slash and a name"
+    if config.collapse.upload and config.collapse.upload.repo_id.count("/") != 1:
+        yield f"collapse.upload.repo_id is `{config.collapse.upload.repo_id}`; must be an owner, a slash and a name"
     for name, test in config.collapse.tests.items():
         if test.kind == "mmlu" and (test.path is None) == (test.dataset is None):
             yield f"collapse.tests.{name} needs either a `path` or a `dataset`"

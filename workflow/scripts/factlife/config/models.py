@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,8 +21,9 @@ class Scratch(Section):
 class Hub(Section):
     """A repository of the Hugging Face hub, downloaded by a rule that runs on the submitting machine."""
 
+    renamed: ClassVar[dict[str, str]] = {"repository": "repo_id"}
     kind: Literal["hub"] = key(..., "Where the weights come from.")
-    repository: str = key(..., "Such as `allenai/OLMo-2-0425-1B`.")
+    repo_id: str = key(..., "Such as `allenai/OLMo-2-0425-1B`.")
     revision: str = key(..., "Commit or tag: without one, a run could not be repeated.")
 
 
@@ -69,14 +70,22 @@ Source = Annotated[Scratch | Hub | Folder | Gguf | Trained, Field(discriminator=
 class Training(Section):
     """One pass of training on a tokenized corpus."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "rank": "r",
+        "by_length": "group_by_length",
+        "clip": "max_grad_norm",
+        "warmup_share": "warmup_fraction",
+        "decay_share": "decay_fraction",
+        "save_every": "save_steps",
+    }
     corpus: Name = key(..., "The corpus.")
     method: Literal["full", "lora", "dora"] = key(
         "full", "`full`: all weights; `lora`, `dora`: adapters of every linear layer, merged into each checkpoint."
     )
-    rank: Count = key(8, "Rank of adapters; their scale is 2.")
+    r: Count = key(8, "Rank of the adapters; lora_alpha is 2 r.")
     epochs: Count = key(1, "Times through the corpus.")
     batch_size: Count = key(32, "Sequences in a step.")
-    by_length: bool = key(
+    group_by_length: bool = key(
         True,
         "Put sequences of like length into a batch: little is padding, but since the loss is a mean over the batch, tokens of short "
         "sequences weigh more. `false`: batches at random.",
@@ -88,9 +97,9 @@ class Training(Section):
     muon_learning_rate: float = key(0.02, "Of Muon.", gt=0)
     weight_decay: float = key(0.01, "Of both.", ge=0)
     betas: tuple[float, float] = key((0.9, 0.95), "Of AdamW.")
-    clip: float = key(1.0, "Largest norm of the gradient.", gt=0)
-    warmup_share: float = key(0.02, "Share of steps over which the rate rises.", ge=0, le=1)
-    decay_share: float = key(0.4, "Share of steps over which the rate falls linearly to nothing.", ge=0, le=1)
+    max_grad_norm: float = key(1.0, "Largest norm of the gradient.", gt=0)
+    warmup_fraction: float = key(0.02, "Share of steps over which the rate rises.", ge=0, le=1)
+    decay_fraction: float = key(0.4, "Share of steps over which the rate falls linearly to nothing.", ge=0, le=1)
     packing: int = key(
         0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0
     )
@@ -99,7 +108,7 @@ class Training(Section):
         6, "Checkpoints, at exposures that grow by a factor from one to the next, up to the last step."
     )
     checkpoint_factor: float = key(2.0, "The factor by which exposures grow from one checkpoint to the next.", gt=1)
-    save_every: Count = key(
+    save_steps: Count = key(
         200, "Steps between the states from which a killed job resumes, rounded up to where a loss is logged."
     )
 

@@ -96,7 +96,7 @@ def gains(
         step = optimizer(model, training.model_copy(update=rates))
         (batch,) = batches([documents[number]], pad, batch_tokens, device)
         (losses(model, batch).sum() / max(1, len(documents[number].scored))).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         step.step()
         step.zero_grad()
         asked = np.flatnonzero(wanted[:, number])

@@ -242,14 +242,14 @@ def _snapshot(settings: Hub) -> str:
     # Only what is read: no pickles, no code, no second copy of the weights in a subfolder.
     try:
         return snapshot_download(
-            settings.repository,
+            settings.repo_id,
             revision=settings.revision,
             allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
             ignore_patterns=["*/*", "consolidated*"],
         )
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ModelError(
-            f"{settings.repository} at revision {settings.revision} cannot be had from the hub: {error}\n"
+            f"{settings.repo_id} at revision {settings.revision} cannot be had from the hub: {error}\n"
             "  check both names; where there is no network, download it first where there is one, or give a folder"
         ) from error
 

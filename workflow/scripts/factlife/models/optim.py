@@ -66,5 +66,5 @@ def optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
 
 def rate(step: int, steps: int, settings: Training) -> float:
     """The share of the full learning rate: a linear rise, a constant stretch, a linear fall to nothing."""
-    rise, fall = settings.warmup_share * steps, settings.decay_share * steps
+    rise, fall = settings.warmup_fraction * steps, settings.decay_fraction * steps
     return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / fall if fall else 1.0)

@@ -123,14 +123,14 @@ def train(
 def visits(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
     """The order in which sequences are read, all epochs after one another.
 
-    Shuffled, and with ``by_length`` then sorted by length inside stretches of eight batches whose batches are shuffled
+    Shuffled, and with ``group_by_length`` then sorted by length inside stretches of eight batches whose batches are shuffled
     again: similar lengths meet, so that little is padding.
     """
     rng = np.random.default_rng(seed)
     batch, epochs = settings.batch_size, []
     for _ in range(settings.epochs):
         shuffled = rng.permutation(len(lengths))
-        if not settings.by_length:
+        if not settings.group_by_length:
             epochs.append(shuffled)
             continue
         batches = []
@@ -221,7 +221,7 @@ class _Keeper(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise TrainingStopped(
                 f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate or "
-                "training.muon_learning_rate, or raise training.warmup_share"
+                "training.muon_learning_rate, or raise training.warmup_fraction"
             )
 
 
@@ -239,8 +239,8 @@ def adapted(model: Any, settings: Training, seed: int) -> Any:
         return get_peft_model(
             model,
             LoraConfig(
-                r=settings.rank,
-                lora_alpha=2 * settings.rank,
+                r=settings.r,
+                lora_alpha=2 * settings.r,
                 target_modules="all-linear",
                 use_dora=settings.method == "dora",
             ),
@@ -258,10 +258,10 @@ def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: 
         output_dir=str(resume / "trainer"),
         per_device_train_batch_size=settings.batch_size // processes(),
         max_steps=steps,
-        max_grad_norm=settings.clip,
+        max_grad_norm=settings.max_grad_norm,
         save_strategy="steps",
         # Where a loss is logged: what a resumed job logs is then the mean over the same steps.
-        save_steps=math.ceil(settings.save_every / every) * every,
+        save_steps=math.ceil(settings.save_steps / every) * every,
         save_total_limit=1,
         logging_steps=every,
         logging_nan_inf_filter=False,
