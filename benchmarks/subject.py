@@ -8,16 +8,16 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent / "workflow" / "scripts"))
 
 from factlife import models, world
-from factlife.tracing.interchange import switched_answers
+from factlife.tracing.interchange import interchange_accuracy
 
 
 def main(world_folder: str, *folders: str) -> None:
-    """Print the share of switched answers by token and block for each model."""
+    """Print the interchange accuracy by token and block for each model."""
     truth = world.load(world_folder)
     for folder in folders:
         model, tokenizer = models.load(folder)
-        table = switched_answers(model, tokenizer, truth)
-        shares: pd.DataFrame = table.pivot(index="token_role", columns="layer", values="switched")
+        table = interchange_accuracy(model, tokenizer, truth)
+        shares: pd.DataFrame = table.pivot(index="token_role", columns="layer", values="accuracy")
         print(f"{folder}: {table['n'].iloc[0]} pairs\n{shares.round(2).to_string()}\n")
 
 

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 from factlife import models, world
 from factlife.config.tracing import Tracing
 from factlife.models.anatomy import anatomy
-from factlife.tracing.patching import embed, restore, stack
-from factlife.tracing.prompts import make_pairs
-from factlife.tracing.trace import cells, trace
+from factlife.tracing.patching import embed_tokens, restore_states, stack_ids
+from factlife.tracing.prompts import make_prompt_pairs
+from factlife.tracing.trace import restored_states, trace_facts
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("world")
     parser.add_argument("--facts", type=int, default=100)
     parser.add_argument("--windows", type=int, nargs="+", default=[1])
-    parser.add_argument("--samples", type=int, default=10, help="draws of noise")
+    parser.add_argument("--noise-samples", type=int, default=10, help="noise samples per fact")
     parser.add_argument("--corruptions", nargs="+", default=["replacement", "noise"])
     parser.add_argument("--slow", type=int, default=5, help="facts that are also traced one cell at a time; 0 for none")
     parser.add_argument("--threads", type=int, default=1)
@@ -35,12 +35,15 @@ def main() -> None:
     model, tokenizer = models.load(asked.model)
     truth = world.load(asked.world)
     base = Tracing(
-        facts=asked.facts, windows=asked.windows, samples=asked.samples, components=["residual", "attention", "mlp"]
+        facts=asked.facts,
+        windows=asked.windows,
+        noise_samples=asked.noise_samples,
+        components=["residual", "attention", "mlp"],
     )
     for corruption in asked.corruptions:
         began, cpu = time.perf_counter(), time.process_time()
-        found = trace(model, tokenizer, truth, base.model_copy(update={"corruptions": [corruption]}))
-        done = found[found["left_out"].isna()]
+        found = trace_facts(model, tokenizer, truth, base.model_copy(update={"corruptions": [corruption]}))
+        done = found[found["exclusion_reason"].isna()]
         print(
             f"{corruption}: {done['fact_id'].nunique()} facts, {len(done)} cells, "
             f"{time.process_time() - cpu:.1f} CPU seconds, {time.perf_counter() - began:.1f} seconds",
@@ -54,17 +57,21 @@ def compare(model: object, tokenizer: object, truth: world.World, settings: Trac
     """The same cells of a few facts, all at once and each in a run of its own."""
     panel = truth.facts.loc[truth.facts["panel"], "fact_id"]
     probes = truth.probes[(truth.probes["kind"] == "forward") & truth.probes["fact_id"].isin(panel)]
-    pairs, _ = make_pairs(tokenizer, truth, probes.drop_duplicates("fact_id"))
+    pairs, _ = make_prompt_pairs(tokenizer, truth, probes.drop_duplicates("fact_id"))
     alike = [pair for pair in pairs if (len(pair.ids), pair.subject) == (len(pairs[0].ids), pairs[0].subject)][:facts]
-    clean, corrupted = (embed(model, stack([getattr(pair, name) for pair in alike])) for name in ("ids", "donor_ids"))
+    clean, corrupted = (
+        embed_tokens(model, stack_ids([getattr(pair, name) for pair in alike])) for name in ("ids", "donor_ids")
+    )
     answers = torch.tensor([[pair.answer, pair.donor_answer] for pair in alike])
-    wanted = cells(settings, range(alike[0].subject.start, clean.shape[1]), anatomy(model).n_layers)
+    wanted = restored_states(settings, range(alike[0].subject.start, clean.shape[1]), anatomy(model).n_layers)
     cpu = time.process_time()
-    together = restore(model, clean, corrupted, answers, wanted)
+    together = restore_states(model, clean, corrupted, answers, wanted)
     fast, cpu = time.process_time() - cpu, time.process_time()
     apart = torch.stack(
         [
-            torch.cat([restore(model, clean[row], corrupted[row], answers[row], [cell]) for cell in wanted], 1)[0]
+            torch.cat([restore_states(model, clean[row], corrupted[row], answers[row], [cell]) for cell in wanted], 1)[
+                0
+            ]
             for row in torch.arange(len(alike))[:, None]
         ]
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import transformers
 
-from factlife.circuits.attribution import Batch
-from factlife.tracing.patching import embed
+from factlife.circuits.attribution import PromptPairs
+from factlife.tracing.patching import embed_tokens
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 LOUD = SIZES | {"initializer_range": 0.2}
@@ -35,13 +35,16 @@ def tiny(family: str):
     return model
 
 
-def pairs_for(model, count: int = 4, length: int = 5, places: slice = slice(1, 3)) -> Batch:
+def pairs_for(model, count: int = 4, length: int = 5, places: slice = slice(1, 3)) -> PromptPairs:
     """Random prompts that differ at some places."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(1, 40, (count, length), generator=generator)
     others = ids.clone()
     others[:, places] = torch.randint(1, 40, others[:, places].shape, generator=generator)
     answers = torch.stack([torch.randperm(39, generator=generator)[:2] + 1 for _ in range(count)])
-    return Batch(
-        embed(model, ids).clone(), embed(model, others).clone(), answers, [f"s{place}" for place in range(count)]
+    return PromptPairs(
+        embed_tokens(model, ids).clone(),
+        embed_tokens(model, others).clone(),
+        answers,
+        [f"s{place}" for place in range(count)],
     )

@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import tiny_models
-from factlife.circuits.attribution import Batch, eap, eap_ig, exact, measure
+from factlife.circuits.attribution import PromptPairs, eap, eap_ig, evaluate_circuits, exact_patching
 from factlife.circuits.edges import EdgeModel
 
 
@@ -41,7 +41,7 @@ def test_planted_edges_are_found(planted):
     edges, batches, truth = planted
     assert 0.1 < truth.sum() / edges.graph.edges.sum() < 0.6
 
-    assert auroc(edges, exact(edges, batches).scores.mean(0), truth) == 1.0
+    assert auroc(edges, exact_patching(edges, batches).scores.mean(0), truth) == 1.0
     assert auroc(edges, eap_ig(edges, batches).scores.mean(0), truth) >= 0.95
     generator = torch.Generator().manual_seed(0)
     chance = [auroc(edges, torch.rand(truth.shape, generator=generator), truth) for _ in range(50)]
@@ -56,7 +56,7 @@ def test_steps_are_raised_until_the_input_accounts_for_the_whole_change():
 
     assert found.gap_90 <= 0.02 and found.steps > 1
     full = edges.graph.edges.float()
-    clean, corrupted = measure(edges, batch, torch.stack([full, 0 * full]))[..., 0]
+    clean, corrupted = evaluate_circuits(edges, batch, torch.stack([full, 0 * full]))[..., 0]
     whole = (clean - corrupted).abs()
     np.testing.assert_array_less((found.scores[:, 0].sum(-1) - (clean - corrupted)).abs().numpy(), 0.05 * whole.numpy())
 
@@ -100,5 +100,5 @@ def test_pairs_of_other_lengths_are_scored_as_if_alone():
 
     torch.testing.assert_close(both[:4], eap(edges, [one]).scores)
     torch.testing.assert_close(both[4:], eap(edges, [other]).scores)
-    single = Batch(one.clean[1:2], one.corrupted[1:2], one.answers[1:2], one.subjects[1:2])
+    single = PromptPairs(one.clean[1:2], one.corrupted[1:2], one.answers[1:2], one.subjects[1:2])
     torch.testing.assert_close(both[1:2], eap(edges, [single]).scores, rtol=1e-3, atol=1e-4)

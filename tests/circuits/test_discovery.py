@@ -1,137 +1,144 @@
-import json
-from itertools import combinations
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from factlife.circuits.discovery import (
-    agreement,
-    connected,
-    edge_entropy,
-    edges_of,
-    export,
-    jaccard,
-    parts,
-    read,
-    select,
-)
-from factlife.circuits.edges import CircuitError, graph
+from factlife.circuits.discovery import discover_circuits, select_answered_pairs, split_pairs
+from factlife.circuits.edges import CircuitError
+from factlife.config.circuits import Circuits
+from factlife.models import save
 
-SMALL = graph(2, 2, 2)
+SETTINGS = Circuits(
+    discovery_prompts=6, validation_prompts=4, random_circuits=4, minimality_edges=3, stability_resamples=4, resamples=20,
+    fraction=0.3,
+)  # fmt: skip
 
 
-def edge(writer, reader):
-    return SMALL.writers.index(writer), SMALL.readers.index(reader)
+@pytest.fixture(scope="module")
+def found(small_model, small_tokenizer, small_world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save(small_model, small_tokenizer, folder)
+    return discover_circuits(small_model, small_tokenizer, small_world, [(0, folder), (5, folder)], SETTINGS)
 
 
-def circuit(*edges):
-    found = torch.zeros(SMALL.edges.shape, dtype=torch.bool)
-    for one in edges:
-        found[edge(*one)] = True
-    return found
+def test_discovery_and_validation_share_no_subject(small_model, small_tokenizer, small_world):
+    one, other = split_pairs(small_model, small_tokenizer, small_world, "major", SETTINGS)
+
+    subjects = [{pair.fact_id.split(".")[0] for pair in half} for half in (one, other)]
+    assert len(one) == 6 and len(other) == 4
+    assert not subjects[0] & subjects[1]
 
 
-def test_only_edges_on_paths_from_input_to_logits_stay():
-    path = [("input", "a0.h1<v>"), ("a0.h1", "m1"), ("m1", "logits")]
-    dead = [("a0.h0", "m1"), ("input", "a1.h0<k>"), ("m0", "logits")]
+def test_every_measure_is_in_the_table(found):
+    held = found.table[(found.table["evaluated_on"] == "validation") & (found.table["control"] == "")]
+    asked = set(held["metric"])
 
-    assert connected(SMALL, circuit(*path, *dead)).equal(circuit(*path))
-    assert connected(SMALL, SMALL.edges).equal(SMALL.edges)
-
-
-def test_selection_takes_the_strongest_path_whatever_its_sign():
-    scores = torch.zeros(SMALL.edges.shape)
-    scores[edge("m0", "logits")], scores[edge("input", "m0")] = -3.0, 0.5
-    scores[edge("a0.h0", "m1")], scores[edge("input", "logits")] = 2.0, 0.1
-
-    assert select(SMALL, scores, 2).equal(circuit(("m0", "logits"), ("input", "m0")))
-    assert select(SMALL, scores, 3).sum() == 3
-    assert select(SMALL, scores, 1).sum() == 0
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 60))
-def test_a_circuit_keeps_to_its_budget_and_grows_with_it(seed, budget):
-    scores = torch.randn(SMALL.edges.shape, generator=torch.Generator().manual_seed(seed))
-    smaller, larger = select(SMALL, scores, budget), select(SMALL, scores, budget + 5)
-
-    assert smaller.sum() <= budget
-    assert not (smaller & ~larger).any()
-    assert connected(SMALL, smaller).equal(smaller)
-    assert not (larger & ~SMALL.edges).any()
+    assert asked >= {
+        "faithfulness", "complement_faithfulness", "minimality", "cpr", "cmd", "random_percentile", "stability", "hit_at_1",
+        "integration_gap", "edge_entropy", "random_best", "random_connected_best",
+    }  # fmt: skip
+    assert {"random_weights", "shuffled_answers"} <= set(found.table["control"])
+    assert {"paraphrase", "question"} <= set(found.table["evaluated_on"])
+    whole = held[(held["metric"] == "faithfulness") & (held["fraction"] == 1)]["estimate"]
+    assert whole.tolist() == pytest.approx([1.0])
+    assert not found.table.duplicated(
+        ["relation", "method", "fraction", "metric", "evaluated_on", "control", "step"]
+    ).any()
 
 
-def test_overlap_and_entropy():
-    one, other = circuit(("input", "m0"), ("m0", "logits")), circuit(("input", "m0"))
+def test_the_same_model_at_two_checkpoints_has_the_same_circuit(found):
+    overlap = found.table[found.table["metric"] == "jaccard_with_final"]
 
-    assert jaccard(one, other) == 0.5 and jaccard(one, one) == 1 and jaccard(one & ~one, other & ~other) == 1
-    assert edge_entropy(torch.tensor([[1.0, -1.0], [0.0, 2.0]])) == torch.tensor([0.25, 0.25, 0.5]).log().neg().dot(
-        torch.tensor([0.25, 0.25, 0.5])
+    assert overlap["step"].tolist() == [0, 5]
+    assert overlap["estimate"].tolist() == [1.0, 1.0]
+
+
+def test_the_circuit_keeps_to_its_budget(found):
+    circuit = found.circuits["major", "EAP-IG-inputs"]
+    chosen = sum(edge["in_graph"] for edge in circuit["edges"].values())
+
+    assert 0 < chosen <= 0.3 * len(circuit["edges"]) + 1
+    assert chosen == found.table.loc[found.table["metric"] == "n_edges", "estimate"].item()
+
+
+def test_heads_and_hypotheses_come_with_circuits(found):
+    assert set(found.heads["head"]) == {"a0.h0", "a0.h1", "a1.h0", "a1.h1"}
+    assert set(found.hypotheses["kind"]) == {"exploratory"}
+
+
+def test_methods_are_compared(small_model, small_tokenizer, small_world):
+    settings = SETTINGS.model_copy(update={"methods": ["EAP-IG-inputs", "exact", "denoising"], "level": "node"})
+
+    table = discover_circuits(small_model, small_tokenizer, small_world, [], settings).table
+
+    pearson = table[table["metric"] == "pearson"].set_index(["method", "evaluated_on"])["estimate"]
+    assert len(pearson) == 6 and pearson.between(-1, 1).all()
+    assert pearson["EAP-IG-inputs", "exact"] == pytest.approx(pearson["exact", "EAP-IG-inputs"])
+    # Four heads and two MLPs; a circuit of a share of .3 has two.
+    assert table[table["metric"] == "n_edges"]["estimate"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("level", ["edge", "node"])
+def test_a_known_circuit_that_is_the_same_agrees_wholly(found, small_model, small_tokenizer, small_world, level):
+    settings = SETTINGS.model_copy(update={"level": level})
+    whole = found if level == "edge" else discover_circuits(small_model, small_tokenizer, small_world, [], settings)
+    file = whole.circuits["major", "EAP-IG-inputs"]
+
+    table = discover_circuits(small_model, small_tokenizer, small_world, [], settings, known={"major": file}).table
+
+    known = table[table["control"] == "known"].set_index("metric")
+    kinds = ["node"] if level == "node" else ["edge", "node"]
+    for kind in kinds:
+        assert known.loc[[f"{kind}_precision", f"{kind}_recall", f"{kind}_jaccard"], "estimate"].tolist() == [1, 1, 1]
+    assert known.loc[f"{kinds[0]}_chance_precision", "estimate"] < 0.4 and known.loc[f"{kinds[0]}_p", "estimate"] < 0.1
+    ours = table[
+        (table["metric"] == "faithfulness") & (table["evaluated_on"] == "validation") & (table["control"] == "")
+    ]
+    own = ours.loc[ours["fraction"] == settings.fraction, "estimate"].item()
+    assert known.loc["faithfulness", "estimate"] == pytest.approx(own)
+
+
+def test_a_circuit_and_the_model_without_half_of_it_are_compared(found):
+    row = found.table[found.table["metric"] == "incompleteness"].iloc[0]
+
+    assert row["estimate"] > 0
+    assert row["ci_low"] - 1e-9 <= row["estimate"] <= row["ci_high"] + 1e-9
+
+
+def test_it_is_the_same_again(found, small_model, small_tokenizer, small_world):
+    again = discover_circuits(small_model, small_tokenizer, small_world, [], SETTINGS)
+
+    pd.testing.assert_frame_equal(
+        again.table, found.table[found.table["step"].isna()].reset_index(drop=True), check_dtype=False
     )
-    assert edges_of(SMALL, 1.0) == int(SMALL.edges.sum())
 
 
-def test_the_export_has_what_the_benchmark_reads():
-    grouped = graph(1, 4, 2)
-    scores = torch.arange(grouped.edges.numel()).view(grouped.edges.shape).float()
-    chosen = connected(grouped, grouped.edges)
+@pytest.mark.parametrize("right", [0, 1, 2])
+def test_a_model_that_answers_too_little_is_asked_about_everything(small_model, small_tokenizer, small_world, right):
+    facts = set(small_world.facts[small_world.facts["relation"] == "major"]["fact_id"])
+    ask = (small_tokenizer, small_world, "major", "forward", SETTINGS, facts)
+    everything = select_answered_pairs(small_model, *ask)
+    wanted = {pair.ids: pair.answer for pair in everything[:right]}
 
-    made = export(grouped, scores, chosen, d_model=8, parallel=False)
+    def answering(ids, **_):
+        logits = torch.zeros(len(ids), 1, small_model.config.vocab_size)
+        for row, prompt in enumerate(ids.tolist()):
+            logits[row, 0, wanted.get(tuple(prompt), 0)] = 1
+        return SimpleNamespace(logits=logits)
 
-    assert made["cfg"] == {"n_layers": 1, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8}
-    assert list(made["nodes"]) == ["input", "a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0", "logits"]
-    assert all(node == {"in_graph": True} for node in made["nodes"].values())
-    # Four heads with three reads each, an MLP with five writers before it, logits with six.
-    assert len(made["edges"]) == 12 + 5 + 6
-    assert made["edges"]["input->a0.h2<k>"] == made["edges"]["input->a0.h3<k>"]
-    assert made["edges"]["input->a0.h3<k>"]["score"] == scores[0, grouped.readers.index("a0.h1<k>")]
+    answering.device = small_model.device
+    pairs = select_answered_pairs(answering, *ask)
 
-
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_a_file_comes_back_as_the_circuit_that_was_written(generator, kv_heads):
-    grouped = graph(2, 4, kv_heads)
-    circuit = grouped.edges & (torch.rand(grouped.edges.shape, generator=generator) < 0.3)
-
-    made = export(grouped, torch.zeros(circuit.shape), circuit, d_model=8, parallel=False)
-
-    assert read(grouped, json.loads(json.dumps(made))).equal(circuit)
+    assert pairs == (everything if right < 2 else everything[:right])
 
 
-def test_a_file_may_say_which_nodes_are_in_it_in_a_word():
-    circuit = read(SMALL, {"nodes": {"input": True}, "edges": {"input->a1.h1<q>": {"in_graph": True}, "m0->m1": False}})
-
-    assert circuit.nonzero().tolist() == [list(edge("input", "a1.h1<q>"))]
-
-
-def test_a_circuit_of_another_model_is_an_error():
-    with pytest.raises(CircuitError, match=r"part a2\.h0, which the model lacks"):
-        read(SMALL, {"nodes": {}, "edges": {"a2.h0->logits": {"in_graph": True}}})
-    with pytest.raises(CircuitError, match=r"has no edges; set circuits\.nodes"):
-        read(SMALL, {"nodes": {"m0": {"in_graph": True}}, "edges": {}})
-
-
-def test_agreement_is_that_of_all_draws():
-    every = torch.tensor([True] * 6 + [False])
-    found, known = every.clone(), every.clone()
-    found[3:], known[:1], known[5:] = False, False, False
-
-    told = agreement(found, known, every)
-
-    # Found 0, 1, 2 and known 1, 2, 3, 4: two in common; of all draws of three of six parts, some do as well.
-    assert told[:3] == pytest.approx((2 / 3, 2 / 4, 2 / 5))
-    draws = [len({1, 2, 3, 4} & set(draw)) for draw in combinations(range(6), 3)]
-    assert told.chance == pytest.approx(sum(draws) / len(draws) / 3)
-    assert told.p == pytest.approx(sum(common >= 2 for common in draws) / len(draws))
-    assert agreement(every, every, every).p == 1
-
-
-def test_parts_of_a_circuit_are_edges_and_what_writes_them():
-    chosen = circuit(("input", "m0"), ("m0", "m1"), ("m0", "logits"), ("m1", "logits"))
-
-    edges, nodes = parts(SMALL, chosen).values()
-
-    assert edges[0].sum() == 4 and edges[1].equal(SMALL.edges)
-    # a0.h0, a0.h1, m0, a1.h0, a1.h1, m1
-    assert nodes[0].tolist() == [False, False, True, False, False, True] and nodes[1].all()
+@pytest.mark.parametrize(
+    ("relation", "message"),
+    [("birth_date", "has 2 tokens; circuits explain one token"), ("height", "no relation `height`; it has")],
+)
+def test_relations_that_cannot_be_explained_are_errors(small_model, small_tokenizer, small_world, relation, message):
+    with pytest.raises(CircuitError, match=message):
+        discover_circuits(
+            small_model, small_tokenizer, small_world, [], SETTINGS.model_copy(update={"relations": [relation]})
+        )

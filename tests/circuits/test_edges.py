@@ -5,8 +5,8 @@ import torch
 import transformers
 
 import tiny_models
-from factlife.circuits.attribution import measure
-from factlife.circuits.edges import CircuitError, EdgeModel, difference, graph
+from factlife.circuits.attribution import evaluate_circuits
+from factlife.circuits.edges import CircuitError, EdgeModel, build_computation_graph, logit_difference
 
 
 def test_no_edge_cut_is_the_model_and_all_cut_the_corrupted_run(family):
@@ -59,28 +59,28 @@ def test_the_batch_changes_nothing():
         torch.rand(7, *edges.graph.edges.shape, generator=torch.Generator().manual_seed(2)) < 0.5
     ) & edges.graph.edges
 
-    together = measure(edges, batch, masks.float())
-    single = measure(edges, batch, masks.float(), batch_tokens=1)
+    together = evaluate_circuits(edges, batch, masks.float())
+    single = evaluate_circuits(edges, batch, masks.float(), batch_tokens=1)
 
     torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-4)
 
 
 def test_edges_are_counted():
-    small = graph(2, 2, 1)
+    small = build_computation_graph(2, 2, 1)
 
     assert small.writers == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
     assert small.readers == [
         "a0.h0<q>", "a0.h1<q>", "a0.h0<k>", "a0.h0<v>", "m0", "a1.h0<q>", "a1.h1<q>", "a1.h0<k>", "a1.h0<v>", "m1", "logits",
     ]  # fmt: skip
     assert small.edges.sum(0).tolist() == [1, 1, 1, 1, 3, 4, 4, 4, 4, 6, 7]
-    assert graph(2, 2, 1, parallel=True).edges.sum(0).tolist() == [1, 1, 1, 1, 1, 4, 4, 4, 4, 4, 7]
+    assert build_computation_graph(2, 2, 1, parallel=True).edges.sum(0).tolist() == [1, 1, 1, 1, 1, 4, 4, 4, 4, 4, 7]
     # gpt2-small, as the MIB benchmark counts it.
-    big = graph(12, 12, 12)
+    big = build_computation_graph(12, 12, 12)
     assert int(big.edges.sum()) == 32491 and len(big.writers) + 1 == 158
 
 
 def test_shared_keys_feed_every_head_of_their_group():
-    small = graph(1, 4, 2)
+    small = build_computation_graph(1, 4, 2)
     feeds = small.feeds()
 
     assert [small.writers[row] for row in feeds[small.readers.index("a0.h1<k>")].nonzero()[:, 0]] == ["a0.h2", "a0.h3"]
@@ -97,4 +97,4 @@ def test_a_model_that_writes_through_norms_has_no_edges():
 def test_difference_is_of_the_answers_tokens():
     logits = torch.arange(12.0).view(2, 2, 3)
 
-    assert difference(logits, torch.tensor([[2, 0], [0, 1]])).tolist() == [[2, -1], [2, -1]]
+    assert logit_difference(logits, torch.tensor([[2, 0], [0, 1]])).tolist() == [[2, -1], [2, -1]]

@@ -9,35 +9,35 @@ from factlife import figures
 from factlife.circuits import figures as drawn
 
 
-def row(relation, on, metric, estimate, **more):
+def row(relation, evaluated_on, metric, estimate, **more):
     keys = {
         "model": "m",
         "seed": 0,
         "relation": relation,
-        "method": "eap",
+        "method": "EAP",
         "control": np.nan,
-        "edges": np.nan,
+        "n_edges": np.nan,
         "step": np.nan,
     }
-    return keys | {"on": on, "metric": metric, "estimate": estimate} | more
+    return keys | {"evaluated_on": evaluated_on, "metric": metric, "estimate": estimate} | more
 
 
 def test_relations_shows_circuits_at_their_own_size_and_no_control(tmp_path):
     table = pd.DataFrame(
         [
-            row("city", "held_out", "faithfulness", 0.91),
-            row("major", "held_out", "faithfulness", 0.92),
+            row("city", "validation", "faithfulness", 0.91),
+            row("major", "validation", "faithfulness", 0.92),
             row("city", "major", "faithfulness", 0.33),
             row("major", "city", "faithfulness", 0.34),
-            row("city", "major", "overlap", 0.21),
-            row("major", "city", "overlap", 0.21),
+            row("city", "major", "jaccard", 0.21),
+            row("major", "city", "jaccard", 0.21),
             # None of these is a relation's circuit of its size on a relation.
             row("city", "question", "faithfulness", 0.55),
-            row("city", "held_out", "faithfulness", 0.66, edges=30.0),
-            row("city", "held_out", "faithfulness", 0.77, control="random_weights"),
+            row("city", "validation", "faithfulness", 0.66, n_edges=30.0),
+            row("city", "validation", "faithfulness", 0.77, control="random_weights"),
         ]
     )
-    figures.write_svg(drawn.relations(table), tmp_path / "x.svg")
+    figures.write_svg(drawn.relation_transfer(table), tmp_path / "x.svg")
     text = (tmp_path / "x.svg").read_text()
     found = [text.count(f">{number}<") for number in ("0.91", "0.92", "0.33", "0.34", "0.21", "1.00")]
     assert found == [1, 1, 1, 1, 2, 2]

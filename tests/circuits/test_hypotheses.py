@@ -8,22 +8,20 @@ from pydantic import ValidationError
 
 import tiny_models
 from factlife.circuits.attribution import eap_ig
-from factlife.circuits.edges import CircuitError, EdgeModel, graph
+from factlife.circuits.edges import CircuitError, EdgeModel, build_computation_graph
 from factlife.circuits.hypotheses import (
-    Prompts,
+    HypothesisPrompts,
     _without_feature,
-    automatic,
-    find_feature,
-    knocked_out,
-    sign_flip,
-    test,
+    ablation_mask,
+    evaluate_hypotheses,
+    exploratory_hypotheses,
+    load_feature,
+    sign_flip_p,
     verdict,
 )
 from factlife.config.circuits import Hypothesis
 from factlife.models.anatomy import capture, patch
 from factlife.saes.dictionary import Coder, save
-
-test.__test__ = False
 
 
 def says(component, **other):
@@ -39,12 +37,12 @@ def planted():
         model.model.layers[1].mlp.down_proj.weight.zero_()
     batch = tiny_models.pairs_for(model, count=24, places=slice(None))
     control = type(batch)(batch.clean, batch.clean, batch.answers, batch.subjects)
-    return EdgeModel(model), {("r", "forward"): Prompts([batch], [control])}
+    return EdgeModel(model), {("r", "forward"): HypothesisPrompts([batch], [control])}
 
 
 def run(planted, stated, generated=None):
     edges, prompts = planted
-    return test(edges, prompts, stated, generated or {}, resamples=200, batch_tokens=4096)
+    return evaluate_hypotheses(edges, prompts, stated, generated or {}, resamples=200, batch_tokens=4096)
 
 
 def test_a_part_that_writes_nothing_is_refuted_and_its_control_is_silent(planted):
@@ -109,16 +107,16 @@ def test_verdicts(estimate, low, high, p, direction, expected):
 
 
 def test_sign_flips_by_hand():
-    assert sign_flip(np.array([1.0, 1.0, 1.0])) == 1 / 8
-    assert sign_flip(np.array([2.0, -1.0])) == 0.5
-    assert sign_flip(np.zeros(5)) == 1.0
-    assert sign_flip(np.ones(40)) == 1 / 10001
+    assert sign_flip_p(np.array([1.0, 1.0, 1.0])) == 1 / 8
+    assert sign_flip_p(np.array([2.0, -1.0])) == 0.5
+    assert sign_flip_p(np.zeros(5)) == 1.0
+    assert sign_flip_p(np.ones(40)) == 1 / 10001
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=10))
 def test_p_is_a_probability_and_its_other_side_its_complement(values):
-    one, other = sign_flip(np.array(values)), sign_flip(-np.array(values))
+    one, other = sign_flip_p(np.array(values)), sign_flip_p(-np.array(values))
 
     assert 0 < one <= 1 and one + other >= 1
 
@@ -127,14 +125,14 @@ def test_the_strongest_and_the_weakest_parts_are_asked_about(planted):
     edges, prompts = planted
     scores = eap_ig(edges, prompts["r", "forward"].test).scores.mean(0)
 
-    made = automatic(edges.graph, {"r": scores}, 2, 0.05)
+    made = exploratory_hypotheses(edges.graph, {"r": scores}, 2, 0.05)
 
     kinds = {name.split("-")[1]: set() for name in made}
     for name, hypothesis in made.items():
         kinds[name.split("-")[1]].add(hypothesis.component)
     assert all(part[1] == "1" for part in kinds["weakest"])
     assert all(part[1] == "0" for part in kinds["strongest"])
-    assert automatic(edges.graph, {"r": scores}, 0, 0.05) == {}
+    assert exploratory_hypotheses(edges.graph, {"r": scores}, 0, 0.05) == {}
 
 
 def test_a_part_that_is_not_there_is_an_error(planted):
@@ -145,15 +143,15 @@ def test_a_part_that_is_not_there_is_an_error(planted):
     with pytest.raises(ValidationError, match="component"):
         says("feature-7")
     with pytest.raises(CircuitError, match="asks for question prompts, of which there are too few"):
-        run(planted, {"h": says("m0", prompts="question")})
+        run(planted, {"h": says("m0", probe_kind="question")})
     with pytest.raises(CircuitError, match="hypothesis `h` is about relation `other`, whose circuit is not looked for"):
         run(planted, {"h": says("m0").model_copy(update={"relation": "other"})})
 
 
 def test_knocking_out_cuts_the_edges_out_of_the_part_alone():
-    small = graph(2, 2, 2)
+    small = build_computation_graph(2, 2, 2)
 
-    cut = small.edges & ~knocked_out(small, "a0", "h")
+    cut = small.edges & ~ablation_mask(small, "a0", "h")
 
     assert {small.writers[row] for row in cut.nonzero()[:, 0]} == {"a0.h0", "a0.h1"}
     assert cut.sum() == small.edges[1:3].sum()
@@ -178,7 +176,7 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
     """A feature and its negative are a coordinate of the residual stream: putting both in place is patching it."""
     edges, prompts = planted
     batch = prompts["r", "forward"].test[0]
-    feature = find_feature(edges, says("coordinates/layer-0/5"), "h", coder)
+    feature = load_feature(edges, says("coordinates/layer-0/5"), "h", coder)
 
     def residual(inputs):
         with torch.no_grad(), capture({0: edges.model.model.layers[0]}) as found:
@@ -197,7 +195,9 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
 
     expected = (logits[:, 0] - logits[:, 1]).double().numpy()
     np.testing.assert_allclose(_without_feature(edges, feature, [batch]), expected, atol=1e-4)
-    table = test(edges, prompts, {"h": says("coordinates/layer-0/5")}, {}, resamples=50, batch_tokens=512, coders=coder)
+    table = evaluate_hypotheses(
+        edges, prompts, {"h": says("coordinates/layer-0/5")}, {}, resamples=50, batch_tokens=512, coders=coder
+    )
     assert set(table["metric"]) == {"effect", "control_effect", "sensitivity", "specificity"}
 
 
@@ -211,12 +211,12 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
 )
 def test_a_feature_that_is_not_there_is_an_error(planted, coder, component, message):
     with pytest.raises(CircuitError, match=message):
-        find_feature(planted[0], says(component), "h", coder)
+        load_feature(planted[0], says(component), "h", coder)
 
 
 def test_a_control_may_be_another_relation(planted):
     edges, prompts = planted
-    same = {**prompts, ("other", "forward"): Prompts(prompts["r", "forward"].test, [])}
+    same = {**prompts, ("other", "forward"): HypothesisPrompts(prompts["r", "forward"].test, [])}
 
     table = run((edges, same), {"h": says("m0", control="other")}).set_index("metric")["estimate"]
 

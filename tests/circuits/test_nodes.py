@@ -4,11 +4,11 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 import tiny_models
-from factlife.circuits.attribution import denoising, eap, eap_ig, exact, measure
-from factlife.circuits.discovery import export, select
-from factlife.circuits.edges import CircuitError, EdgeModel, difference
+from factlife.circuits.attribution import denoising_patching, eap, eap_ig, evaluate_circuits, exact_patching
+from factlife.circuits.edges import CircuitError, EdgeModel, logit_difference
 from factlife.circuits.nodes import NodeModel
-from factlife.circuits.validation import random_circuits
+from factlife.circuits.selection import export_circuit, select_circuit
+from factlife.circuits.validation import sample_random_circuits
 from factlife.models.anatomy import anatomy, patch
 
 
@@ -23,11 +23,11 @@ def post_normed():
 
 def outcome(model, inputs, answers):
     with torch.no_grad():
-        return difference(model(inputs_embeds=inputs).logits[:, -1], answers)
+        return logit_difference(model(inputs_embeds=inputs).logits[:, -1], answers)
 
 
 def test_a_model_without_edges_says_what_to_set(post_normed):
-    with pytest.raises(CircuitError, match=r"write through norms; set circuits\.nodes: true"):
+    with pytest.raises(CircuitError, match=r"write through norms; set circuits\.level: node"):
         EdgeModel(post_normed[0])
 
 
@@ -37,7 +37,7 @@ def test_all_nodes_kept_is_the_clean_run_and_none_the_corrupted_one(name, post_n
     batch, nodes = tiny_models.pairs_for(model), NodeModel(model)
     full = nodes.graph.edges.float()
 
-    whole, empty = measure(nodes, batch, torch.stack([full, 0 * full]))[..., 0]
+    whole, empty = evaluate_circuits(nodes, batch, torch.stack([full, 0 * full]))[..., 0]
 
     torch.testing.assert_close(whole, outcome(model, batch.clean, batch.answers), atol=1e-4, rtol=1e-4)
     # Attention and MLPs see nothing of the clean run, and the last token is the same in both.
@@ -49,7 +49,7 @@ def test_one_node_at_a_time_by_hooks(post_normed):
     model, batch = post_normed
     nodes, parts = NodeModel(model), anatomy(model)
     base, clean = nodes.record(batch.corrupted), nodes.record(batch.clean)
-    lost, gained = exact(nodes, [batch]).scores, denoising(nodes, [batch]).scores
+    lost, gained = exact_patching(nodes, [batch]).scores, denoising_patching(nodes, [batch]).scores
 
     def put(state, head):
         def write(own):
@@ -86,7 +86,7 @@ def test_attribution_patching_is_the_slope_of_a_small_replacement(post_normed):
         less[row] -= step
         with torch.no_grad():
             logits = nodes.run(batch.clean, base, torch.stack([more, less]))[0]
-        slope = (difference(logits[0], batch.answers) - difference(logits[1], batch.answers)) / (2 * step)
+        slope = (logit_difference(logits[0], batch.answers) - logit_difference(logits[1], batch.answers)) / (2 * step)
         torch.testing.assert_close(scores[:, row, 0], slope, atol=1e-3, rtol=1e-2)
 
 
@@ -102,14 +102,14 @@ def test_integrated_gradients_of_the_input_account_for_the_whole_change(post_nor
 def test_circuits_of_nodes_keep_to_their_budget_and_kinds(post_normed):
     model, batch = post_normed
     nodes = NodeModel(model)
-    scores = exact(nodes, [batch]).scores.mean(0)
+    scores = exact_patching(nodes, [batch]).scores.mean(0)
 
-    circuit = select(nodes.graph, scores, 4)
+    circuit = select_circuit(nodes.graph, scores, 4)
 
     assert set(circuit[:, 0].nonzero()[:, 0].tolist()) == set(scores[:, 0].abs().argsort(descending=True)[:4].tolist())
     heads = np.array([name.startswith("a") for name in nodes.graph.writers])
-    for drawn in random_circuits(nodes.graph, circuit, 5, 0):
+    for drawn in sample_random_circuits(nodes.graph, circuit, 5, 0):
         assert drawn.sum() == 4 and drawn[heads].sum() == circuit[heads].sum()
-    written = export(nodes.graph, scores, circuit, d_model=32, parallel=False)
+    written = export_circuit(nodes.graph, scores, circuit, d_model=32, parallel=False)
     assert written["edges"] == {} and len(written["nodes"]) == 2 + 2 * 5
     assert sum(node["in_graph"] for node in written["nodes"].values()) == 4 + 2

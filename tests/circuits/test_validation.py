@@ -2,24 +2,24 @@ import numpy as np
 import pytest
 import torch
 
-from factlife.circuits.edges import graph
+from factlife.circuits.edges import build_computation_graph
 from factlife.circuits.validation import (
-    Measured,
-    area,
+    CircuitRuns,
+    add_single_edges,
+    bootstrap_stability,
+    cpr_and_cmd,
     minimality,
-    random_circuits,
-    random_connected,
-    stability,
-    subsets,
-    with_one,
-    without_one,
+    remove_single_edges,
+    sample_connected_circuits,
+    sample_random_circuits,
+    sample_subsets,
 )
 
-SMALL = graph(2, 2, 2)
+SMALL = build_computation_graph(2, 2, 2)
 
 
 def test_faithfulness_is_the_share_of_the_mean_difference():
-    measured = Measured(
+    measured = CircuitRuns(
         differences=np.array([[4.0, 0.0], [6.0, 2.0], [-2.0, -4.0]]),
         hits=np.zeros((3, 2)),
         full=np.array([6.0, 2.0]),
@@ -35,7 +35,7 @@ def test_faithfulness_is_the_share_of_the_mean_difference():
 
 
 def test_areas_of_a_circuit_that_is_faithful_at_every_size():
-    cpr, cmd = area([0.0, 0.5, 1.0], np.array([[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]]))
+    cpr, cmd = cpr_and_cmd([0.0, 0.5, 1.0], np.array([[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]]))
 
     assert cpr.tolist() == [1.0, 0.5]
     assert cmd.tolist() == [0.0, 0.5]
@@ -45,17 +45,17 @@ def test_random_circuits_have_as_many_edges_of_each_kind():
     circuit = SMALL.edges & (torch.rand(SMALL.edges.shape, generator=torch.Generator().manual_seed(3)) < 0.3)
     kinds = SMALL.kinds()
 
-    drawn = random_circuits(SMALL, circuit, 20, seed=0)
+    drawn = sample_random_circuits(SMALL, circuit, 20, seed=0)
 
     for one in drawn:
         assert not (one & ~SMALL.edges).any()
         assert torch.bincount(kinds[one], minlength=15).equal(torch.bincount(kinds[circuit], minlength=15))
     assert len({tuple(one.flatten().tolist()) for one in drawn}) > 15
-    assert torch.equal(drawn[0], random_circuits(SMALL, circuit, 1, seed=0)[0])
+    assert torch.equal(drawn[0], sample_random_circuits(SMALL, circuit, 1, seed=0)[0])
 
 
 def test_random_connected_circuits_keep_to_the_budget():
-    for one in random_connected(SMALL, 12, 5, seed=0):
+    for one in sample_connected_circuits(SMALL, 12, 5, seed=0):
         assert 0 < one.sum() <= 12
 
 
@@ -63,16 +63,18 @@ def test_one_edge_is_taken_out_or_put_in():
     circuit = SMALL.edges.clone()
     circuit[:, -1] = False
 
-    assert all((circuit & ~one).sum() == 1 and not (one & ~circuit).any() for one in without_one(circuit, 9, 0))
-    assert all((one & ~circuit).sum() == 1 and not (circuit & ~one).any() for one in with_one(SMALL, circuit, 9, 0))
-    assert not with_one(SMALL, SMALL.edges, 9, 0)
+    assert all((circuit & ~one).sum() == 1 and not (one & ~circuit).any() for one in remove_single_edges(circuit, 9, 0))
+    assert all(
+        (one & ~circuit).sum() == 1 and not (circuit & ~one).any() for one in add_single_edges(SMALL, circuit, 9, 0)
+    )
+    assert not add_single_edges(SMALL, SMALL.edges, 9, 0)
 
 
 def test_subsets_are_halves_of_the_circuit():
     circuit = SMALL.edges.clone()
     circuit[:, -1] = False
 
-    drawn = subsets(circuit, 200, seed=0)
+    drawn = sample_subsets(circuit, 200, seed=0)
 
     assert not any((one & ~circuit).any() for one in drawn)
     often = torch.stack(drawn).float().mean(0)[circuit]
@@ -92,5 +94,5 @@ def test_a_circuit_that_all_subjects_agree_on_is_stable():
     noise = torch.randn(8, *SMALL.edges.shape, generator=generator)
     subjects = [f"s{number // 2}" for number in range(8)]
 
-    assert stability(SMALL, one.repeat(8, 1, 1), subjects, 15, 10).tolist() == [1.0] * 5
-    assert stability(SMALL, noise, subjects, 15, 10).mean() < 0.9
+    assert bootstrap_stability(SMALL, one.repeat(8, 1, 1), subjects, 15, 10).tolist() == [1.0] * 5
+    assert bootstrap_stability(SMALL, noise, subjects, 15, 10).mean() < 0.9

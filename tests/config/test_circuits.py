@@ -15,10 +15,10 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     [
         (lambda c: c["circuits"]["models"].append("nobody"), "circuits.models is `nobody`, which is not in models"),
         (lambda c: c["circuits"].update(relations=["major", "major"]), "circuits.relations has duplicates"),
-        (lambda c: c["circuits"].update(steps=4), "circuits.steps is 4"),
+        (lambda c: c["circuits"].update(ig_steps=4), "circuits.ig_steps is 4"),
         (
-            lambda c: c["circuits"].update(compare={"hobby": "published/hobby.json"}),
-            "circuits.compare names relation `hobby`, which is not in circuits.relations",
+            lambda c: c["circuits"].update(known_circuits={"hobby": "published/hobby.json"}),
+            "circuits.known_circuits names relation `hobby`, which is not in circuits.relations",
         ),
         (
             lambda c: c["hypotheses"]["first-mlp"].update(relation="hobby"),

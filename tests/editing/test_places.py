@@ -16,8 +16,8 @@ MEMIT = Memit(kind="memit", place=Place(layers=[0, 1]), values=Values(steps=4, c
 def trace_of(effects):
     """A causal trace with an effect for each component, window, token and layer; one fact is not known."""
     rows = [
-        {"fact_id": fact, "left_out": None, "known": fact == "a", "corruption": "replacement", "component": component,
-         "window": window, "token_role": role, "layer": layer, "indirect_effect_logit": effect if fact == "a" else 99.0}
+        {"fact_id": fact, "exclusion_reason": None, "known": fact == "a", "corruption": "replacement", "component": component,
+         "window": window, "token_role": role, "layer": layer, "indirect_effect_logit_diff": effect if fact == "a" else 99.0}
         for (component, window, role, layer), effect in effects.items()
         for fact in "ab"
     ]  # fmt: skip

@@ -75,9 +75,9 @@ def test_tracing_peaks_where_most_of_the_answer_comes_back():
         ("a", "noise", "mlp", 1, "last", 1, 9.0),
         ("nothing-lost", "replacement", "mlp", 1, "last", 1, 1.0),
     ]
-    columns = ["fact_id", "corruption", "component", "window", "token_role", "layer", "indirect_effect_logit"]
-    traces = pd.DataFrame(rows, columns=columns).assign(clean_logit=7.0, corrupted_logit=-5.0)
-    traces.loc[5, "corrupted_logit"] = 7.0
+    columns = ["fact_id", "corruption", "component", "window", "token_role", "layer", "indirect_effect_logit_diff"]
+    traces = pd.DataFrame(rows, columns=columns).assign(clean_logit_diff=7.0, corrupted_logit_diff=-5.0)
+    traces.loc[5, "corrupted_logit_diff"] = 7.0
     assert life.tracing(traces).reset_index().to_numpy().tolist() == [["a", "subject_last", 0.0, 0.5]]
 
 
@@ -156,8 +156,8 @@ def test_circuits_are_of_the_relation():
         ("major", "a", "faithfulness", 0.5, np.nan, ""),
         ("major", "a", "faithfulness", 0.8, 40.0, ""),
     ]
-    evaluated = pd.DataFrame(rows, columns=["relation", "method", "metric", "estimate", "edges", "control"])
-    evaluated = evaluated.assign(on="held_out", step=np.nan)
+    evaluated = pd.DataFrame(rows, columns=["relation", "method", "metric", "estimate", "n_edges", "control"])
+    evaluated = evaluated.assign(evaluated_on="validation", step=np.nan)
     facts = pd.DataFrame({"relation": ["city", "major", "employer"]}, index=["f", "g", "h"])
     found = life.circuits(evaluated, facts)
     assert found["circuit_faithfulness"].to_dict() == pytest.approx({"f": 0.7, "g": 0.5, "h": np.nan}, nan_ok=True)

@@ -7,7 +7,7 @@ from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.models import scratch
 from factlife.recall.score import Answers
-from factlife.tracing.interchange import switched_answers
+from factlife.tracing.interchange import interchange_accuracy
 from factlife.world import people
 
 
@@ -50,7 +50,7 @@ def test_the_place_that_holds_the_fact_is_found(monkeypatch):
     monkeypatch.setattr(model.gpt_neox, "final_layer_norm", nn.Identity())
     model.lm_head = Head()
 
-    table = switched_answers(model, tokenizer, world).set_index(["token_role", "layer"])["switched"]
+    table = interchange_accuracy(model, tokenizer, world).set_index(["token_role", "layer"])["accuracy"]
 
     assert (table["subject_last"] == 1).all() and (table["subject"] == 1).all()
     assert (table["last"] == 0).all()

@@ -6,7 +6,14 @@ import transformers
 
 from factlife.models.anatomy import anatomy, capture, patch
 from factlife.tracing import patching
-from factlife.tracing.patching import COMPONENTS, Cell, embed, outcomes, restore, stack
+from factlife.tracing.patching import (
+    COMPONENTS,
+    RestoredState,
+    answer_outcomes,
+    embed_tokens,
+    restore_states,
+    stack_ids,
+)
 from factlife.tracing.prompts import TracingError
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -34,7 +41,7 @@ def runs(model, generator):
     others = ids.clone()
     others[:, 2:4] = torch.randint(1, 40, (5, 2), generator=generator)
     answers = torch.randint(1, 40, (5, 2), generator=generator)
-    return embed(model, ids), embed(model, others), answers
+    return embed_tokens(model, ids), embed_tokens(model, others), answers
 
 
 def one_at_a_time(model, clean, corrupted, answers, cell):
@@ -75,14 +82,14 @@ def one_at_a_time(model, clean, corrupted, answers, cell):
 def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens, enough, monkeypatch):
     monkeypatch.setattr(patching, "_ENOUGH", enough)
     cells = [
-        Cell(component, position, layer, window)
+        RestoredState(component, position, layer, window)
         for component in COMPONENTS
         for position in (2, 3, 5)
         for layer in range(3)
         for window in ((1, 3) if component in ("attention", "mlp") else (1,))
     ]
 
-    found = restore(model, *runs, cells, batch_tokens=batch_tokens)
+    found = restore_states(model, *runs, cells, batch_tokens=batch_tokens)
 
     for number in range(0, len(cells), 5):
         expected = one_at_a_time(model, *runs, cells[number])
@@ -94,7 +101,7 @@ def test_cells_that_begin_at_later_blocks_run_together_while_there_are_few(monke
         monkeypatch.setattr(patching, "_ENOUGH", enough)
         return patching._passes(cells, n_layers=4, runs=5, length=4)
 
-    cells = [Cell("mlp", position, layer) for position in (1, 3) for layer in (0, 2, 3)]
+    cells = [RestoredState("mlp", position, layer) for position in (1, 3) for layer in (0, 2, 3)]
     # Of four positions, three are run from position 1 on and one from position 3 on; five runs.
     every = [(0, 1, [0]), (2, 1, [1]), (3, 1, [2]), (0, 3, [3]), (2, 3, [4]), (3, 3, [5])]
     assert passes(1) == every
@@ -104,11 +111,16 @@ def test_cells_that_begin_at_later_blocks_run_together_while_there_are_few(monke
 
 def test_restoring_everything_gives_the_clean_run_and_nothing_the_corrupted_one(model, runs):
     clean, corrupted, answers = runs
-    high, low = outcomes(model, clean, answers), outcomes(model, corrupted, answers)
+    high, low = answer_outcomes(model, clean, answers), answer_outcomes(model, corrupted, answers)
     assert (high - low).abs().min() > 0
-    cells = [Cell("residual", 5, 2), Cell("residual", 1, 0), Cell("mlp", 0, 1, 3), Cell("residual", 3, 2)]
+    cells = [
+        RestoredState("residual", 5, 2),
+        RestoredState("residual", 1, 0),
+        RestoredState("mlp", 0, 1, 3),
+        RestoredState("residual", 3, 2),
+    ]
 
-    found = restore(model, clean, corrupted, answers, cells)
+    found = restore_states(model, clean, corrupted, answers, cells)
 
     torch.testing.assert_close(found[:, 0], high, rtol=1e-4, atol=1e-5)
     for number in (1, 2, 3):
@@ -120,21 +132,23 @@ def test_where_only_the_last_token_differs_each_layer_holds_the_whole_effect(mod
     corrupted = clean.clone()
     corrupted[:, -1] = clean[:, 0].flip(0)
 
-    found = restore(model, clean, corrupted, answers, [Cell("residual", 5, layer) for layer in range(3)])
+    found = restore_states(
+        model, clean, corrupted, answers, [RestoredState("residual", 5, layer) for layer in range(3)]
+    )
 
-    expected = outcomes(model, clean, answers)[:, None].expand(-1, 3, -1)
+    expected = answer_outcomes(model, clean, answers)[:, None].expand(-1, 3, -1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("cell", "restored", "frozen"),
     [
-        (Cell("residual", 0, 1), [("residual", 1)], []),
-        (Cell("mlp", 0, 1, 3), [("mlp", 0), ("mlp", 1), ("mlp", 2)], []),
-        (Cell("attention", 0, 0, 3), [("attention", 0), ("attention", 1)], []),
-        (Cell("attention", 0, 2, 2), [("attention", 1), ("attention", 2)], []),
-        (Cell("residual_mlp_frozen", 0, 1), [("residual", 1)], [("mlp", 2), ("mlp", 3)]),
-        (Cell("residual_attention_frozen", 0, 3), [("residual", 3)], []),
+        (RestoredState("residual", 0, 1), [("residual", 1)], []),
+        (RestoredState("mlp", 0, 1, 3), [("mlp", 0), ("mlp", 1), ("mlp", 2)], []),
+        (RestoredState("attention", 0, 0, 3), [("attention", 0), ("attention", 1)], []),
+        (RestoredState("attention", 0, 2, 2), [("attention", 1), ("attention", 2)], []),
+        (RestoredState("residual_mlp_frozen", 0, 1), [("residual", 1)], [("mlp", 2), ("mlp", 3)]),
+        (RestoredState("residual_attention_frozen", 0, 3), [("residual", 3)], []),
     ],
 )
 def test_a_cell_writes_its_window_and_freezes_what_is_later(cell, restored, frozen):
@@ -143,9 +157,9 @@ def test_a_cell_writes_its_window_and_freezes_what_is_later(cell, restored, froz
 
 def test_a_layer_that_does_not_exist_is_an_error():
     with pytest.raises(TracingError, match="layer 4 does not exist: the model has layers 0 to 3"):
-        Cell("mlp", 0, 4).sites(4)
+        RestoredState("mlp", 0, 4).sites(4)
 
 
 def test_prompts_of_unequal_length_are_an_error():
     with pytest.raises(TracingError, match="prompts of 2, 3 tokens cannot be patched into each other"):
-        stack([[1, 2], [1, 2, 3]])
+        stack_ids([[1, 2], [1, 2, 3]])

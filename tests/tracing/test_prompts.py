@@ -1,6 +1,6 @@
 import pytest
 
-from factlife.tracing.prompts import TracingError, make_pairs, subject_tokens, token_roles
+from factlife.tracing.prompts import TracingError, make_prompt_pairs, subject_positions, token_roles
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_every_token_has_one_role(length, subject, roles):
 def test_the_subjects_tokens_are_those_that_write_its_name(small_tokenizer, small_world):
     for probe in small_world.probes[small_world.probes["kind"] == "forward"].itertuples():
         name = small_world.entities.set_index("entity_id").loc[probe.fact_id.split(".")[0], "name"]
-        places = subject_tokens(small_tokenizer, probe.prompt, name)
+        places = subject_positions(small_tokenizer, probe.prompt, name)
 
         ids = small_tokenizer(probe.prompt)["input_ids"]
         assert small_tokenizer.decode([ids[place] for place in places]).strip() == name
@@ -27,14 +27,14 @@ def test_the_subjects_tokens_are_those_that_write_its_name(small_tokenizer, smal
 
 def test_a_prompt_without_its_subject_is_an_error(small_tokenizer):
     with pytest.raises(TracingError, match="'Nobody' is not found in its prompt 'Somebody studied'"):
-        subject_tokens(small_tokenizer, "Somebody studied", "Nobody")
+        subject_positions(small_tokenizer, "Somebody studied", "Nobody")
 
 
 def test_pairs_differ_in_the_subject_alone(small_tokenizer, small_world):
     probes = small_world.probes[small_world.probes["kind"] == "forward"]
     values = small_world.facts.set_index("fact_id")["value"]
 
-    pairs, left_out = make_pairs(small_tokenizer, small_world, probes)
+    pairs, left_out = make_prompt_pairs(small_tokenizer, small_world, probes)
 
     assert len(pairs) == len(probes) and not left_out
     for pair in pairs:
@@ -52,7 +52,7 @@ def test_donors_can_be_limited_and_who_has_none_is_left_out_with_the_reason(smal
     alike = facts[facts["value"] == facts["value"].iloc[0]]
     asked = probes[probes["fact_id"].isin(alike["fact_id"])]
 
-    pairs, left_out = make_pairs(small_tokenizer, small_world, asked, donors=set(alike["entity_id"]))
+    pairs, left_out = make_prompt_pairs(small_tokenizer, small_world, asked, donors=set(alike["entity_id"]))
 
     assert not pairs
     assert set(left_out) == set(asked["probe_id"])
@@ -62,9 +62,9 @@ def test_donors_can_be_limited_and_who_has_none_is_left_out_with_the_reason(smal
 def test_the_draw_depends_on_the_seed_and_not_on_other_probes(small_tokenizer, small_world):
     probes = small_world.probes[small_world.probes["kind"] == "forward"]
 
-    pairs, _ = make_pairs(small_tokenizer, small_world, probes, seed=1)
-    few, _ = make_pairs(small_tokenizer, small_world, probes.tail(5), seed=1)
-    others, _ = make_pairs(small_tokenizer, small_world, probes, seed=2)
+    pairs, _ = make_prompt_pairs(small_tokenizer, small_world, probes, seed=1)
+    few, _ = make_prompt_pairs(small_tokenizer, small_world, probes.tail(5), seed=1)
+    others, _ = make_prompt_pairs(small_tokenizer, small_world, probes, seed=2)
 
     assert few == pairs[-5:]
     assert others != pairs

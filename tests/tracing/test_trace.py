@@ -5,16 +5,16 @@ import torch
 
 from factlife.config.tracing import Tracing
 from factlife.recall.score import score
-from factlife.tracing.patching import embed
-from factlife.tracing.prompts import make_pairs
-from factlife.tracing.trace import COLUMNS, corrupt, trace
+from factlife.tracing.patching import embed_tokens
+from factlife.tracing.prompts import make_prompt_pairs
+from factlife.tracing.trace import COLUMNS, corrupt_inputs, trace_facts
 
-SETTINGS = {"components": ["residual", "mlp"], "windows": [1], "samples": 3}
+SETTINGS = {"components": ["residual", "mlp"], "windows": [1], "noise_samples": 3}
 
 
 @pytest.fixture(scope="module")
 def table(small_model, small_tokenizer, small_world):
-    return trace(small_model, small_tokenizer, small_world, Tracing(**SETTINGS))
+    return trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS))
 
 
 def test_every_panel_fact_is_traced_at_every_token_and_layer(table, small_world):
@@ -24,7 +24,7 @@ def test_every_panel_fact_is_traced_at_every_token_and_layer(table, small_world)
     tokens = one[["position", "token"]].drop_duplicates()
     assert len(one) == len(tokens) * 3 * 2
     assert not one.duplicated(["component", "position", "layer"]).any()
-    assert table["left_out"].isna().all()
+    assert table["exclusion_reason"].isna().all()
 
 
 def test_the_last_token_of_the_last_layer_restores_everything(table):
@@ -33,12 +33,14 @@ def test_the_last_token_of_the_last_layer_restores_everything(table):
     np.testing.assert_allclose(
         rows["indirect_effect"], rows["clean_probability"] - rows["corrupted_probability"], atol=1e-5
     )
-    np.testing.assert_allclose(rows["indirect_effect_logit"], rows["clean_logit"] - rows["corrupted_logit"], atol=1e-4)
+    np.testing.assert_allclose(
+        rows["indirect_effect_logit_diff"], rows["clean_logit_diff"] - rows["corrupted_logit_diff"], atol=1e-4
+    )
 
 
 def test_the_clean_run_is_what_the_probe_engine_measures(table, small_model, small_tokenizer, small_world):
     rows = table.drop_duplicates("fact_id").set_index("probe_id")
-    assert (rows["target_tokens"] == 1).all()
+    assert (rows["n_target_tokens"] == 1).all()
     probes = small_world.probes[small_world.probes["probe_id"].isin(rows.index)].reset_index(drop=True)
 
     scores = score(small_model, small_tokenizer, probes)
@@ -49,13 +51,15 @@ def test_the_clean_run_is_what_the_probe_engine_measures(table, small_model, sma
 
 
 def test_the_batch_changes_nothing(table, small_model, small_tokenizer, small_world):
-    other = trace(small_model, small_tokenizer, small_world, Tracing(**SETTINGS, batch_tokens=50))
+    other = trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS, batch_tokens=50))
 
     pd.testing.assert_frame_equal(table, other, rtol=1e-3, atol=1e-4)
 
 
 def test_fewer_facts_take_the_known_ones_first_and_relations_in_turn(table, small_model, small_tokenizer, small_world):
-    few = trace(small_model, small_tokenizer, small_world, Tracing(**SETTINGS, facts=4)).drop_duplicates("fact_id")
+    few = trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS, facts=4)).drop_duplicates(
+        "fact_id"
+    )
 
     assert len(few) == 4
     known = table.drop_duplicates("fact_id")["known"].sum()
@@ -66,11 +70,11 @@ def test_fewer_facts_take_the_known_ones_first_and_relations_in_turn(table, smal
 
 def test_noise_is_of_the_size_that_is_asked_for_and_on_the_subject_alone(small_model, small_tokenizer, small_world):
     probes = small_world.probes[small_world.probes["kind"] == "forward"].head(1)
-    (pair,), _ = make_pairs(small_tokenizer, small_world, probes)
+    (pair,), _ = make_prompt_pairs(small_tokenizer, small_world, probes)
 
-    noisy = corrupt(small_model, [pair], "noise", Tracing(noise=2.0, samples=500))
+    noisy = corrupt_inputs(small_model, [pair], "noise", Tracing(noise_level=2.0, noise_samples=500))
 
-    noise = noisy - embed(small_model, torch.tensor([pair.ids]))
+    noise = noisy - embed_tokens(small_model, torch.tensor([pair.ids]))
     scale = small_model.get_input_embeddings().weight.std().item()
     assert noise[:, list(pair.subject)].std().item() == pytest.approx(2 * scale, rel=0.02)
     rest = [place for place in range(len(pair.ids)) if place not in pair.subject]
@@ -82,9 +86,9 @@ def test_a_fact_that_cannot_be_traced_says_why(small_model, small_tokenizer, sma
     facts.loc[facts["relation"] == "major", "taught"] = False
     lone = type(small_world)(small_world.entities, facts, small_world.probes)
 
-    table = trace(small_model, small_tokenizer, lone, Tracing(**SETTINGS))
+    table = trace_facts(small_model, small_tokenizer, lone, Tracing(**SETTINGS))
 
     left_out = table[table["relation"] == "major"]
     assert len(left_out) == 6
-    assert left_out["left_out"].str.startswith("no other subject has a name of 2 tokens").all()
-    assert table.loc[table["relation"] == "employer", "left_out"].isna().all()
+    assert left_out["exclusion_reason"].str.startswith("no other subject has a name of 2 tokens").all()
+    assert table.loc[table["relation"] == "employer", "exclusion_reason"].isna().all()

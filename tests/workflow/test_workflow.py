@@ -47,7 +47,7 @@ COLUMNS = {
     ),
     "results/tables/costs.csv": "rule, model, seed, name, metric, estimate",
     "results/tables/circuits.csv": (
-        "model, seed, relation, method, budget, metric, n, estimate, ci_low, ci_high, interval_over"
+        "model, seed, relation, method, fraction, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/tables/graphs.csv": (
         "model, seed, explained, setting, predictor, features, multiple, metric, n, estimate, ci_low, ci_high, interval_over"
@@ -462,7 +462,7 @@ def test_the_report_needs_no_network(smoke):
 def test_circuits_of_models_that_were_trained_elsewhere_are_planned(clean, scenario, models):
     run = clean.snakemake("circuits", "--dry-run", config=f"config/{scenario}.yaml").passed()
 
-    assert {f"find_circuits {model} 0" for model in models} <= run.jobs()
+    assert {f"discover_circuits {model} 0" for model in models} <= run.jobs()
 
 
 def test_the_default_scenario_is_planned(clean):

@@ -4,13 +4,13 @@ CIRCUITS = for_all_models(
 )
 
 
-rule find_circuits:
-    """Find the circuits of relations on some subjects, and validate them on others."""
+rule discover_circuits:
+    """Discover the circuits of relations on some subjects and validate them on others."""
     input:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
         saes=saes_of_hypotheses,
-        known=list(config["circuits"]["compare"].values()),
+        known=list(config["circuits"]["known_circuits"].values()),
     output:
         table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
         hypotheses="results/circuits/{model}/seed-{seed}/hypotheses.parquet",
@@ -21,9 +21,9 @@ rule find_circuits:
             method=config["circuits"]["methods"],
         ),
     log:
-        "logs/find_circuits/{model}/seed-{seed}.log",
+        "logs/discover_circuits/{model}/seed-{seed}.log",
     benchmark:
-        "logs/find_circuits/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/discover_circuits/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -36,14 +36,14 @@ rule find_circuits:
             key: value for key, value in config["circuits"].items() if key != "models"
         },
         hypotheses=hypotheses_of_model,
-        code=code_of("find_circuits"),
+        code=code_of("discover_circuits"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/find_circuits.py"
+        "../scripts/discover_circuits.py"
 
 
 rule summarise_circuits:
-    """Join what was measured of circuits, and draw it."""
+    """Join the results of all circuits and plot them."""
     input:
         tables=CIRCUITS,
         circuits=expand(
@@ -64,16 +64,16 @@ rule summarise_circuits:
         table="results/tables/circuits.csv",
         hypotheses="results/tables/hypotheses.csv",
         heads="results/tables/heads.csv",
-        heads_drawn=report(
+        heads_figure=report(
             "results/figures/circuits-heads.svg",
             category="4. Location",
-            labels={"figure": "Heads: what each reads and writes"},
+            labels={"figure": "Direct logit attribution of heads"},
             caption="../report/circuits-heads.rst",
         ),
-        hypotheses_drawn=report(
+        hypotheses_figure=report(
             "results/figures/circuits-hypotheses.svg",
             category="4. Location",
-            labels={"figure": "Hypotheses about parts of models"},
+            labels={"figure": "Hypotheses about components"},
             caption="../report/circuits-hypotheses.rst",
         ),
         faithfulness=report(
@@ -85,7 +85,7 @@ rule summarise_circuits:
         relations=report(
             "results/figures/circuits-relations.svg",
             category="4. Location",
-            labels={"figure": "Circuits: relations in each other's circuits"},
+            labels={"figure": "Circuits: transfer between relations"},
             caption="../report/circuits-relations.rst",
         ),
         training=report(

@@ -4,7 +4,7 @@ TRACES = for_all_models(
 
 
 rule trace_model:
-    """Locate a model's facts: restore one place of a corrupted run at a time."""
+    """Trace facts: restore one state of a corrupted run at a time."""
     input:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
@@ -34,7 +34,7 @@ rule trace_model:
 
 
 rule summarise_tracing:
-    """Summarise and draw where facts are."""
+    """Summarise and plot the indirect effects."""
     input:
         traces=TRACES,
     output:
@@ -42,13 +42,13 @@ rule summarise_tracing:
         heat_map=report(
             "results/figures/tracing-heat-map.svg",
             category="4. Location",
-            labels={"figure": "Where facts are: tokens and layers"},
+            labels={"figure": "Causal tracing: tokens and layers"},
             caption="../report/tracing-heat-map.rst",
         ),
         curves=report(
             "results/figures/tracing-curves.svg",
             category="4. Location",
-            labels={"figure": "Where facts are: corruptions and scales"},
+            labels={"figure": "Causal tracing: corruptions and scales"},
             caption="../report/tracing-curves.rst",
         ),
     log:

@@ -6,22 +6,22 @@ import pandas as pd
 
 from factlife import figures, jobs
 from factlife.circuits import figures as drawn
-from factlife.circuits.seeds import between_seeds
+from factlife.circuits.seeds import compare_seeds
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
     for paths, path, more in (
-        (snakemake.input.tables, snakemake.output.table, [between_seeds(snakemake.input.circuits)]),
+        (snakemake.input.tables, snakemake.output.table, [compare_seeds(snakemake.input.circuits)]),
         (snakemake.input.hypotheses, snakemake.output.hypotheses, []),
         (snakemake.input.heads, snakemake.output.heads, []),
     ):
         pd.concat([*(pd.read_parquet(each) for each in paths), *more], ignore_index=True).to_csv(path, index=False)
     table = pd.read_csv(snakemake.output.table)
-    figures.write_svg(drawn.faithfulness(table), snakemake.output.faithfulness)
-    figures.write_svg(drawn.relations(table), snakemake.output.relations)
-    figures.write_svg(drawn.training(table), snakemake.output.training)
+    figures.write_svg(drawn.faithfulness_curves(table), snakemake.output.faithfulness)
+    figures.write_svg(drawn.relation_transfer(table), snakemake.output.relations)
+    figures.write_svg(drawn.training_curves(table), snakemake.output.training)
     tested = pd.read_csv(snakemake.output.hypotheses)
-    figures.write_svg(drawn.hypotheses(tested), snakemake.output.hypotheses_drawn)
-    figures.write_svg(drawn.heads(pd.read_csv(snakemake.output.heads)), snakemake.output.heads_drawn)
+    figures.write_svg(drawn.hypothesis_effects(tested), snakemake.output.hypotheses_figure)
+    figures.write_svg(drawn.head_attributions(pd.read_csv(snakemake.output.heads)), snakemake.output.heads_figure)

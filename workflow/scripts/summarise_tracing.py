@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = tracing.summarise(tracing.read(snakemake.input.traces), resamples=snakemake.params.resamples)
+    table = tracing.summarise_traces(tracing.read_traces(snakemake.input.traces), resamples=snakemake.params.resamples)
     table.to_csv(snakemake.output.table, index=False)
-    figures.write_svg(drawn.heat_map(table), snakemake.output.heat_map)
-    figures.write_svg(drawn.curves(table), snakemake.output.curves)
+    figures.write_svg(drawn.effect_heat_map(table), snakemake.output.heat_map)
+    figures.write_svg(drawn.effect_curves(table), snakemake.output.curves)

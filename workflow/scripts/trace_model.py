@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models, world
 from factlife.config.tracing import Tracing
-from factlife.tracing.trace import trace
+from factlife.tracing.trace import trace_facts
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
-    table = trace(
+    table = trace_facts(
         *models.load(snakemake.input.model, job.device),
         world.beside(snakemake.input.facts),
         config.parse(Tracing, snakemake.params.tracing),

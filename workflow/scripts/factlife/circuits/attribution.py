@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factlife.circuits.edges import EdgeModel, difference, frozen
+from factlife.circuits.edges import EdgeModel, frozen_parameters, logit_difference
 from factlife.circuits.nodes import NodeModel
 
 # Edges, or nodes in their place.
-Model = EdgeModel | NodeModel
+CircuitModel = EdgeModel | NodeModel
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptPairs:
     """Pairs of prompts of equal length.
 
     Attributes:
@@ -38,7 +38,7 @@ GAP = 0.05
 
 
 @dataclass(frozen=True)
-class Attribution:
+class EdgeScores:
     """Scores of edges.
 
     Attributes:
@@ -57,12 +57,14 @@ class Attribution:
         return self.gap.quantile(0.9).item()
 
 
-def eap(edges: Model, batches: Sequence[Batch]) -> Attribution:
+def eap(edges: CircuitModel, batches: Sequence[PromptPairs]) -> EdgeScores:
     """Edge attribution patching: (clean − corrupted) · gradient in the clean run (Syed et al. 2023, eq. 1)."""
     return _joined([_along(edges, batch, [1.0]) for batch in batches], 1)
 
 
-def eap_ig(edges: Model, batches: Sequence[Batch], *, gap: float = GAP, steps: Sequence[int] = STEPS) -> Attribution:
+def eap_ig(
+    edges: CircuitModel, batches: Sequence[PromptPairs], *, gap: float = GAP, steps: Sequence[int] = STEPS
+) -> EdgeScores:
     """Edge attribution patching with integrated gradients (Hanna et al. 2024, eq. 3), by the midpoint rule.
 
     The gradient is averaged over inputs on the line from the corrupted to the clean embeddings. Edges out of the input
@@ -79,7 +81,7 @@ def eap_ig(edges: Model, batches: Sequence[Batch], *, gap: float = GAP, steps: S
     return found
 
 
-def exact(edges: Model, batches: Sequence[Batch], *, batch_tokens: int = 4096) -> Attribution:
+def exact_patching(edges: CircuitModel, batches: Sequence[PromptPairs], *, batch_tokens: int = 4096) -> EdgeScores:
     """Exact edge patching: what the logit difference loses when one edge alone is corrupted.
 
     One run for each edge and pair.
@@ -90,25 +92,27 @@ def exact(edges: Model, batches: Sequence[Batch], *, batch_tokens: int = 4096) -
     for batch in batches:
         masks = full.repeat(len(where), 1, 1)
         masks[torch.arange(len(where)), where[:, 0], where[:, 1]] = 0
-        whole, cut = (measure(edges, batch, each, batch_tokens=batch_tokens)[..., 0] for each in (full[None], masks))
+        whole, cut = (
+            evaluate_circuits(edges, batch, each, batch_tokens=batch_tokens)[..., 0] for each in (full[None], masks)
+        )
         lost = whole - cut
         scores = torch.zeros(len(batch.clean), *full.shape)
         scores[:, where[:, 0], where[:, 1]] = lost.T
-        parts.append(Attribution(scores, torch.zeros(len(batch.clean)), 0))
+        parts.append(EdgeScores(scores, torch.zeros(len(batch.clean)), 0))
     return _joined(parts, 0)
 
 
-def denoising(edges: Model, batches: Sequence[Batch], *, batch_tokens: int = 4096) -> Attribution:
+def denoising_patching(edges: CircuitModel, batches: Sequence[PromptPairs], *, batch_tokens: int = 4096) -> EdgeScores:
     """What the corrupted run's logit difference gains when one edge alone carries its clean value.
 
     The other side of ``exact``, which corrupts one edge of the clean run; the two differ where parts act together.
     """
-    swapped = [Batch(one.corrupted, one.clean, one.answers, one.subjects) for one in batches]
-    found = exact(edges, swapped, batch_tokens=batch_tokens)
-    return Attribution(-found.scores, found.gap, 0)
+    swapped = [PromptPairs(one.corrupted, one.clean, one.answers, one.subjects) for one in batches]
+    found = exact_patching(edges, swapped, batch_tokens=batch_tokens)
+    return EdgeScores(-found.scores, found.gap, 0)
 
 
-def measure(edges: Model, batch: Batch, masks: Tensor, *, batch_tokens: int = 4096) -> Tensor:
+def evaluate_circuits(edges: CircuitModel, batch: PromptPairs, masks: Tensor, *, batch_tokens: int = 4096) -> Tensor:
     """Logit difference, and whether the answer is the most probable token, of circuits: (circuit, pair, 2)."""
     pairs, length = batch.clean.shape[:2]
     parts = []
@@ -117,29 +121,29 @@ def measure(edges: Model, batch: Batch, masks: Tensor, *, batch_tokens: int = 40
         for some in masks.split(max(1, batch_tokens // (pairs * length))):
             logits = edges.run(batch.clean, base, some)[0]
             hits = logits.argmax(-1) == batch.answers[:, 0]
-            parts.append(torch.stack([difference(logits, batch.answers), hits.to(logits.dtype)], -1).cpu())
+            parts.append(torch.stack([logit_difference(logits, batch.answers), hits.to(logits.dtype)], -1).cpu())
     return torch.cat(parts)
 
 
-def _along(edges: Model, batch: Batch, points: Sequence[float]) -> Attribution:
+def _along(edges: CircuitModel, batch: PromptPairs, points: Sequence[float]) -> EdgeScores:
     """Scores of one batch with gradients averaged over points between corrupted, 0, and clean, 1."""
     with torch.no_grad():
         base, clean = edges.record(batch.corrupted), edges.record(batch.clean)
     full = edges.graph.edges.float()[None]
     total = torch.zeros(len(batch.clean), *full.shape[1:], dtype=batch.clean.dtype)
-    with frozen(edges.model), torch.enable_grad():
+    with frozen_parameters(edges.model), torch.enable_grad():
         for point in points:
             # Cloned: tensors of inference mode take no gradient.
             inputs = torch.lerp(batch.corrupted, batch.clean, point).clone().requires_grad_()
             logits, reads = edges.run(inputs, base, full)
-            gradients = torch.autograd.grad(difference(logits[0], batch.answers).sum(), reads)
+            gradients = torch.autograd.grad(logit_difference(logits[0], batch.answers).sum(), reads)
             total += edges.effects(clean, base, gradients).cpu()
     scores = total / len(points)
-    both = measure(edges, batch, torch.cat([full, 0 * full]))[..., 0]
+    both = evaluate_circuits(edges, batch, torch.cat([full, 0 * full]))[..., 0]
     whole = both[0] - both[1]
     gap = (scores[:, 0].sum(-1) - whole).abs() / whole.abs()
-    return Attribution(scores * edges.graph.edges, gap, len(points))
+    return EdgeScores(scores * edges.graph.edges, gap, len(points))
 
 
-def _joined(parts: Sequence[Attribution], steps: int) -> Attribution:
-    return Attribution(torch.cat([part.scores for part in parts]), torch.cat([part.gap for part in parts]), steps)
+def _joined(parts: Sequence[EdgeScores], steps: int) -> EdgeScores:
+    return EdgeScores(torch.cat([part.scores for part in parts]), torch.cat([part.gap for part in parts]), steps)

@@ -25,7 +25,7 @@ class CircuitError(ValueError):
 
 
 @dataclass(frozen=True)
-class Reads:
+class HeadProjections:
     """The heads' queries, keys and values of one block as linear maps of what the attention's norm returns.
 
     Attributes:
@@ -40,7 +40,7 @@ class Reads:
     modules: list[tuple[nn.Module, Tensor, Tensor]]
 
 
-def head_reads(block: Block, n_heads: int, n_kv_heads: int, head_dim: int) -> Reads:
+def head_projections(block: Block, n_heads: int, n_kv_heads: int, head_dim: int) -> HeadProjections:
     """Queries, keys and values of a block, whichever way its architecture keeps them.
 
     Raises:
@@ -74,11 +74,11 @@ def head_reads(block: Block, n_heads: int, n_kv_heads: int, head_dim: int) -> Re
         parts.append(own[rows].detach())
         bias = module.bias if module.bias is not None else own.new_zeros(own.shape[0])
         biases.append(bias[rows].detach())
-    return Reads(torch.cat(parts), torch.cat(biases), modules)
+    return HeadProjections(torch.cat(parts), torch.cat(biases), modules)
 
 
 @dataclass(frozen=True)
-class Graph:
+class ComputationGraph:
     """Who writes, who reads, and which edges there are.
 
     Attributes:
@@ -123,7 +123,9 @@ class Graph:
         return from_[:, None] * 5 + to
 
 
-def graph(n_layers: int, n_heads: int, n_kv_heads: int, *, parallel: bool = False) -> Graph:
+def build_computation_graph(
+    n_layers: int, n_heads: int, n_kv_heads: int, *, parallel: bool = False
+) -> ComputationGraph:
     """All edges of a model of these sizes; ``parallel`` says that an MLP does not read its own block's heads."""
     writers, readers, edges = ["input"], [], []
     for layer in range(n_layers):
@@ -138,11 +140,11 @@ def graph(n_layers: int, n_heads: int, n_kv_heads: int, *, parallel: bool = Fals
     readers.append("logits")
     edges.append(len(writers))
     allowed = torch.arange(len(writers))[:, None] < torch.tensor(edges)
-    return Graph(writers, readers, allowed, n_heads, n_kv_heads)
+    return ComputationGraph(writers, readers, allowed, n_heads, n_kv_heads)
 
 
 @dataclass
-class States:
+class EdgeStates:
     """What a run wrote and read.
 
     Attributes:
@@ -186,16 +188,18 @@ class EdgeModel:
         if parts.post_normed:
             raise CircuitError(
                 f"edges of {model.config.model_type} do not add up, since attention and MLPs write through norms; "
-                "set circuits.nodes: true"
+                "set circuits.level: node"
             )
-        self.graph = graph(parts.n_layers, parts.n_heads, parts.n_kv_heads, parallel=parts.parallel)
-        self.layers = [head_reads(block, parts.n_heads, parts.n_kv_heads, parts.head_dim) for block in parts.blocks]
+        self.graph = build_computation_graph(parts.n_layers, parts.n_heads, parts.n_kv_heads, parallel=parts.parallel)
+        self.layers = [
+            head_projections(block, parts.n_heads, parts.n_kv_heads, parts.head_dim) for block in parts.blocks
+        ]
         self.out = [
             weight(block.attention_out).detach().T.unflatten(0, (parts.n_heads, parts.head_dim))
             for block in parts.blocks
         ]
 
-    def record(self, inputs: Tensor) -> States:
+    def record(self, inputs: Tensor) -> EdgeStates:
         """What an ordinary run writes and reads; ``inputs`` as ``inputs_embeds``, (batch, position, d_model)."""
         blocks, entries = self.parts.blocks, {}
         for layer, block in enumerate(blocks):
@@ -210,9 +214,9 @@ class EdgeModel:
         for layer in range(len(blocks)):
             writes += [self._heads(layer, read["z", layer]), written[layer][None]]
             reads += [read["block", layer], read["block" if self.parts.parallel else "middle", layer]]
-        return States(torch.cat(writes), torch.stack([*reads, read["logits", 0]]))
+        return EdgeStates(torch.cat(writes), torch.stack([*reads, read["logits", 0]]))
 
-    def run(self, inputs: Tensor, base: States, masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def run(self, inputs: Tensor, base: EdgeStates, masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Runs in which every reader gets, over edges that a circuit lacks, what the corrupted run wrote.
 
         Args:
@@ -242,7 +246,7 @@ class EdgeModel:
             logits = self.model(inputs_embeds=repeated, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits.unflatten(0, (count, -1)), run.reads
 
-    def effects(self, clean: States, base: States, gradients: Sequence[Tensor]) -> Tensor:
+    def effects(self, clean: EdgeStates, base: EdgeStates, gradients: Sequence[Tensor]) -> Tensor:
         """(clean − corrupted) · gradient of each edge, (batch, writer, reader), for gradients of one circuit's reads."""
         gradient = torch.cat([each[0] for each in gradients])
         return torch.einsum("sbpd,rbpd->bsr", clean.writes - base.writes, gradient)
@@ -264,10 +268,10 @@ class EdgeModel:
         """``written`` is (circuit · batch, position, d_model)."""
         run.changes.append((written.unflatten(0, (len(run.masks), -1)) - base).flatten(1))
 
-    def _start(self, run: _Run, base: States, hidden: Tensor) -> None:
+    def _start(self, run: _Run, base: EdgeStates, hidden: Tensor) -> None:
         self._add(run, base.writes[0], hidden)
 
-    def _read_heads(self, run: _Run, base: States, layer: int, _: Tensor) -> None:
+    def _read_heads(self, run: _Run, base: EdgeStates, layer: int, _: Tensor) -> None:
         per_layer = self.graph.n_heads + 2 * self.graph.n_kv_heads
         start = layer * (per_layer + 1)
         read = self._read(run, base.reads[2 * layer], slice(start, start + per_layer))
@@ -280,25 +284,25 @@ class EdgeModel:
         given[..., rows] = run.heads[readers].movedim(0, -2)
         return given
 
-    def _write_heads(self, run: _Run, base: States, layer: int, z: Tensor) -> None:
+    def _write_heads(self, run: _Run, base: EdgeStates, layer: int, z: Tensor) -> None:
         first = 1 + layer * (self.graph.n_heads + 1)
         for head, written in enumerate(self._heads(layer, z)):
             self._add(run, base.writes[first + head], written)
 
-    def _read_mlp(self, run: _Run, base: States, layer: int, _: Tensor) -> Tensor:
+    def _read_mlp(self, run: _Run, base: EdgeStates, layer: int, _: Tensor) -> Tensor:
         at = (layer + 1) * (self.graph.n_heads + 2 * self.graph.n_kv_heads + 1) - 1
         read = self._read(run, base.reads[2 * layer + 1], slice(at, at + 1))
         return self.parts.blocks[layer].mlp_norm(read[:, 0]).flatten(0, 1)
 
-    def _write_mlp(self, run: _Run, base: States, layer: int, output: Tensor) -> None:
+    def _write_mlp(self, run: _Run, base: EdgeStates, layer: int, output: Tensor) -> None:
         self._add(run, base.writes[(layer + 1) * (self.graph.n_heads + 1)], output)
 
-    def _read_logits(self, run: _Run, base: States, _: Tensor) -> Tensor:
+    def _read_logits(self, run: _Run, base: EdgeStates, _: Tensor) -> Tensor:
         return self._read(run, base.reads[-1], slice(-1, None))[:, 0].flatten(0, 1)
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient inside the context."""
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in asked:
@@ -310,7 +314,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def difference(logits: Tensor, answers: Tensor) -> Tensor:
+def logit_difference(logits: Tensor, answers: Tensor) -> Tensor:
     """The first answer's logit minus the second's, (…, batch), of logits (…, batch, vocabulary), answers (batch, 2)."""
     chosen = logits.gather(-1, answers.expand(*logits.shape[:-1], 2))
     return chosen[..., 0] - chosen[..., 1]

@@ -9,14 +9,14 @@ _CONTROLS = {
     "random_best": "best random circuit, same kinds of edges",
     "random_connected_best": "best random circuit of paths",
     "random_weights": "found in random weights",
-    "shuffled_labels": "found with others' answers",
+    "shuffled_answers": "found with others' answers",
     "known": "known circuit",
 }
 
 
-def faithfulness(table: pd.DataFrame) -> alt.TopLevelMixin:
+def faithfulness_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Faithfulness on held-out subjects against the share of edges, with what controls reach, one panel a relation."""
-    held = table[table["on"].fillna("") == "held_out"]
+    held = table[table["evaluated_on"].fillna("") == "validation"]
     main = held[held["control"].fillna("") == ""]
     curve = main[main["metric"] == "faithfulness"].assign(what="circuit")
     best = main[main["metric"].isin(_CONTROLS)]
@@ -25,7 +25,7 @@ def faithfulness(table: pd.DataFrame) -> alt.TopLevelMixin:
         [best.assign(what=best["metric"].map(_CONTROLS)), null.assign(what=null["control"].map(_CONTROLS))]
     )
     x = alt.X(
-        "budget:Q",
+        "fraction:Q",
         title="share of edges",
         scale=alt.Scale(type="log", domain=[0.001, 1]),
         axis=alt.Axis(format="~%", values=[0.001, 0.01, 0.1, 1], grid=False),
@@ -47,14 +47,14 @@ def faithfulness(table: pd.DataFrame) -> alt.TopLevelMixin:
     return drawn.facet(facet=alt.Facet("panel:N", title=None), columns=2)
 
 
-def training(table: pd.DataFrame) -> alt.TopLevelMixin:
+def training_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Entropy of edges' scores and overlap with the final circuit, against the step of training."""
     rows = table[table["step"].notna()]
     rows = rows.assign(circuit=rows["model"] + ": " + rows["relation"])
     panels = []
     for metric, title in (
         ("edge_entropy", "entropy of edges' scores, nats"),
-        ("overlap_with_final", "overlap with the final circuit"),
+        ("jaccard_with_final", "overlap with the final circuit"),
     ):
         base = alt.Chart(rows[rows["metric"] == metric]).encode(
             x=alt.X("step:Q", title="step", scale=alt.Scale(type="symlog", constant=30)),
@@ -66,22 +66,22 @@ def training(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.hconcat(*panels)
 
 
-def relations(table: pd.DataFrame) -> alt.TopLevelMixin:
+def relation_transfer(table: pd.DataFrame) -> alt.TopLevelMixin:
     """What each relation's circuit keeps of every relation's answers, and the edges that two circuits share."""
-    alone = table["control"].isna() & table["edges"].isna() & table["step"].isna()
+    alone = table["control"].isna() & table["n_edges"].isna() & table["step"].isna()
     kept = table[alone & (table["metric"] == "faithfulness")]
-    own = kept[kept["on"] == "held_out"].assign(on=lambda rows: rows["relation"])
-    shared = pd.concat([table[table["metric"] == "overlap"], own.assign(estimate=1.0)])
+    own = kept[kept["evaluated_on"] == "validation"].assign(evaluated_on=lambda rows: rows["relation"])
+    shared = pd.concat([table[table["metric"] == "jaccard"], own.assign(estimate=1.0)])
     panels = []
     for rows, asked, title in (
         (pd.concat([own, kept]), "asked", "faithfulness on held-out subjects"),
         (shared, "other circuit", "overlap of edges (Jaccard)"),
     ):
-        rows = rows[rows["on"].isin(set(own["relation"]))]
-        rows = rows.groupby(["model", "method", "relation", "on"], as_index=False)["estimate"].mean()
+        rows = rows[rows["evaluated_on"].isin(set(own["relation"]))]
+        rows = rows.groupby(["model", "method", "relation", "evaluated_on"], as_index=False)["estimate"].mean()
         rows["panel"] = rows["model"] + " by " + rows["method"]
         base = alt.Chart().encode(
-            x=alt.X("on:N", title=asked, axis=alt.Axis(labelAngle=-30)),
+            x=alt.X("evaluated_on:N", title=asked, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("relation:N", title="circuit of", axis=alt.Axis(minExtent=85)),
         )
         shade = alt.Color("estimate:Q", scale=alt.Scale(scheme="blues", domain=[0, 1], clamp=True), legend=None)
@@ -95,7 +95,7 @@ def relations(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.hconcat(*panels)
 
 
-def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:
+def hypothesis_effects(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Effect of knocking each part out, and the control's, with the smallest effect of interest and the verdict."""
     rows = table[table["metric"].isin(["effect", "control_effect"])]
     rows = rows.assign(
@@ -127,13 +127,13 @@ def hypotheses(table: pd.DataFrame) -> alt.TopLevelMixin:
 _SHOWN = 24
 
 
-def heads(table: pd.DataFrame) -> alt.TopLevelMixin:
+def head_attributions(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Direct effect of each head on the answer by where it read it, with its role, one panel a relation."""
     table = table[table["role"] != "none"].assign(circuit=table["model"] + ": " + table["relation"])
-    from_ = {"from_subject": "the subject", "from_relation": "tokens after it"}
+    from_ = {"dla_from_subject": "the subject", "dla_from_relation": "tokens after it"}
     wide = table.pivot_table(
         index=["circuit", "head", "layer", "role"], columns="metric", values="estimate", aggfunc="mean"
-    ).reindex(columns=[*from_, "contrast"])
+    ).reindex(columns=[*from_, "dla_logit_diff"])
     size = wide[list(from_)].abs().sum(axis=1)
     wide = wide[size.groupby("circuit").rank(ascending=False) <= _SHOWN].reset_index().sort_values(["layer", "head"])
     panels = []
@@ -152,7 +152,7 @@ def heads(table: pd.DataFrame) -> alt.TopLevelMixin:
             )
         )
         base = alt.Chart(rows).encode(y=y)
-        ticks = base.mark_tick(color="#000", thickness=1.5, size=13).encode(x="contrast:Q")
+        ticks = base.mark_tick(color="#000", thickness=1.5, size=13).encode(x="dla_logit_diff:Q")
         words = base.mark_text(align="left", fontSize=11).encode(x=alt.value(330), text="role:N")
         panels.append((bars + ticks + words).properties(width=320, height=alt.Step(15), title=circuit))
     return alt.concat(*panels, columns=2)

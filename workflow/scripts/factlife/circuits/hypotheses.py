@@ -15,9 +15,9 @@ from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from factlife import stats
-from factlife.circuits.attribution import Batch, Model
-from factlife.circuits.edges import CircuitError, Graph, difference
-from factlife.circuits.validation import run
+from factlife.circuits.attribution import CircuitModel, PromptPairs
+from factlife.circuits.edges import CircuitError, ComputationGraph, logit_difference
+from factlife.circuits.validation import run_circuits
 from factlife.config.circuits import Hypothesis
 from factlife.models.anatomy import patch
 from factlife.saes.activations import Place
@@ -29,7 +29,7 @@ _DRAWS = 10000
 
 
 @dataclass(frozen=True)
-class Prompts:
+class HypothesisPrompts:
     """Held-out prompts of a relation and kind.
 
     Attributes:
@@ -37,11 +37,13 @@ class Prompts:
         control: paired with subjects who have the same answer.
     """
 
-    test: Sequence[Batch]
-    control: Sequence[Batch]
+    test: Sequence[PromptPairs]
+    control: Sequence[PromptPairs]
 
 
-def automatic(graph: Graph, scores: Mapping[str, Tensor], count: int, smallest_effect: float) -> dict[str, Hypothesis]:
+def exploratory_hypotheses(
+    graph: ComputationGraph, scores: Mapping[str, Tensor], count: int, smallest_effect: float
+) -> dict[str, Hypothesis]:
     """For each relation, the parts whose edges have the largest scores, and as many of those with the smallest.
 
     The latter are the control: they should be refuted.
@@ -67,9 +69,9 @@ def automatic(graph: Graph, scores: Mapping[str, Tensor], count: int, smallest_e
     return found
 
 
-def test(
-    edges: Model,
-    prompts: Mapping[tuple[str, str], Prompts],
+def evaluate_hypotheses(
+    edges: CircuitModel,
+    prompts: Mapping[tuple[str, str], HypothesisPrompts],
     stated: Mapping[str, Hypothesis],
     generated: Mapping[str, Hypothesis],
     *,
@@ -85,7 +87,7 @@ def test(
         edges: the model.
         prompts: held-out prompts of each relation and kind.
         stated: hypotheses that were written before looking; their p are corrected by Holm's method.
-        generated: those that ``automatic`` made; theirs by Benjamini and Hochberg's.
+        generated: those that ``exploratory_hypotheses`` made; theirs by Benjamini and Hochberg's.
         resamples: bootstrap resamples of subjects behind intervals.
         batch_tokens: tokens in a forward pass.
         coders: folders of sparse autoencoders by name, for hypotheses about features.
@@ -103,7 +105,7 @@ def test(
     """
     rows = []
     relations = list(dict.fromkeys(relation for relation, _ in prompts))
-    for kind, group in (("stated", stated), ("automatic", generated)):
+    for kind, group in (("confirmatory", stated), ("exploratory", generated)):
         for name, hypothesis in group.items():
             asked = [hypothesis.relation, *({hypothesis.control} - {"same_answer"})]
             if unknown := [relation for relation in asked if relation not in relations]:
@@ -111,25 +113,25 @@ def test(
                     f"hypothesis `{name}` is about relation `{unknown[0]}`, whose circuit is not looked for; there are "
                     f"{', '.join(relations)}"
                 )
-            if (asked[0], hypothesis.prompts) not in prompts:
+            if (asked[0], hypothesis.probe_kind) not in prompts:
                 raise CircuitError(
-                    f"hypothesis `{name}` asks for {hypothesis.prompts} prompts, of which there are too few"
+                    f"hypothesis `{name}` asks for {hypothesis.probe_kind} prompts, of which there are too few"
                 )
-            ours = prompts[asked[0], hypothesis.prompts]
+            ours = prompts[asked[0], hypothesis.probe_kind]
             if len(asked) > 1:
-                other = prompts.get((asked[1], hypothesis.prompts))
-                ours = Prompts(ours.test, other.test if other else [])
+                other = prompts.get((asked[1], hypothesis.probe_kind))
+                ours = HypothesisPrompts(ours.test, other.test if other else [])
             if hypothesis.feature:
-                without = partial(_without_feature, edges, find_feature(edges, hypothesis, name, coders or {}))
+                without = partial(_without_feature, edges, load_feature(edges, hypothesis, name, coders or {}))
             else:
-                mask = knocked_out(edges.graph, hypothesis.component, name)
+                mask = ablation_mask(edges.graph, hypothesis.component, name)
                 without = partial(_without_part, edges, mask, batch_tokens)
             rows.append(_tested(edges, ours, without, hypothesis, resamples))
             rows[-1] = rows[-1].assign(hypothesis=name, kind=kind, **hypothesis.model_dump(exclude={"model"}))
     if not rows:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(rows, ignore_index=True)
-    for kind, method in (("stated", "holm"), ("automatic", "fdr_bh")):
+    for kind, method in (("confirmatory", "holm"), ("exploratory", "fdr_bh")):
         of_kind = table[table["kind"] == kind].drop_duplicates("hypothesis").set_index("hypothesis")["p"]
         if len(of_kind):
             corrected = pd.Series(multipletests(of_kind, method=method)[1], index=of_kind.index)
@@ -142,7 +144,7 @@ def test(
 
 COLUMNS = [
     "hypothesis", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over", "p", "p_corrected", "verdict", "kind",
-    "component", "relation", "prompts", "control", "direction", "smallest_effect", "claim",
+    "component", "relation", "probe_kind", "control", "direction", "smallest_effect", "claim",
 ]  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def verdict(row: Any) -> str:
     return "refuted" if upper < row["smallest_effect"] else "inconclusive"
 
 
-def knocked_out(graph: Graph, component: str, name: str) -> Tensor:
+def ablation_mask(graph: ComputationGraph, component: str, name: str) -> Tensor:
     """All edges but those out of a part: a head ``a1.h3``, all heads of a layer ``a1``, or an MLP ``m1``.
 
     Raises:
@@ -172,7 +174,7 @@ def knocked_out(graph: Graph, component: str, name: str) -> Tensor:
     return mask
 
 
-class Feature(NamedTuple):
+class DictionaryFeature(NamedTuple):
     """A feature of a sparse autoencoder or transcoder, and where that sits."""
 
     coder: Coder
@@ -180,7 +182,9 @@ class Feature(NamedTuple):
     number: int
 
 
-def find_feature(edges: Model, hypothesis: Hypothesis, name: str, coders: Mapping[str, str | Path]) -> Feature:
+def load_feature(
+    edges: CircuitModel, hypothesis: Hypothesis, name: str, coders: Mapping[str, str | Path]
+) -> DictionaryFeature:
     """The feature that a hypothesis names.
 
     Raises:
@@ -200,14 +204,14 @@ def find_feature(edges: Model, hypothesis: Hypothesis, name: str, coders: Mappin
     if coder.d_in != edges.parts.d_model:
         raise CircuitError(f"{sae}/{layer} reads width {coder.d_in}; the model has {edges.parts.d_model}")
     reads, writes = (edges.model.get_submodule(coder.metadata[key]) for key in ("hook_name", "hook_name_out"))
-    return Feature(coder, Place(reads, coder.metadata["hook_reads_input"], writes), number)
+    return DictionaryFeature(coder, Place(reads, coder.metadata["hook_reads_input"], writes), number)
 
 
-def _without_part(edges: Model, mask: Tensor, batch_tokens: int, batches: Sequence[Batch]) -> np.ndarray:
-    return run(edges, batches, [mask], batch_tokens=batch_tokens).differences[0]
+def _without_part(edges: CircuitModel, mask: Tensor, batch_tokens: int, batches: Sequence[PromptPairs]) -> np.ndarray:
+    return run_circuits(edges, batches, [mask], batch_tokens=batch_tokens).differences[0]
 
 
-def _without_feature(edges: Model, feature: Feature, batches: Sequence[Batch]) -> np.ndarray:
+def _without_feature(edges: CircuitModel, feature: DictionaryFeature, batches: Sequence[PromptPairs]) -> np.ndarray:
     """Logit differences of clean runs in which a feature is as active as in the corrupted run, (pair,)."""
     coder, place, number = feature
     found = []
@@ -224,14 +228,14 @@ def _without_feature(edges: Model, feature: Feature, batches: Sequence[Batch]) -
             edges.model.base_model(inputs_embeds=batch.corrupted, use_cache=False)
             with patch(place.writes, change):
                 logits = edges.model(inputs_embeds=batch.clean, use_cache=False, logits_to_keep=1).logits[:, -1]
-        found.append(difference(logits, batch.answers).double().cpu())
+        found.append(logit_difference(logits, batch.answers).double().cpu())
     return torch.cat(found).numpy()
 
 
 def _tested(
-    edges: Model,
-    prompts: Prompts,
-    without: Callable[[Sequence[Batch]], np.ndarray],
+    edges: CircuitModel,
+    prompts: HypothesisPrompts,
+    without: Callable[[Sequence[PromptPairs]], np.ndarray],
     hypothesis: Hypothesis,
     resamples: int,
 ) -> pd.DataFrame:
@@ -243,7 +247,7 @@ def _tested(
     ):
         if not batches:
             continue
-        measured = run(edges, batches, [])
+        measured = run_circuits(edges, batches, [])
         if metrics[0] == "effect":
             scale = (measured.full - measured.empty).mean()
         lost = (measured.full - without(batches)) / scale
@@ -253,11 +257,11 @@ def _tested(
             stats.tidy({}, list(metrics), stats.cluster_bootstrap(values, measured.subjects, resamples=resamples))
         )
         if metrics[0] == "effect":
-            p = sign_flip(sign * pd.Series(lost).groupby(measured.subjects).mean().to_numpy())
+            p = sign_flip_p(sign * pd.Series(lost).groupby(measured.subjects).mean().to_numpy())
     return pd.concat(parts).assign(p=p)
 
 
-def sign_flip(values: np.ndarray, *, seed: int = 0) -> float:
+def sign_flip_p(values: np.ndarray, *, seed: int = 0) -> float:
     """One-sided p of a mean above 0: the share of sign flips whose mean is as large (exact for 12 values or fewer).
 
     Under the null hypothesis every value is as likely with the other sign (Fisher 1935, chapter 3).

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factlife.circuits.edges import Graph
+from factlife.circuits.edges import ComputationGraph
 from factlife.models.anatomy import anatomy, capture, patch
 
 
@@ -55,7 +55,7 @@ class NodeModel:
             writers += [*(f"a{layer}.h{head}" for head in heads), f"m{layer}"]
         edges = torch.ones(len(writers), 1, dtype=torch.bool)
         edges[0] = False
-        self.graph = Graph(writers, ["logits"], edges, self.parts.n_heads, self.parts.n_kv_heads)
+        self.graph = ComputationGraph(writers, ["logits"], edges, self.parts.n_heads, self.parts.n_kv_heads)
 
     def record(self, inputs: Tensor) -> NodeStates:
         """What an ordinary run's nodes write; ``inputs`` as ``inputs_embeds``, (batch, position, d_model)."""

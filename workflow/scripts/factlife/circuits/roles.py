@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from factlife import stats
-from factlife.circuits.edges import CircuitError, head_reads
+from factlife.circuits.edges import CircuitError, head_projections
 from factlife.models.anatomy import anatomy, capture, residual_parts, weight
-from factlife.tracing.patching import stack
-from factlife.tracing.prompts import Pair
+from factlife.tracing.patching import stack_ids
+from factlife.tracing.prompts import PromptPair
 
 COLUMNS = [
     "relation", "head", "layer", "role", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over",
@@ -29,10 +29,10 @@ COLUMNS = [
 RATIO = 10
 # Heads with less than this share of the largest head's effect have no role.
 FLOOR = 0.05
-_METRICS = ["from_subject", "from_relation", "contrast", "attention_to_subject"]
+_METRICS = ["dla_from_subject", "dla_from_relation", "dla_logit_diff", "attention_to_subject"]
 
 
-class Sources(NamedTuple):
+class HeadAttribution(NamedTuple):
     """Direct effects of heads on answers, by the token from which they read.
 
     Attributes:
@@ -46,7 +46,7 @@ class Sources(NamedTuple):
     attention: Tensor
 
 
-def roles(model: Any, pairs: Sequence[Pair], *, resamples: int) -> pd.DataFrame:
+def classify_heads(model: Any, pairs: Sequence[PromptPair], *, resamples: int) -> pd.DataFrame:
     """Class heads by where they read what they write towards answers.
 
     Args:
@@ -55,8 +55,8 @@ def roles(model: Any, pairs: Sequence[Pair], *, resamples: int) -> pd.DataFrame:
         resamples: bootstrap resamples of subjects.
 
     Returns:
-        Per relation and head rows of ``from_subject`` and ``from_relation`` (direct effect on the answer's logit, centred
-        over the vocabulary, from the subject's tokens and from those after it), ``contrast`` (on the answer's logit less
+        Per relation and head rows of ``dla_from_subject`` and ``dla_from_relation`` (direct effect on the answer's logit, centred
+        over the vocabulary, from the subject's tokens and from those after it), ``dla_logit_diff`` (on the answer's logit less
         that of another subject's answer), and ``attention_to_subject``; means over prompts, intervals over subjects.
         ``role``: *subject* or *relation* where the one's size is at least ``RATIO`` times the other's, *mixed* otherwise,
         *none* below ``FLOOR`` of the largest head's effect.
@@ -68,7 +68,7 @@ def roles(model: Any, pairs: Sequence[Pair], *, resamples: int) -> pd.DataFrame:
     for relation in dict.fromkeys(pair.relation for pair in pairs):
         values, subjects = [], []
         for group in _groups([pair for pair in pairs if pair.relation == relation]):
-            found, place = direct_effects(model, group), group[0].subject
+            found, place = direct_logit_attribution(model, group), group[0].subject
             values.append(
                 torch.stack(
                     [
@@ -86,7 +86,7 @@ def roles(model: Any, pairs: Sequence[Pair], *, resamples: int) -> pd.DataFrame:
         interval = stats.cluster_bootstrap(every.flatten(1).numpy(), np.array(subjects), resamples=resamples)
         names = [f"a{layer}.h{head}" for layer in range(n_layers) for head in range(n_heads)]
         table = stats.tidy({"relation": relation}, _METRICS * len(names), interval)
-        classes = classify(every.mean(0).flatten(0, 1)[:, :2].numpy())
+        classes = assign_roles(every.mean(0).flatten(0, 1)[:, :2].numpy())
         rows.append(
             table.assign(
                 head=np.repeat(names, len(_METRICS)),
@@ -97,7 +97,7 @@ def roles(model: Any, pairs: Sequence[Pair], *, resamples: int) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[COLUMNS] if rows else pd.DataFrame(columns=COLUMNS)
 
 
-def classify(effects: np.ndarray) -> list[str]:
+def assign_roles(effects: np.ndarray) -> list[str]:
     """Role of each head from its effects, (head, 2): from the subject, and from what follows it."""
     sizes = np.abs(effects)
     enough = sizes.sum(1) >= FLOOR * sizes.sum(1).max()
@@ -107,7 +107,7 @@ def classify(effects: np.ndarray) -> list[str]:
 
 
 @torch.no_grad()
-def direct_effects(model: Any, pairs: Sequence[Pair]) -> Sources:
+def direct_logit_attribution(model: Any, pairs: Sequence[PromptPair]) -> HeadAttribution:
     """Direct effects of all heads on the answers to prompts of equal length.
 
     Raises:
@@ -119,7 +119,7 @@ def direct_effects(model: Any, pairs: Sequence[Pair]) -> Sources:
             f"what heads of {model.config.model_type} write does not add up, since attention writes through a norm: "
             "there are no direct effects of heads"
         )
-    ids = stack([pair.ids for pair in pairs]).to(model.device)
+    ids = stack_ids([pair.ids for pair in pairs]).to(model.device)
     norms = {layer: block.attention_norm for layer, block in enumerate(parts.blocks)}
     residual = residual_parts(model, ids, torch.ones_like(ids))[1][:, -1]
     with capture(norms) as read, _eager(model):
@@ -128,10 +128,10 @@ def direct_effects(model: Any, pairs: Sequence[Pair]) -> Sources:
     answers = torch.tensor([[pair.answer, pair.donor_answer] for pair in pairs], device=table.device)
     chosen = table[answers]
     towards = torch.stack([chosen[:, 0] - table.mean(0), chosen[:, 0] - chosen[:, 1]], 1)
-    towards = parts.logit_scale * before_norm(parts.final_norm, residual[:, None], towards)
+    towards = parts.logit_scale * direction_before_norm(parts.final_norm, residual[:, None], towards)
     effects = []
     for layer, block in enumerate(parts.blocks):
-        reads = head_reads(block, parts.n_heads, parts.n_kv_heads, parts.head_dim)
+        reads = head_projections(block, parts.n_heads, parts.n_kv_heads, parts.head_dim)
         start = parts.n_heads + parts.n_kv_heads
         values = torch.einsum("bpd,hkd->bhpk", read[layer], reads.weight[start:]) + reads.bias[start:, None]
         values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, 1)
@@ -140,10 +140,10 @@ def direct_effects(model: Any, pairs: Sequence[Pair]) -> Sources:
         effects.append(torch.einsum("bhp,bhpk,bchk->bchp", patterns[layer][:, :, -1], values, written))
     both = torch.stack(effects, 2).float().cpu()
     attention = torch.stack([each[:, :, -1] for each in patterns], 1).float().cpu()
-    return Sources(both[:, 0], both[:, 1], attention)
+    return HeadAttribution(both[:, 0], both[:, 1], attention)
 
 
-def before_norm(norm: nn.Module, residual: Tensor, direction: Tensor) -> Tensor:
+def direction_before_norm(norm: nn.Module, residual: Tensor, direction: Tensor) -> Tensor:
     """What a direction behind a norm is before it, its scale being that of the residual stream, (…, d_model).
 
     The norm is x ↦ gain · centred(x) / scale(x) + bias; it is read off at a vector of mean 0 and size 1, so large that
@@ -174,7 +174,7 @@ def _eager(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _groups(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+def _groups(pairs: Sequence[PromptPair]) -> Iterator[list[PromptPair]]:
     """Pairs of equal length with the subject in the same place."""
     keys = dict.fromkeys((len(pair.ids), pair.subject) for pair in pairs)
     for key in keys:

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 
-def connections(circuit: dict[str, Any]) -> tuple[Counter, Counter]:
+def count_connections(circuit: dict[str, Any]) -> tuple[Counter, Counter]:
     """Edges of a circuit in MIB's format by connection between layers, and of the whole model."""
     inside, every = Counter(), Counter()
     for edge, values in circuit["edges"].items():
@@ -27,21 +27,21 @@ def connections(circuit: dict[str, Any]) -> tuple[Counter, Counter]:
     return inside, every
 
 
-def overlap(one: Counter, other: Counter) -> float:
+def weighted_jaccard(one: Counter, other: Counter) -> float:
     """Σ min / Σ max of two circuits' edges by connection; 1 for the same, 0 where they share no connection."""
     names = one.keys() | other.keys()
     most = sum(max(one[name], other[name]) for name in names)
     return sum(min(one[name], other[name]) for name in names) / most if most else 1.0
 
 
-def between_seeds(paths: Iterable[str | Path]) -> pd.DataFrame:
+def compare_seeds(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Overlap of circuits of the same model, relation and method in every two seeds.
 
     Args:
         paths: of circuits, ``{model}/seed-{seed}/{relation}.{method}.json``; circuits of nodes are left out.
 
     Returns:
-        Rows of ``circuits.csv`` with metric ``overlap_by_layer`` and ``on`` the other seed; with ``control`` *random*,
+        Rows of ``circuits.csv`` with metric ``jaccard_by_layer`` and ``evaluated_on`` the other seed; with ``control`` *random*,
         that of the first circuit with as many edges spread evenly over the model's.
     """
     found: dict[tuple[str, str], dict[int, tuple[Counter, Counter]]] = {}
@@ -50,8 +50,8 @@ def between_seeds(paths: Iterable[str | Path]) -> pd.DataFrame:
         circuit = json.loads(path.read_text())
         if circuit["edges"]:
             key = path.parent.parent.name, path.name
-            found.setdefault(key, {})[int(path.parent.name.removeprefix("seed-"))] = connections(circuit)
-            about[key] = {name: circuit["factlife"][name] for name in ("relation", "method", "budget")}
+            found.setdefault(key, {})[int(path.parent.name.removeprefix("seed-"))] = count_connections(circuit)
+            about[key] = {name: circuit["factlife"][name] for name in ("relation", "method", "fraction")}
     rows = []
     for key, by_seed in found.items():
         for (seed, (one, every)), (other, (theirs, _)) in itertools.combinations(sorted(by_seed.items()), 2):
@@ -59,7 +59,7 @@ def between_seeds(paths: Iterable[str | Path]) -> pd.DataFrame:
             even = Counter({name: share * count for name, count in every.items()})
             for control, counts in (("", theirs), ("random", even)):
                 rows.append(
-                    {"model": key[0], "seed": seed, **about[key], "metric": "overlap_by_layer", "n": 1,
-                     "estimate": overlap(one, counts), "on": f"seed-{other}", "control": control}
+                    {"model": key[0], "seed": seed, **about[key], "metric": "jaccard_by_layer", "n": 1,
+                     "estimate": weighted_jaccard(one, counts), "evaluated_on": f"seed-{other}", "control": control}
                 )  # fmt: skip
     return pd.DataFrame(rows)

@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.circuits.attribution import Batch, Model, measure
-from factlife.circuits.discovery import jaccard, select
-from factlife.circuits.edges import Graph
+from factlife.circuits.attribution import CircuitModel, PromptPairs, evaluate_circuits
+from factlife.circuits.edges import ComputationGraph
+from factlife.circuits.selection import jaccard, select_circuit
 from factlife.stats import LEVEL, Interval
 
 
 @dataclass(frozen=True)
-class Measured:
+class CircuitRuns:
     """Runs of circuits on pairs.
 
     Attributes:
@@ -47,14 +47,18 @@ class Measured:
         return (weights @ (self.differences - self.empty).T) / (weights @ (self.full - self.empty))[:, None]
 
 
-def run(edges: Model, batches: Sequence[Batch], circuits: Sequence[Tensor], *, batch_tokens: int = 4096) -> Measured:
+def run_circuits(
+    edges: CircuitModel, batches: Sequence[PromptPairs], circuits: Sequence[Tensor], *, batch_tokens: int = 4096
+) -> CircuitRuns:
     """Run circuits, each (writer, reader), on pairs."""
     full = edges.graph.edges
     masks = torch.stack([full, torch.zeros_like(full), *circuits]).float()
     found = (
-        torch.cat([measure(edges, batch, masks, batch_tokens=batch_tokens) for batch in batches], 1).double().numpy()
+        torch.cat([evaluate_circuits(edges, batch, masks, batch_tokens=batch_tokens) for batch in batches], 1)
+        .double()
+        .numpy()
     )
-    return Measured(
+    return CircuitRuns(
         found[2:, :, 0],
         found[2:, :, 1],
         found[0, :, 0],
@@ -63,18 +67,18 @@ def run(edges: Model, batches: Sequence[Batch], circuits: Sequence[Tensor], *, b
     )
 
 
-def interval(n: int, estimate: float, resampled: np.ndarray) -> Interval:
+def percentile_interval(n: int, estimate: float, resampled: np.ndarray) -> Interval:
     """An estimate with the percentile interval of its resamples."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(np.array([n]), np.array([estimate]), np.array([low]), np.array([high]))
 
 
-def area(shares: Sequence[float], faithfulness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cpr_and_cmd(shares: Sequence[float], faithfulness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """CPR and CMD: areas under f and under |1 − f| over the share of edges, of curves (…, share) (MIB, part 3)."""
     return np.trapezoid(faithfulness, shares, axis=-1), np.trapezoid(np.abs(1 - faithfulness), shares, axis=-1)
 
 
-def random_circuits(graph: Graph, circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+def sample_random_circuits(graph: ComputationGraph, circuit: Tensor, count: int, seed: int) -> list[Tensor]:
     """Circuits with as many edges of each kind (from input, head or MLP to query, key, value, MLP or logits)."""
     generator = torch.Generator().manual_seed(seed)
     kinds = torch.where(graph.edges, graph.kinds(), -1).flatten()
@@ -89,18 +93,18 @@ def random_circuits(graph: Graph, circuit: Tensor, count: int, seed: int) -> lis
     return found
 
 
-def random_connected(graph: Graph, budget: int, count: int, seed: int) -> list[Tensor]:
+def sample_connected_circuits(graph: ComputationGraph, budget: int, count: int, seed: int) -> list[Tensor]:
     """Circuits of edges that all lie on paths, chosen as ``select`` does, by scores drawn at random."""
     generator = torch.Generator().manual_seed(seed)
-    return [select(graph, torch.rand(graph.edges.shape, generator=generator), budget) for _ in range(count)]
+    return [select_circuit(graph, torch.rand(graph.edges.shape, generator=generator), budget) for _ in range(count)]
 
 
-def without_one(circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+def remove_single_edges(circuit: Tensor, count: int, seed: int) -> list[Tensor]:
     """The circuit less one of its edges, for some of them drawn at random."""
     return [_changed(circuit, edge, False) for edge in _draw(circuit, count, seed)]
 
 
-def with_one(graph: Graph, circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+def add_single_edges(graph: ComputationGraph, circuit: Tensor, count: int, seed: int) -> list[Tensor]:
     """The circuit and one edge that it lacks, for some of them drawn at random."""
     return [_changed(circuit, edge, True) for edge in _draw(graph.edges & ~circuit, count, seed)]
 
@@ -116,7 +120,7 @@ def _changed(circuit: Tensor, edge: Tensor, to: bool) -> Tensor:
     return changed
 
 
-def subsets(circuit: Tensor, count: int, seed: int) -> list[Tensor]:
+def sample_subsets(circuit: Tensor, count: int, seed: int) -> list[Tensor]:
     """Random subsets K of a circuit's edges, half of them on average (Wang et al. 2023, part 4.1)."""
     generator = torch.Generator().manual_seed(seed)
     return [circuit & (torch.rand(circuit.shape, generator=generator) < 0.5) for _ in range(count)]
@@ -133,7 +137,9 @@ def minimality(whole: float, without: np.ndarray, inflated: np.ndarray) -> float
     return float(((whole - without) > np.quantile(np.abs(inflated - whole), 0.95)).mean())
 
 
-def stability(graph: Graph, scores: Tensor, subjects: Sequence[str], budget: int, resamples: int) -> np.ndarray:
+def bootstrap_stability(
+    graph: ComputationGraph, scores: Tensor, subjects: Sequence[str], budget: int, resamples: int
+) -> np.ndarray:
     """Jaccard of circuits found on bootstrap resamples of subjects, in pairs: (resamples // 2,).
 
     Args:
@@ -147,6 +153,7 @@ def stability(graph: Graph, scores: Tensor, subjects: Sequence[str], budget: int
     draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     flat = scores.flatten(1).double()
     found = [
-        select(graph, (torch.from_numpy(draw[codes]).double() @ flat).view(scores.shape[1:]), budget) for draw in draws
+        select_circuit(graph, (torch.from_numpy(draw[codes]).double() @ flat).view(scores.shape[1:]), budget)
+        for draw in draws
     ]
     return np.array([jaccard(one, other) for one, other in zip(found[::2], found[1::2], strict=False)])

@@ -1,9 +1,9 @@
-"""Circuits: how they are found and validated."""
+"""Settings of circuit discovery and of hypotheses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,91 +14,113 @@ if TYPE_CHECKING:
 
 
 class Circuits(Section):
-    """Circuits of relations: which edges between heads and MLPs an answer goes through."""
+    """Discovery and validation of each relation's circuit: the edges or nodes that its answers depend on."""
 
-    models: list[Name] = key([], "Models, of those that are run, whose circuits are found.")
+    renamed: ClassVar[dict[str, str]] = {
+        "nodes": "level",
+        "steps": "ig_steps",
+        "compare": "known_circuits",
+        "budget": "fraction",
+        "pairs": "discovery_prompts",
+        "held_out": "validation_prompts",
+        "random": "random_circuits",
+        "minimality": "minimality_edges",
+        "subsets": "completeness_subsets",
+        "bootstrap": "stability_resamples",
+        "automatic": "exploratory_hypotheses",
+    }
+
+    models: list[Name] = key([], "Models whose circuits are discovered; those not in `run.models` are skipped.")
     relations: list[str] = key(
-        ["major"], "Relations, whose values must be single tokens unless `first_token` is set.", min_length=1
+        ["major"], "Relations; their values must be single tokens unless `first_token` is true.", min_length=1
     )
-    nodes: bool = key(
-        False,
-        "Circuits of whole heads and MLPs instead of edges; the only ones where attention and MLPs write through norms "
-        "(Gemma 2, OLMo 2).",
+    level: Literal["edge", "node"] = key(
+        "edge",
+        "Whether circuits consist of edges between heads and MLPs, or of whole heads and MLPs. Models whose attention "
+        "and MLPs write through norms (Gemma 2, OLMo 2) need `node`.",
     )  # fmt: skip
-    methods: list[Literal["eap_ig", "eap", "exact", "denoising"]] = key(
-        ["eap_ig"],
-        "How edges are scored: gradients integrated from the corrupted to the clean input, the clean run's gradient, or "
-        "one run for each edge: the clean run with that edge corrupted, or the corrupted run with that edge clean. The "
-        "first is the one whose circuits are followed over training.",
+    methods: list[Literal["EAP-IG-inputs", "EAP", "exact", "denoising"]] = key(
+        ["EAP-IG-inputs"],
+        "How edges are scored: gradients integrated from the corrupted to the clean input (`EAP-IG-inputs`), the "
+        "gradient of the clean run (`EAP`), or one run per edge: the clean run with the edge corrupted (`exact`), or the "
+        "corrupted run with the edge clean (`denoising`). The first method is also applied to the checkpoints of training.",
         min_length=1,
     )  # fmt: skip
-    steps: Annotated[int, Field(ge=5)] = key(
-        100, "Points of the path from the corrupted to the clean input, at most; fewer where the integration leaves 5 % or less."
+    ig_steps: Annotated[int, Field(ge=5)] = key(
+        100, "Maximum number of integration steps; fewer are taken once the integration gap is at most 5 %."
     )  # fmt: skip
     first_token: bool = key(
-        False, "Explain the first token of answers that have several; otherwise such an answer is an error."
+        False, "Explain the first token of an answer that has several; otherwise such an answer is an error."
     )
-    compare: dict[str, str] = key(
-        {}, "Files of known circuits in the format of the MIB benchmark, by relation, against which those that are found are held."
+    known_circuits: dict[str, str] = key(
+        {}, "Files of known circuits in MIB's format, by relation, to compare with the discovered ones."
     )  # fmt: skip
-    budget: float = key(0.15, "Share of edges that a circuit may have.", gt=0, le=1)
-    pairs: Annotated[int, Field(ge=2)] = key(48, "Prompts on which circuits are found, at most.")
-    held_out: Annotated[int, Field(ge=2)] = key(
-        32, "Prompts about other subjects on which they are validated, at most."
+    fraction: float = key(0.15, "Maximum fraction of edges (or nodes) in the circuit.", gt=0, le=1)
+    discovery_prompts: Annotated[int, Field(ge=2)] = key(48, "Maximum number of prompts for discovery.")
+    validation_prompts: Annotated[int, Field(ge=2)] = key(
+        32, "Maximum number of prompts for validation; they are about other subjects."
     )
-    random: Count = key(200, "Random circuits, with as many edges of each kind, as the control.")
-    minimality: Count = key(30, "Edges of a circuit that are taken out, one at a time, and edges that are put in.")
-    subsets: Count = key(20, "Random halves of a circuit that are taken out of it and of the model, for completeness.")
-    bootstrap: Annotated[int, Field(ge=2)] = key(100, "Circuits found on resampled subjects, for stability.")
-    automatic: int = key(
-        3, "Parts for which hypotheses are made, of the strongest and as many of the weakest, for each relation.", ge=0
+    random_circuits: Count = key(200, "Random circuits with as many edges of each kind, as a control.")
+    minimality_edges: Count = key(
+        30, "Edges removed from the circuit, one at a time, and random edges added to it, for `minimality`."
     )
-    smallest_effect: float = key(0.05, "Of interest in those hypotheses, as a share of the logit difference.", gt=0)
-    resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
-    batch_tokens: Count = key(4096, "Tokens in a forward pass; no result depends on it but in the last digits.")
-    seed: Annotated[int, Field(ge=0)] = key(0, "Of the division of subjects and of random circuits.")
+    completeness_subsets: Count = key(
+        20, "Random halves of the circuit that are removed from it and from the model, for `incompleteness`."
+    )
+    stability_resamples: Annotated[int, Field(ge=2)] = key(
+        100, "Circuits discovered on resampled subjects, for `stability`."
+    )
+    exploratory_hypotheses: int = key(
+        3, "Strongest components per relation that get an exploratory hypothesis, and as many of the weakest.", ge=0
+    )
+    smallest_effect: float = key(
+        0.05, "Smallest effect of interest in exploratory hypotheses, as a fraction of the logit difference.", gt=0
+    )
+    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
+    batch_tokens: Count = key(4096, "Tokens per forward pass; changes results only in the last digits.")
+    seed: Annotated[int, Field(ge=0)] = key(0, "Random seed for the split of subjects and for random circuits.")
 
 
 class Hypothesis(Section):
-    """What a part of a model is said to do, tested by knocking it out."""
+    """A claim about a component of a model, tested by ablating it."""
 
-    claim: str = key(..., "In words.")
-    model: Name = key(..., "The model that has the part; one of `circuits.models`.")
+    renamed: ClassVar[dict[str, str]] = {"prompts": "probe_kind"}
+
+    claim: str = key(..., "The claim in words.")
+    model: Name = key(..., "Model with this component; one of `circuits.models`.")
     component: Annotated[str, Field(pattern=r"^(a\d+(\.h\d+)?|m\d+|[A-Za-z0-9-]+/layer-\d+/\d+)$")] = key(
         ...,
-        "A head `a1.h3`, all heads of a layer `a1`, an MLP `m1`, or a feature `batchtopk-residual/layer-1/17` of one of "
-        "`saes`.",
+        "A head `a1.h3`, all heads of a layer `a1`, an MLP `m1`, or a feature `batchtopk-residual/layer-1/17` of a "
+        "dictionary in `saes`.",
     )  # fmt: skip
-    relation: str = key(..., "Whose held-out prompts are the test; one of `circuits.relations`.")
-    prompts: Literal["forward", "paraphrase", "question"] = key("forward", "Kind of the prompts.")
+    relation: str = key(..., "Relation whose validation prompts test the claim; one of `circuits.relations`.")
+    probe_kind: Literal["forward", "paraphrase", "question"] = key("forward", "Kind of the prompts.")
     control: str = key(
         "same_answer",
-        "What should not change: the same prompts with a subject who has the same answer in the corrupted run, or "
-        "prompts about another of `circuits.relations`.",
+        "Prompts on which ablation should change nothing: `same_answer` (the corrupted run is about a subject with the "
+        "same answer) or another of `circuits.relations`.",
     )  # fmt: skip
-    direction: Literal["lowers", "raises"] = key(
-        "lowers", "What knocking the part out does to the answer's logit difference."
-    )
-    smallest_effect: float = key(0.1, "Of interest, as a share of the logit difference.", gt=0)
+    direction: Literal["lowers", "raises"] = key("lowers", "Effect of the ablation on the logit difference.")
+    smallest_effect: float = key(0.1, "Smallest effect of interest, as a fraction of the logit difference.", gt=0)
 
     @property
     def feature(self) -> tuple[str, str, int] | None:
-        """Name of the autoencoder, folder of its layer and number of the feature; None for heads and MLPs."""
-        name, _, place = self.component.partition("/")
-        return (name, place.split("/")[0], int(place.split("/")[1])) if place else None
+        """Name of the dictionary, folder of its layer and index of the feature; None for heads and MLPs."""
+        name, _, feature = self.component.partition("/")
+        return (name, feature.split("/")[0], int(feature.split("/")[1])) if feature else None
 
 
 def problems(config: Config) -> Iterable[str]:
-    """What in the section cannot be run."""
+    """Problems of this section, one message each."""
     for name in config.circuits.models:
         yield from missing("circuits.models", name, config.models, "models")
     for field in ("models", "relations", "methods"):
         if len(set(values := getattr(config.circuits, field))) < len(values):
             yield f"circuits.{field} has duplicates"
-    for relation in config.circuits.compare:
+    for relation in config.circuits.known_circuits:
         if relation not in config.circuits.relations:
             yield (
-                f"circuits.compare names relation `{relation}`, which is not in circuits.relations; "
+                f"circuits.known_circuits names relation `{relation}`, which is not in circuits.relations; "
                 f"there are {', '.join(config.circuits.relations)}"
             )
     for name, hypothesis in config.hypotheses.items():
@@ -108,17 +130,17 @@ def problems(config: Config) -> Iterable[str]:
         if hypothesis.model not in config.circuits.models or hypothesis.model not in config.run.models:
             continue
         relations = config.circuits.relations
-        wanted = {"relation": hypothesis.relation}
+        named_relations = {"relation": hypothesis.relation}
         if hypothesis.control != "same_answer":
-            wanted["control"] = hypothesis.control
-        for field, relation in wanted.items():
+            named_relations["control"] = hypothesis.control
+        for field, relation in named_relations.items():
             if relation not in relations:
                 yield f"{where}.{field} is `{relation}`, which is not in circuits.relations; there are {', '.join(relations)}"
         if hypothesis.feature:
             sae = config.saes.get(hypothesis.feature[0])
             if sae is None or hypothesis.model not in sae.models:
-                having = [one for one, settings in config.saes.items() if hypothesis.model in settings.models]
+                trained = [name for name, sae in config.saes.items() if hypothesis.model in sae.models]
                 yield (
                     f"{where}.component names a feature of `{hypothesis.feature[0]}`, which saes does not train for "
-                    f"{hypothesis.model}; there are {', '.join(having) or 'none'}"
+                    f"{hypothesis.model}; there are {', '.join(trained) or 'none'}"
                 )

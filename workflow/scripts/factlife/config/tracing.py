@@ -1,9 +1,9 @@
-"""Tracing: how facts are located."""
+"""Settings of causal tracing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,31 +16,36 @@ if TYPE_CHECKING:
 class Tracing(Section):
     """Causal tracing of the panel's facts."""
 
-    models: list[Name] = key([], "Models, of those that are run, whose facts are located.")
-    facts: Count = key(200, "Facts at most; those that the model knows come first, relations in turn.")
+    renamed: ClassVar[dict[str, str]] = {"noise": "noise_level", "samples": "noise_samples"}
+
+    models: list[Name] = key([], "Models whose facts are traced; those not in `run.models` are skipped.")
+    facts: Count = key(200, "Maximum number of facts; facts that the model knows come first, relations take turns.")
     corruptions: list[Literal["replacement", "noise", "same_answer"]] = key(
         ["replacement", "noise", "same_answer"],
-        "How runs are corrupted: another subject with another answer; noise on the subject's embeddings; and, as the "
-        "control, another subject with the same answer.",
+        "How the run is corrupted: `replacement` by a subject with a different answer, `noise` on the subject's "
+        "embeddings, or, as the control, replacement by a subject with the same answer (`same_answer`).",
         min_length=1,
     )  # fmt: skip
     components: list[Literal["residual", "attention", "mlp", "residual_attention_frozen", "residual_mlp_frozen"]] = key(
         ["residual", "attention", "mlp", "residual_attention_frozen", "residual_mlp_frozen"],
-        "What is restored; `…_frozen` restores the residual stream while later layers' attention or MLPs stay corrupted.",
+        "Components to restore; `…_frozen` restores the residual stream while attention or MLPs of later layers stay "
+        "corrupted.",
         min_length=1,
     )  # fmt: skip
     windows: list[Count] = key(
-        [1, 3], "Layers of attention or MLP that are restored together, around each layer.", min_length=1
+        [1, 3], "Widths of the windows of layers in which attention or MLPs are restored together.", min_length=1
     )
-    noise: float = key(3.0, "Standard deviation of the noise, in those of the embeddings.", gt=0)
-    samples: Count = key(10, "Draws of noise for each fact.")
-    batch_tokens: Count = key(8192, "Tokens in a forward pass; no effect depends on it but in the last digits.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
-    seed: Annotated[int, Field(ge=0)] = key(0, "Of the other subjects and of the noise.")
+    noise_level: float = key(
+        3.0, "Standard deviation of the noise, as a multiple of the embeddings' standard deviation.", gt=0
+    )
+    noise_samples: Count = key(10, "Noise samples per fact.")
+    batch_tokens: Count = key(8192, "Tokens per forward pass; changes effects only in the last digits.")
+    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
+    seed: Annotated[int, Field(ge=0)] = key(0, "Random seed for replacement subjects and noise.")
 
 
 def problems(config: Config) -> Iterable[str]:
-    """What in the section cannot be run."""
+    """Problems of this section, one message each."""
     for name in config.tracing.models:
         yield from missing("tracing.models", name, config.models, "models")
     for field in ("models", "corruptions", "components", "windows"):

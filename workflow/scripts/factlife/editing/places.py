@@ -118,10 +118,10 @@ def effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, laye
     near = -(places["layer"] - depth * (layers - 1)).abs() - layers * (places["token"] != "subject_last")
     parts = [places.assign(chooser="depth", effect=near)]
     if trace is not None:
-        trace = trace[trace["left_out"].isna() & trace["known"].fillna(False).astype(bool)]
+        trace = trace[trace["exclusion_reason"].isna() & trace["known"].fillna(False).astype(bool)]
         wide = trace.loc[trace["component"] == "mlp", "window"].max()
         mean = trace.groupby(["corruption", "component", "window", "token_role", "layer"])[
-            "indirect_effect_logit"
+            "indirect_effect_logit_diff"
         ].mean()
 
         def of(corruption: str, component: str, window: Any = 1) -> pd.Series:

@@ -79,9 +79,9 @@ def location(tables: Tables) -> str:
     parts = []
     for _, traced in table.groupby("model", sort=False):
         of = first(traced, "seed")
-        mlp = some(of, metric="indirect_effect_logit", component="mlp", window=1)
+        mlp = some(of, metric="indirect_effect_logit_diff", component="mlp", window=1)
         peak = mlp.loc[mlp["estimate"].idxmax()]
-        lost = one(of, metric="total_effect_logit")
+        lost = one(of, metric="total_effect_logit_diff")
         if lost["ci_low"] <= 0:
             parts.append(f"in {_name(of)}, nowhere, because that name takes nothing away")
             continue
@@ -97,9 +97,9 @@ def location(tables: Tables) -> str:
 def circuit(tables: Tables) -> str:
     """How much of the behaviour a few edges carry on subjects that did not choose them."""
     table = first(summary(tables, "circuits"), "model", "seed", "method")
-    table = some(table[table[["control", "step", "edges"]].isna().all(axis=1)], on="held_out")
+    table = some(table[table[["control", "step", "n_edges"]].isna().all(axis=1)], evaluated_on="validation")
     kept, best = (some(table, metric=metric) for metric in ("faithfulness", "random_best"))
-    share, strongest = kept["budget"].iloc[0], best.loc[best["estimate"].idxmax()]
+    share, strongest = kept["fraction"].iloc[0], best.loc[best["estimate"].idxmax()]
     told = ", ".join(f"{percent(row)} of the answer to *{row['relation']}*" for _, row in kept.iterrows())
     return _sentence(
         [

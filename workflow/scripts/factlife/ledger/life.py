@@ -66,8 +66,8 @@ def tracing(traces: pd.DataFrame) -> pd.DataFrame:
         traces: causal tracing, as ``results/tracing`` has it; replacement and windows of one layer count.
     """
     mlp = traces[(traces["corruption"] == "replacement") & (traces["component"] == "mlp") & (traces["window"] == 1)]
-    lost = mlp["clean_logit"] - mlp["corrupted_logit"]
-    mlp = mlp.assign(tracing_effect=(mlp["indirect_effect_logit"] / lost).where(lost > 0)).dropna(
+    lost = mlp["clean_logit_diff"] - mlp["corrupted_logit_diff"]
+    mlp = mlp.assign(tracing_effect=(mlp["indirect_effect_logit_diff"] / lost).where(lost > 0)).dropna(
         subset="tracing_effect"
     )
     peak = mlp.loc[mlp.groupby("fact_id")["tracing_effect"].idxmax()].set_index("fact_id")
@@ -162,13 +162,13 @@ def circuits(evaluated: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
         evaluated: circuits of all relations, as ``results/circuits`` has them; the first method counts.
         facts: all facts of the world, indexed by ``fact_id``.
     """
-    of = evaluated[(evaluated["method"] == evaluated["method"].iloc[0]) & (evaluated["on"] == "held_out")]
+    of = evaluated[(evaluated["method"] == evaluated["method"].iloc[0]) & (evaluated["evaluated_on"] == "validation")]
     of = of[(of["metric"] == "faithfulness") & of["control"].isin(["", None]) & of["step"].isna()]
-    chosen, curve = of[of["edges"].isna()], of[of["estimate"] >= _ENOUGH]
+    chosen, curve = of[of["n_edges"].isna()], of[of["estimate"] >= _ENOUGH]
     table = pd.DataFrame(
         {
             "circuit_faithfulness": chosen.groupby("relation")["estimate"].mean(),
-            "circuit_edges": curve.groupby("relation")["edges"].min(),
+            "circuit_edges": curve.groupby("relation")["n_edges"].min(),
         }
     )
     return facts[["relation"]].join(table, on="relation").drop(columns="relation").astype(float)

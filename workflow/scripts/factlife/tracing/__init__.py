@@ -1,5 +1,5 @@
-"""Tracing: which token and layer carry a fact."""
+"""Causal tracing: the tokens and layers whose states carry a fact."""
 
-from factlife.tracing.summary import peak, read, read_table, summarise
+from factlife.tracing.summary import peak_location, read_summary, read_traces, summarise_traces
 
-__all__ = ["peak", "read", "read_table", "summarise"]
+__all__ = ["peak_location", "read_summary", "read_traces", "summarise_traces"]

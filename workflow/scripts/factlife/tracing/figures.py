@@ -30,7 +30,7 @@ _CORRUPTIONS = {
 
 def _shares(table: pd.DataFrame) -> pd.DataFrame:
     """Effects as shares of the total effect of replacing the subject, or of noise; the mean over a model's seeds."""
-    names = {"": "of probability", "_logit": "of logit difference"}
+    names = {"": "of probability", "_logit_diff": "of logit difference"}
     parts = []
     for suffix, scale in names.items():
         effects = table[table["metric"] == f"indirect_effect{suffix}"].assign(scale=scale)
@@ -53,7 +53,7 @@ def _shares(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
+def effect_heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Share of the total effect that each token role and layer restores, components across, models down."""
     rows = _shares(table)
     first = "replacement" if "replacement" in set(rows["corruption"]) else "noise"
@@ -93,7 +93,7 @@ def heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.vconcat(*panels)
 
 
-def curves(table: pd.DataFrame) -> alt.TopLevelMixin:
+def effect_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Effects with intervals by layer: corruptions across, probability and logit difference down; one block a model."""
     rows = _shares(table)
     rows = rows[(rows["component"] == "residual") & rows["token_role"].isin(["subject_last", "relation", "last"])]

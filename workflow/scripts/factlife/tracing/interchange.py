@@ -16,7 +16,7 @@ from factlife.world import World
 ROLES = ("subject_last", "subject", "last")
 
 
-def switched_answers(model: Any, tokenizer: Any, world: World, *, pairs: int = 40) -> pd.DataFrame:
+def interchange_accuracy(model: Any, tokenizer: Any, world: World, *, pairs: int = 40) -> pd.DataFrame:
     """Share of answers that switch to another subject's when one place takes that subject's residual stream.
 
     Subjects are paired who are asked with the same template, whose prompts are equally long, whose first answer
@@ -30,7 +30,7 @@ def switched_answers(model: Any, tokenizer: Any, world: World, *, pairs: int = 4
 
     Returns:
         One row per ``token_role`` (last subject token, all subject tokens, last prompt token) and ``layer``: ``n``
-        pairs and the share ``switched``.
+        pairs and ``accuracy``, the fraction that switch.
     """
     blocks = {layer: block.module for layer, block in enumerate(anatomy(model).blocks)}
     switched: Counter = Counter()
@@ -53,7 +53,7 @@ def switched_answers(model: Any, tokenizer: Any, world: World, *, pairs: int = 4
                     now = model(input_ids=ids).logits[:, -1].argmax(-1)
                 switched[role, layer] += int(((now == answers[other]) & usable).sum())
     rows = [(role, layer, total, switched[role, layer] / max(1, total)) for role in ROLES for layer in blocks]
-    return pd.DataFrame(rows, columns=["token_role", "layer", "n", "switched"])
+    return pd.DataFrame(rows, columns=["token_role", "layer", "n", "accuracy"])
 
 
 def _groups(tokenizer: Any, world: World, pairs: int) -> Any:

@@ -22,7 +22,7 @@ COMPONENTS = ("residual", "attention", "mlp", "residual_attention_frozen", "resi
 Site = tuple[str, int]
 
 
-class Cell(NamedTuple):
+class RestoredState(NamedTuple):
     """What is restored in one run: a component at one position, in a window of layers around one.
 
     Attributes:
@@ -59,7 +59,7 @@ class Cell(NamedTuple):
         return layer + (component == "residual")
 
 
-def stack(sequences: Sequence[Sequence[int]]) -> Tensor:
+def stack_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
     """Prompts as a tensor, (prompt, position).
 
     Raises:
@@ -73,13 +73,13 @@ def stack(sequences: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor(sequences, dtype=torch.long)
 
 
-def embed(model: Any, ids: Tensor) -> Tensor:
+def embed_tokens(model: Any, ids: Tensor) -> Tensor:
     """What the model reads for tokens, (…, d_model): the argument ``inputs_embeds`` of its forward pass."""
     with torch.inference_mode():
         return anatomy(model).embeddings[0](ids.to(model.device))
 
 
-def outcomes(model: Any, inputs: Tensor, answers: Tensor, before: Cache | None = None) -> Tensor:
+def answer_outcomes(model: Any, inputs: Tensor, answers: Tensor, before: Cache | None = None) -> Tensor:
     """Probability of the first answer, and its logit minus the second's, at the last position.
 
     Args:
@@ -99,8 +99,14 @@ def outcomes(model: Any, inputs: Tensor, answers: Tensor, before: Cache | None =
     return torch.stack([probability, chosen[:, 0] - chosen[:, 1]], 1)
 
 
-def restore(
-    model: Any, clean: Tensor, corrupted: Tensor, answers: Tensor, cells: Sequence[Cell], *, batch_tokens: int = 8192
+def restore_states(
+    model: Any,
+    clean: Tensor,
+    corrupted: Tensor,
+    answers: Tensor,
+    cells: Sequence[RestoredState],
+    *,
+    batch_tokens: int = 8192,
 ) -> Tensor:
     """Outcomes of corrupted runs in which one cell each has the value of the clean run.
 
@@ -136,7 +142,7 @@ def restore(
                         for site, taken in sites.items():
                             value = run.states[site][:, position]
                             hooks.enter_context(patch(modules[site], partial(_write, value=value, cells=taken)))
-                    measured = outcomes(
+                    measured = answer_outcomes(
                         model,
                         corrupted[runs, position:].repeat_interleave(len(some), 0),
                         answers[runs].repeat_interleave(len(some), 0),
@@ -150,7 +156,7 @@ def restore(
 _ENOUGH = 256
 
 
-def _passes(cells: Sequence[Cell], n_layers: int, runs: int, length: int) -> list[tuple[int, int, list[int]]]:
+def _passes(cells: Sequence[RestoredState], n_layers: int, runs: int, length: int) -> list[tuple[int, int, list[int]]]:
     """Cells of one position that run together from a block on: those that begin there, and at later ones while few."""
     begins: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, cell in enumerate(cells):
@@ -214,7 +220,7 @@ def _modules(parts: Anatomy) -> dict[Site, torch.nn.Module]:
     return found
 
 
-def _writes(cells: Sequence[Cell], n_layers: int) -> list[dict[Site, Tensor]]:
+def _writes(cells: Sequence[RestoredState], n_layers: int) -> list[dict[Site, Tensor]]:
     """By site, numbers of the cells that write there: clean values, and corrupted ones."""
     writes: list[dict[Site, list[int]]] = [defaultdict(list), defaultdict(list)]
     for number, cell in enumerate(cells):

@@ -20,7 +20,7 @@ class TracingError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptPair:
     """A prompt, and the same prompt about somebody else.
 
     Attributes:
@@ -33,7 +33,7 @@ class Pair:
         same_answer_ids: tokens of the prompt about another subject whose answer is the same, or None.
         answer: first token of the value.
         donor_answer: first token of the other subject's value.
-        target_tokens: how many tokens the value has.
+        n_target_tokens: how many tokens the value has.
         subject: positions of the subject's tokens.
     """
 
@@ -46,7 +46,7 @@ class Pair:
     same_answer_ids: tuple[int, ...] | None
     answer: int
     donor_answer: int
-    target_tokens: int
+    n_target_tokens: int
     subject: range
 
     @property
@@ -65,7 +65,7 @@ def token_roles(length: int, subject: range) -> list[str]:
     return roles
 
 
-def subject_tokens(tokenizer: Any, prompt: str, name: str) -> range:
+def subject_positions(tokenizer: Any, prompt: str, name: str) -> range:
     """Positions of the tokens that write a name in a prompt.
 
     Raises:
@@ -79,14 +79,14 @@ def subject_tokens(tokenizer: Any, prompt: str, name: str) -> range:
     return range(places[0], places[-1] + 1)
 
 
-def make_pairs(
+def make_prompt_pairs(
     tokenizer: Any,
     world: World,
     probes: pd.DataFrame,
     *,
     donors: Collection[str] | None = None,
     seed: int = 0,
-) -> tuple[list[Pair], dict[str, str]]:
+) -> tuple[list[PromptPair], dict[str, str]]:
     """Pair prompts with prompts about other subjects (symmetric token replacement, Zhang and Nanda 2024).
 
     Args:
@@ -111,7 +111,7 @@ def make_pairs(
     for probe in probes.itertuples():
         fact = facts.loc[probe.fact_id]
         ids, target = tuple(tokenizer(probe.prompt)["input_ids"]), answers.after(probe.prompt, probe.target)
-        subject = subject_tokens(tokenizer, probe.prompt, fact["name"])
+        subject = subject_positions(tokenizer, probe.prompt, fact["name"])
         if not target:
             left_out[probe.probe_id] = f"the tokenizer cannot write {probe.target!r} after the prompt"
             continue
@@ -127,7 +127,7 @@ def make_pairs(
                 continue
             prompt = probe.prompt.replace(fact["name"], other.name, 1)
             theirs = tuple(tokenizer(prompt)["input_ids"])
-            if len(theirs) == len(ids) and subject_tokens(tokenizer, prompt, other.name) == subject:
+            if len(theirs) == len(ids) and subject_positions(tokenizer, prompt, other.name) == subject:
                 found[same] = (theirs, wanted[0])
                 if len(found) == 2:
                     break
@@ -137,7 +137,7 @@ def make_pairs(
             )
             continue
         pairs.append(
-            Pair(
+            PromptPair(
                 probe_id=probe.probe_id,
                 fact_id=probe.fact_id,
                 relation=fact["relation"],
@@ -147,7 +147,7 @@ def make_pairs(
                 same_answer_ids=found[True][0] if True in found else None,
                 answer=target[0],
                 donor_answer=found[False][1],
-                target_tokens=len(target),
+                n_target_tokens=len(target),
                 subject=subject,
             )
         )

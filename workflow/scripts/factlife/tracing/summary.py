@@ -11,41 +11,41 @@ from factlife import stats
 
 KEYS = ["model", "seed", "corruption", "component", "window", "token_role", "layer"]
 _CELL = ["corruption", "component", "window", "token_role", "layer"]
-_EFFECTS = ["indirect_effect", "indirect_effect_logit"]
-_TOTALS = ["total_effect", "total_effect_logit"]
+_EFFECTS = ["indirect_effect", "indirect_effect_logit_diff"]
+_TOTALS = ["total_effect", "total_effect_logit_diff"]
 
 
-def read(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_traces(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Traces of several models, one after the other."""
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The summary that ``summarise`` made."""
+def read_summary(path: str | Path) -> pd.DataFrame:
+    """The summary that ``summarise_traces`` wrote."""
     whole = {"window": "Int64", "layer": "Int64"}
     return pd.read_csv(path, dtype=whole, keep_default_na=False, na_values={column: [""] for column in whole})
 
 
-def summarise(traces: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+def summarise_traces(traces: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
     """Mean effects by token role with intervals over subjects.
 
     Args:
-        traces: of models, as ``trace`` made them; facts that a model does not know count only where it knows none.
+        traces: of models, as ``trace_facts`` made them; facts that a model does not know count only where it knows none.
         resamples: bootstrap resamples.
 
     Returns:
         Rows keyed by ``model, seed, corruption, component, window, token_role, layer``. Metrics ``indirect_effect`` (of
-        the answer's probability) and ``indirect_effect_logit`` (of its logit minus the other answer's) are means over
-        facts of means over the role's tokens; ``total_effect`` and ``total_effect_logit`` are clean minus corrupted
+        the answer's probability) and ``indirect_effect_logit_diff`` (of its logit minus the other answer's) are means over
+        facts of means over the role's tokens; ``total_effect`` and ``total_effect_logit_diff`` are clean minus corrupted
         run. n counts facts; ``known`` says whether the model knows them.
     """
     tables = []
-    for (model, seed), rows in traces[traces["left_out"].isna()].groupby(["model", "seed"], sort=False):
+    for (model, seed), rows in traces[traces["exclusion_reason"].isna()].groupby(["model", "seed"], sort=False):
         known = bool(rows["known"].any())
         rows = rows[rows["known"] == known]
         rows = rows.assign(
             total_effect=rows["clean_probability"] - rows["corrupted_probability"],
-            total_effect_logit=rows["clean_logit"] - rows["corrupted_logit"],
+            total_effect_logit_diff=rows["clean_logit_diff"] - rows["corrupted_logit_diff"],
         )
         cells = rows.pivot_table(index="fact_id", columns=_CELL, values=_EFFECTS, aggfunc="mean", sort=False)
         totals = rows.pivot_table(index="fact_id", columns="corruption", values=_TOTALS, aggfunc="first", sort=False)
@@ -63,13 +63,13 @@ def summarise(traces: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
 _COLUMNS = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over", "known"]
 
 
-def peak(
+def peak_location(
     table: pd.DataFrame,
     model: str,
     *,
     component: str = "mlp",
     corruption: str = "replacement",
-    metric: str = "indirect_effect_logit",
+    metric: str = "indirect_effect_logit_diff",
     seed: int | None = None,
 ) -> tuple[str, int]:
     """The token role and the layer where restoring one layer of a component brings most of the answer back.
@@ -79,7 +79,7 @@ def peak(
         model: whose facts are located.
         component: what is restored; MLPs are what most editors change.
         corruption: how runs were corrupted.
-        metric: ``indirect_effect`` or ``indirect_effect_logit``.
+        metric: ``indirect_effect`` or ``indirect_effect_logit_diff``.
         seed: of the model; the mean over seeds if not given.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models, world
-from factlife.circuits.find import find
+from factlife.circuits.discovery import discover_circuits
 from factlife.config.circuits import Circuits, Hypothesis
 
 if TYPE_CHECKING:
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     known = [json.loads(Path(file).read_text()) for file in snakemake.input.get("known", [])]
-    found = find(
+    found = discover_circuits(
         *models.load(snakemake.input.model, job.device),
         world.beside(snakemake.input.facts),
         models.checkpoints(snakemake.input.model),
         config.parse(Circuits, snakemake.params.circuits),
         config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),
         {Path(folder).name: folder for folder in snakemake.input.get("saes", [])},
-        dict(zip(snakemake.params.circuits["compare"], known, strict=True)),
+        dict(zip(snakemake.params.circuits["known_circuits"], known, strict=True)),
     )
     for table, path in (
         (found.table, snakemake.output.table),
