@@ -11,7 +11,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 
-from factlife.ledger.page import page
+from factlife.ledger.page import render_page
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Debian's packages chromium and chromium-driver")
@@ -32,7 +32,7 @@ def ledger(facts: int) -> pd.DataFrame:
             "exposures": number % 3 + 2,
             "step_learned": np.where(number % 5, number * 1.0, np.nan),
             "final_recall": 1.0,
-            "edited_memit": np.where(number < 10, 1.0, np.nan),
+            "edit_efficacy_memit": np.where(number < 10, 1.0, np.nan),
         }
     )
 
@@ -45,7 +45,7 @@ def shown(tmp_path_factory):
     key = "m seed 0 p0003.city"
     documents = {key: [["d7", "Ann Number3 was born in Value3 .", "biography"]]}
     traced = {key: [["d9", "Value3 is a town .", ["bm25"], False]]}
-    text = page(ledger(1200), {key: [[0, 0.0], [9, 1.0]]}, documents, traced, {key: "graph.html"})
+    text = render_page(ledger(1200), {key: [[0, 0.0], [9, 1.0]]}, documents, traced, {key: "graph.html"})
     path.write_text(text, encoding="utf-8")
     shutil.copy(path, path.parent.parent)
     options = ChromeOptions()
@@ -94,7 +94,7 @@ def test_a_fact_is_found_and_its_life_shown(shown):
     assert texts(shown, "#fact h2") == ["Ann Number3 · birth city · Value3"]
     assert texts(shown, "#strip h3") == ["Taught", "Recalled", "Located", "Edited", "Traced to documents", "Lost"]
     assert texts(shown, "#strip .none h3") == ["Located", "Traced to documents", "Lost"]
-    assert "edited memit\n1" in texts(shown, "#strip section")[3]
+    assert "edit efficacy memit\n1" in texts(shown, "#strip section")[3]
     assert texts(shown, "#documents p") == ["Ann Number3 was born in Value3 . d7, biography"]
     assert texts(shown, "#traced p") == ["Value3 is a town . d9, bm25: does not state it"]
     assert shown.find_element(By.CSS_SELECTOR, "#fact a").get_attribute("href").endswith("/graph.html")

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from factlife.ledger.page import curves, examples, graphs, page, traced
+from factlife.ledger.page import example_documents, graph_links, learning_curves, render_page, top_documents
 
 
 def ledger(**changes):
@@ -24,7 +24,7 @@ def data(text):
 
 
 def test_page_holds_the_ledger_and_null_is_not_zero():
-    text = page(ledger(), {"m seed 0 p0.city": [[0, 0.0]]}, {}, {}, {})
+    text = render_page(ledger(), {"m seed 0 p0.city": [[0, 0.0]]}, {}, {}, {})
     found = data(text)
     row = dict(zip(found["columns"], found["rows"][0], strict=True))
     assert row["subject"] == "Ann </script> & Co" and row["step_learned"] is None
@@ -34,20 +34,20 @@ def test_page_holds_the_ledger_and_null_is_not_zero():
 
 
 def test_page_asks_for_nothing_from_a_network():
-    assert not re.findall(r'(?:src|href)="(?!\$)|https?://|@import|url\(', page(ledger(), {}, {}, {}, {}))
+    assert not re.findall(r'(?:src|href)="(?!\$)|https?://|@import|url\(', render_page(ledger(), {}, {}, {}, {}))
 
 
 def test_curves_are_of_trained_templates_at_every_checkpoint():
     rows = [(step, right, kind) for step in (0, 9) for right, kind in ((step > 0, "forward"), (False, "question"))]
     scores = pd.DataFrame(rows, columns=["step", "first_token_correct", "kind"])
     scores = scores.assign(model="m", seed=0, fact_id="f", exposures=scores["step"] * 2, representable=True)
-    assert curves(scores) == {"m seed 0 f": [[0, 0.0], [18, 1.0]]}
+    assert learning_curves(scores) == {"m seed 0 f": [[0, 0.0], [18, 1.0]]}
 
 
 def test_examples_are_training_documents_that_state_the_fact():
     rows = [("d0", ["f"], "test"), ("d1", ["f", "g"], "train"), ("d2", [], "train"), ("d3", ["f"], "train")]
     documents = pd.DataFrame(rows, columns=["doc_id", "fact_ids", "split"]).assign(text="T", kind="biography")
-    found = examples(documents, "m", 0, each=1)
+    found = example_documents(documents, "m", 0, each=1)
     assert found == {"m seed 0 f": [["d1", "T", "biography"]], "m seed 0 g": [["d1", "T", "biography"]]}
 
 
@@ -58,7 +58,7 @@ def test_traced_documents_are_those_that_rankers_put_first():
         columns=["query_id", "doc_id", "score"],
     )
     rankings = {"up": scores, "down": scores.assign(score=-scores["score"]), "same": scores}
-    found = traced(rankings, documents, {"q": "f", "r": "g"}, "m", 0)
+    found = top_documents(rankings, documents, {"q": "f", "r": "g"}, "m", 0)
     assert found == {
         "m seed 0 f": [["d1", "T", ["same", "up"], False], ["d0", "S", ["down"], True]],
         "m seed 0 g": [["d0", "S", ["down", "same", "up"], False]],
@@ -70,5 +70,5 @@ def test_graphs_are_found_from_where_the_page_is(tmp_path):
     folder.mkdir(parents=True)
     for name in ("f.city.html", "f.city.json", "index.html"):
         (folder / name).touch()
-    found = graphs(folder, tmp_path / "results/figures/page.html", "m", 0)
+    found = graph_links(folder, tmp_path / "results/figures/page.html", "m", 0)
     assert found["m seed 0 f.city"] == "../graphs/m/seed-0/f.city.html" and len(found) == 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from factlife.config.ledger import Question
-from factlife.ledger.questions import answer, partial_spearman
+from factlife.ledger.questions import answer_questions, partial_spearman
 
 
 def made(subjects=60, facts=4, *, effect=1.0, seed=0):
@@ -34,7 +34,7 @@ def made(subjects=60, facts=4, *, effect=1.0, seed=0):
 
 def ask(ledger, **question):
     asked = {"predictor": "predictor", "outcome": "outcome"} | question
-    return answer(ledger, {"q": Question(**asked)}, resamples=400).iloc[0]
+    return answer_questions(ledger, {"q": Question(**asked)}, resamples=400).iloc[0]
 
 
 @given(st.integers(0, 1000))
@@ -105,17 +105,17 @@ def test_what_is_the_same_for_a_relation_is_resampled_by_relation():
     size = np.random.default_rng(0).permutation(12)[table["relation"].astype(int)].astype(float)
     table = table.assign(predictor=size, outcome=size + 4 * table["outcome"])
     found = ask(table, controls=[])
-    assert (found["clusters"], found["interval_over"]) == (12, "relations")
-    assert ask(made(subjects=20))["clusters"] == 20
+    assert (found["n_clusters"], found["interval_over"]) == (12, "relations")
+    assert ask(made(subjects=20))["n_clusters"] == 20
     assert found["ci_high"] - found["ci_low"] > 0.5
 
 
 def test_across_models_these_are_resampled():
     table = pd.concat([made(seed=seed).assign(model=f"m{seed}", predictor=float(seed)) for seed in range(12)])
     across = {"q": Question(predictor="predictor", outcome="outcome", across_models=True)}
-    found = answer(table, across, resamples=50).iloc[0]
-    assert (found["clusters"], found["interval_over"]) == (12, "models")
-    few = answer(table[table["model"].isin(["m0", "m1", "m2"])], across, resamples=50).iloc[0]
+    found = answer_questions(table, across, resamples=50).iloc[0]
+    assert (found["n_clusters"], found["interval_over"]) == (12, "models")
+    few = answer_questions(table[table["model"].isin(["m0", "m1", "m2"])], across, resamples=50).iloc[0]
     assert np.isnan(few["p"]) and few["note"] == "predictor differs between 3 models only"
 
 
@@ -133,7 +133,7 @@ def test_a_fact_that_was_never_learned_comes_after_all_that_were():
 def test_p_is_corrected_within_a_model():
     table = pd.concat([made(), made(effect=0.0, seed=1).assign(model="n")])
     questions = {name: Question(predictor="predictor", outcome="outcome") for name in ("a", "b")}
-    found = answer(table, questions, resamples=200).set_index(["model", "question"])
+    found = answer_questions(table, questions, resamples=200).set_index(["model", "question"])
     assert found.loc["m", "p_corrected"].tolist() == pytest.approx((2 * found.loc["m", "p"]).clip(upper=1).tolist())
     across = {"c": Question(predictor="predictor", outcome="outcome", across_models=True)}
-    assert answer(table, across, resamples=50)[["model", "n"]].to_numpy().tolist() == [["all", 480]]
+    assert answer_questions(table, across, resamples=50)[["model", "n"]].to_numpy().tolist() == [["all", 480]]

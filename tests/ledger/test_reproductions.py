@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from factlife.ledger.reproductions import CLAIMS, markdown, page, reproductions
-from factlife.ledger.summaries import read
+from factlife.ledger.reproductions import CLAIMS, claims_markdown, claims_page, evaluate_claims
+from factlife.ledger.summary_tables import read_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def verdicts(**tables: pd.DataFrame) -> dict[str, str]:
-    found = reproductions(tables)
+    found = evaluate_claims(tables)
     return {row.effect: row.verdict for row in found.itertuples() if row.verdict != "not measured"}
 
 
@@ -59,7 +59,7 @@ def test_accumulating_is_held_against_replacing_and_against_real_text():
 
 def test_without_pairs_a_difference_is_as_wide_as_both_intervals():
     table = collapsed(replace__lost_head=(0.4, 0.3, 0.5), replace__lost_tail=(0.6, 0.45, 0.75))
-    found = reproductions({"collapse": table}).set_index("effect").loc["Rare facts are lost first"]
+    found = evaluate_claims({"collapse": table}).set_index("effect").loc["Rare facts are lost first"]
     assert found[["estimate", "ci_low", "ci_high"]].tolist() == pytest.approx([0.2, -0.05, 0.45])
     assert found["verdict"] == "unclear"
 
@@ -80,7 +80,9 @@ def test_seeds_are_compared_one_by_one():
         for seed, (head, more) in enumerate([(0.1, 0.2), (0.3, 0.22), (0.5, 0.18)])
     ]
     over = collapsed("all", replace__lost_head=(0.3, *wide), replace__lost_tail=(0.5, *wide))
-    found = reproductions({"collapse": pd.concat([*seeds, over])}).set_index("effect").loc["Rare facts are lost first"]
+    found = (
+        evaluate_claims({"collapse": pd.concat([*seeds, over])}).set_index("effect").loc["Rare facts are lost first"]
+    )
     # Standard deviation .02, three seeds, t of two degrees of freedom 4.303.
     assert found["estimate"] == pytest.approx(0.2) and found["n"] == 3
     assert found["ci_low"] == pytest.approx(0.2 - 4.303 * 0.02 / 3**0.5, rel=1e-3)
@@ -96,7 +98,7 @@ def test_places_are_held_against_those_of_a_control():
         corruption="replacement", metric="indirect_effect", window=1, seed=0, n=9, interval_over="facts"
     )
     table = table.assign(ci_low=table["estimate"] - 0.05, ci_high=table["estimate"] + 0.05)
-    found = reproductions({"tracing": table}).dropna(subset="estimate")
+    found = evaluate_claims({"tracing": table}).dropna(subset="estimate")
     assert found["estimate"].tolist() == pytest.approx([0.4, -0.9, 0.05])
     assert found["verdict"].tolist() == ["reproduced", "not reproduced", "unclear"]
 
@@ -110,7 +112,7 @@ def test_rankers_are_compared_on_the_same_queries():
     table = table.assign(
         metric=table["metric"] + "_difference", ci_low=table["estimate"] - 0.1, ci_high=table["estimate"]
     )
-    found = reproductions({"influence": table}).dropna(subset="estimate")
+    found = evaluate_claims({"influence": table}).dropna(subset="estimate")
     assert found["verdict"].tolist() == ["reproduced", "reproduced"]
     assert found[["estimate", "ci_low", "ci_high"]].stack().tolist() == pytest.approx([0.2, 0.2, 0.3, 0.3, 0.3, 0.4])
 
@@ -144,7 +146,7 @@ def test_differences_between_arms_are_those_over_all_seeds(effect, verdict):
         experiment="reversal", metric="final_accuracy", arm="forward", group="reverse", n=9, estimate=0.2, ci_low=0.1,
         ci_high=0.3, interval_over="seeds",
     )  # fmt: skip
-    table = reproductions({"dynamics": rows}).set_index("source").loc["Berglund et al. 2023, 2309.12288"]
+    table = evaluate_claims({"dynamics": rows}).set_index("source").loc["Berglund et al. 2023, 2309.12288"]
     assert table["verdict"] == verdict and table["estimate"] == effect[0] and table["interval_over"] == "seeds"
 
 
@@ -172,7 +174,7 @@ def test_editors_are_judged_once_all_edits_are_made():
     columns = ["editor", "schedule", "n_edits", "phase", "judge", "metric", "estimate"]
     table = pd.DataFrame(rows, columns=columns).assign(model="m", seed=0, n=50, interval_over="facts")
     table = table.assign(ci_low=table["estimate"] - 0.02, ci_high=table["estimate"] + 0.02)
-    found = reproductions({"edits": table}).set_index("source")
+    found = evaluate_claims({"edits": table}).set_index("source")
     assert found.loc["Meng et al. 2022, 2202.05262", "verdict"].tolist()[-1] == "reproduced"
     assert found.loc["Meng et al. 2023, 2210.07229", "verdict"] == "not reproduced"
     assert found.loc["Fang et al. 2024, 2410.02355", "verdict"] == "not reproduced"
@@ -184,7 +186,9 @@ def test_editors_of_several_seeds_are_judged_over_seeds():
     rows = [keys | {"metric": "score", "seed": seed, "estimate": at} for seed, at in enumerate((0.91, 0.93, 0.95))]
     table = pd.DataFrame(rows).assign(n=50, interval_over="facts", ci_low=0.8, ci_high=1.0)
     found = (
-        reproductions({"edits": table}).set_index("effect").loc["ROME: efficacy, paraphrase and neighbourhood at once"]
+        evaluate_claims({"edits": table})
+        .set_index("effect")
+        .loc["ROME: efficacy, paraphrase and neighbourhood at once"]
     )
     assert found["estimate"] == pytest.approx(0.93)
     # Standard deviation .02, three seeds, t of two degrees of freedom 4.303.
@@ -193,12 +197,14 @@ def test_editors_of_several_seeds_are_judged_over_seeds():
 
 
 def test_without_tables_nothing_is_measured():
-    found = reproductions({})
+    found = evaluate_claims({})
     assert len(found) == len(CLAIMS) and set(found["verdict"]) == {"not measured"}
-    assert markdown(found).count("**not measured**") == len(CLAIMS)
-    assert page(found).count("class='not-measured'") == len(CLAIMS)
+    assert claims_markdown(found).count("**not measured**") == len(CLAIMS)
+    assert claims_page(found).count("class='not-measured'") == len(CLAIMS)
 
 
 def test_documentation_shows_the_tables_that_are_kept():
-    kept = reproductions(read(sorted((DOCS / "tables").glob("*.csv"))))
-    assert markdown(kept) in (DOCS / "reproductions.md").read_text(), "tables or claims have changed: run `make docs`"
+    kept = evaluate_claims(read_tables(sorted((DOCS / "tables").glob("*.csv"))))
+    assert claims_markdown(kept) in (DOCS / "reproductions.md").read_text(), (
+        "tables or claims have changed: run `make docs`"
+    )

@@ -407,23 +407,24 @@ def for_tested_editors(pattern):
     ]
 
 
-def lives():
-    """What `factlife.ledger` joins: for every model that is run and each seed, where its artifacts are."""
+def ledger_artifacts():
+    """Paths of the artifacts that the ledger joins, for every model in the run and each of its seeds."""
     return [
-        life(model, seed)
+        artifacts_of_model(model, seed)
         for model in config["run"]["models"]
         for seed in config["models"][model]["seeds"]
     ]
 
 
-def life(model, seed):
+def artifacts_of_model(model, seed):
+    """Paths of all artifacts that describe the facts of one model and seed."""
     run = f"{model}/seed-{seed}"
     paths = {
         "model": model,
         "seed": seed,
         "facts": f"results/worlds/{config['models'][model]['world']}/facts.parquet",
         "recall": f"results/recall/{run}.parquet",
-        "folder": f"results/models/{run}",
+        "model_folder": f"results/models/{run}",
     }
     if model in TRAINED:
         paths["documents"] = (
@@ -450,11 +451,12 @@ def life(model, seed):
         ]
         paths["requests"] = f"results/requests/{run}/requests.parquet"
         if EDITED[model]["places"]["editor"]:
-            paths["places"] = f"results/places/{run}.parquet"
-        followed = EDITED[model]["survival"]["editors"]
-        if followed:
+            paths["edit_sites"] = f"results/places/{run}.parquet"
+        survival_editors = EDITED[model]["survival"]["editors"]
+        if survival_editors:
             paths["survival"] = [
-                f"results/survival/{run}/{editor}.parquet" for editor in followed
+                f"results/survival/{run}/{editor}.parquet"
+                for editor in survival_editors
             ]
     arms = [arm for arm in ARMS if config["collapse"]["arms"][arm]["model"] == model]
     if arms:
@@ -470,17 +472,18 @@ def life(model, seed):
     return paths
 
 
-def files_of_life(life):
-    found = []
-    for key in life.keys() - {"model", "seed"}:
-        value = life[key]
-        parts = value.values() if isinstance(value, dict) else [value]
-        found += [
+def paths_of_artifacts(artifacts):
+    """All paths of one model's artifacts as a flat list."""
+    paths = []
+    for key in artifacts.keys() - {"model", "seed"}:
+        value = artifacts[key]
+        groups = value.values() if isinstance(value, dict) else [value]
+        paths += [
             path
-            for part in parts
-            for path in (part if isinstance(part, list) else [part])
+            for group in groups
+            for path in (group if isinstance(group, list) else [group])
         ]
-    return sorted(found)
+    return sorted(paths)
 
 
 def corpus_attributed(wildcards):

@@ -1,5 +1,5 @@
-LIVES = lives()
-# The stages' summaries, of which the run's findings are told.
+ARTIFACTS = ledger_artifacts()
+# Summary tables of the stages, from which the findings are written.
 SUMMARIES = sorted(
     {
         path
@@ -17,19 +17,21 @@ SUMMARIES = sorted(
 )
 
 
-rule make_ledger:
-    """Join what all stages say of every fact, ask what one says of another, and tell what was found."""
+rule build_ledger:
+    """Join the results of all stages by fact, answer the questions across stages and write the findings."""
     input:
-        lives=[path for life in LIVES for path in files_of_life(life)],
+        artifacts=[
+            path for artifacts in ARTIFACTS for path in paths_of_artifacts(artifacts)
+        ],
         summaries=SUMMARIES,
     output:
         ledger="results/ledger.parquet",
         csv="results/ledger.csv",
         questions="results/tables/questions.csv",
-        # Beside the page, where the first page of the report finds it.
+        # The first page of the report looks for this file beside the page of facts.
         findings="results/figures/ledger-findings.rst",
         reproductions="results/tables/reproductions.csv",
-        published=report(
+        claims=report(
             "results/figures/ledger-reproductions.html",
             category="8. Ledger",
             labels={"figure": "Published effects"},
@@ -38,7 +40,7 @@ rule make_ledger:
         page=report(
             "results/figures/ledger-facts.html",
             category="8. Ledger",
-            labels={"figure": "Look a fact up"},
+            labels={"figure": "Look up a fact"},
             caption="../report/ledger-facts.rst",
         ),
         effects=report(
@@ -54,9 +56,9 @@ rule make_ledger:
             caption="../report/questions-outcomes.rst",
         ),
     log:
-        "logs/make_ledger/all.log",
+        "logs/build_ledger/all.log",
     benchmark:
-        "logs/make_ledger/all.benchmark.jsonl"
+        "logs/build_ledger/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -64,14 +66,14 @@ rule make_ledger:
         mem_mb=4000,
         runtime=30,
     params:
-        lives=LIVES,
+        artifacts=ARTIFACTS,
         ledger=lookup(within=config, dpath="ledger"),
-        code=code_of("make_ledger"),
+        code=code_of("build_ledger"),
     script:
-        "../scripts/make_ledger.py"
+        "../scripts/build_ledger.py"
 
 
 rule ledger:
-    """One life per fact, and what stages say of each other."""
+    """The ledger: one row per fact, and questions across stages."""
     input:
-        rules.make_ledger.output,
+        rules.build_ledger.output,

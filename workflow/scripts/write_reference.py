@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from factlife.config import reference
-from factlife.ledger import columns, reproductions, summaries
+from factlife.ledger import columns, reproductions, summary_tables
 
 ROOT = Path(__file__).parents[2]
 SCHEMA, README = ROOT / "workflow/schemas/config.schema.yaml", ROOT / "config/README.md"
@@ -15,6 +15,6 @@ if __name__ == "__main__":
     SCHEMA.parent.mkdir(exist_ok=True)
     SCHEMA.write_text(reference.schema())
     README.write_text(reference.insert(README.read_text()))
-    LEDGER.write_text(reference.insert(LEDGER.read_text(), columns.page()))
-    kept = reproductions.reproductions(summaries.read(sorted((ROOT / "docs/tables").glob("*.csv"))))
-    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.markdown(kept)))
+    LEDGER.write_text(reference.insert(LEDGER.read_text(), columns.columns_markdown()))
+    kept = reproductions.evaluate_claims(summary_tables.read_tables(sorted((ROOT / "docs/tables").glob("*.csv"))))
+    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.claims_markdown(kept)))

@@ -12,7 +12,7 @@ _GROUPS = 5
 _CLEAR = ["p < .05", "p ≥ .05"]
 
 
-def effects(answers: pd.DataFrame) -> alt.Chart:
+def plot_effects(answers: pd.DataFrame) -> alt.Chart:
     """Every answered question's effect with its interval."""
     rows = answers.dropna(subset="estimate").copy()
     rows["asked"] = rows["predictor"] + " → " + rows["outcome"]
@@ -34,7 +34,7 @@ def effects(answers: pd.DataFrame) -> alt.Chart:
     return alt.layer(zero, spans, points, data=rows).properties(width=420, height=alt.Step(8))
 
 
-def outcomes(ledger: pd.DataFrame, answers: pd.DataFrame) -> alt.Chart:
+def plot_outcomes(ledger: pd.DataFrame, answers: pd.DataFrame) -> alt.Chart:
     """Mean outcome by groups of the predictor, one panel a question."""
     parts = [_groups(ledger, row) for row in answers.dropna(subset="estimate").itertuples()]
     empty = pd.DataFrame(columns=["asked", "of", "predictor", "estimate", "ci_low", "ci_high"])

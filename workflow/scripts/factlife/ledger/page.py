@@ -11,26 +11,39 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.ledger.columns import describe
+from factlife.ledger.columns import describe_column
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _SHOWN = ["subject", "relation", "value", "exposures", "step_learned", "final_recall"]
 # A name that ends in _ stands for all columns that begin so.
 _STAGES = [
-    {"title": "Taught", "columns": ["exposures", "supporting_documents", "name_tokens"]},
+    {"title": "Taught", "columns": ["exposures", "n_supporting_documents", "n_subject_tokens"]},
     {
         "title": "Recalled",
-        "columns": ["step_learned", "exposures_learned", "final_recall", "final_loss", "final_rank"],
+        "columns": ["step_learned", "exposures_to_learn", "final_recall", "final_loss", "final_rank"],
         "curve": True,
     },
-    {"title": "Located", "columns": ["tracing_token", "tracing_layer", "tracing_effect", "circuit_"]},
-    {"title": "Edited", "columns": ["edited_", "unedited_because", "best_edit_", "survived_"]},
+    {
+        "title": "Located",
+        "columns": ["tracing_token", "tracing_layer", "tracing_effect", "circuit_faithfulness", "n_circuit_edges"],
+    },
+    {
+        "title": "Edited",
+        "columns": [
+            "edit_efficacy_",
+            "edit_paraphrase_",
+            "not_edited_reason",
+            "n_best_edit_sites",
+            "best_edit_",
+            "edit_retention_",
+        ],
+    },
     {"title": "Traced to documents", "columns": ["influence_"]},
-    {"title": "Lost", "columns": ["kept_"]},
+    {"title": "Lost", "columns": ["generations_recalled_"]},
 ]
 
 
-def page(
+def render_page(
     ledger: pd.DataFrame,
     curves: Mapping[str, Any],
     documents: Mapping[str, Any],
@@ -73,7 +86,7 @@ def page(
     return _TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
 
 
-def curves(scores: pd.DataFrame) -> dict[str, list[list[float]]]:
+def learning_curves(scores: pd.DataFrame) -> dict[str, list[list[float]]]:
     """How recall of each fact grew, from every probe at every checkpoint of a model."""
     forward = scores[(scores["kind"] == "forward") & scores["representable"]]
     grown = forward.groupby(["model", "seed", "fact_id", "step"], sort=True).agg(
@@ -85,7 +98,7 @@ def curves(scores: pd.DataFrame) -> dict[str, list[list[float]]]:
     return found
 
 
-def examples(documents: pd.DataFrame, model: str, seed: int, *, each: int = 2) -> dict[str, list[list[str]]]:
+def example_documents(documents: pd.DataFrame, model: str, seed: int, *, each: int = 2) -> dict[str, list[list[str]]]:
     """The first training documents that state each fact."""
     train = documents[documents["split"] == "train"].explode("fact_ids").dropna(subset="fact_ids")
     first = train.groupby("fact_ids", sort=True).head(each)
@@ -95,7 +108,7 @@ def examples(documents: pd.DataFrame, model: str, seed: int, *, each: int = 2) -
     return found
 
 
-def traced(
+def top_documents(
     rankings: Mapping[str, pd.DataFrame], documents: pd.DataFrame, facts: Mapping[str, str], model: str, seed: int
 ) -> dict[str, list[list[Any]]]:
     """The document that each ranker puts first for each fact; of equals, the first document.
@@ -122,7 +135,7 @@ def traced(
     }
 
 
-def graphs(folder: str | Path, path: str | Path, model: str, seed: int) -> dict[str, str]:
+def graph_links(folder: str | Path, path: str | Path, model: str, seed: int) -> dict[str, str]:
     """Where the attribution graphs of facts are, seen from the page at ``path``: files ``{fact_id}.html`` of a folder."""
     return {
         f"{model} seed {seed} {file.stem}": Path(os.path.relpath(file, Path(path).parent)).as_posix()
@@ -131,7 +144,7 @@ def graphs(folder: str | Path, path: str | Path, model: str, seed: int) -> dict[
 
 
 def _about(name: str) -> str:
-    column = describe(name)
+    column = describe_column(name)
     return f"{column['meaning']} ({column['unit']})" if column["unit"] else column["meaning"]
 
 

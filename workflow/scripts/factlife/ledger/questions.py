@@ -14,7 +14,7 @@ from factlife.stats import LEVEL, holm
 _FEWEST = 10
 
 
-def answer(
+def answer_questions(
     ledger: pd.DataFrame, questions: Mapping[str, Question], *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Answer every question for every model and seed, and over all models where the predictor differs between them.
@@ -34,7 +34,7 @@ def answer(
 
     Returns:
         One row per question, model and seed: ``question, model, seed, predictor, outcome, controls, metric, n,
-        clusters, estimate, ci_low, ci_high, interval_over, p, p_corrected, note``; ``clusters`` counts what was
+        n_clusters, estimate, ci_low, ci_high, interval_over, p, p_corrected, note``; ``n_clusters`` counts what was
         resampled. What cannot be answered is null, with the reason in ``note``.
     """
     ledger = _never_last(ledger)
@@ -98,14 +98,14 @@ def _answer(facts: pd.DataFrame, question: Question, resamples: int, seed: int) 
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(drawn) else (np.nan, np.nan)
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-    found = {"n": len(rows), "clusters": len(clusters), "estimate": estimate, "ci_low": low, "ci_high": high, "p": p}
+    found = {"n": len(rows), "n_clusters": len(clusters), "estimate": estimate, "ci_low": low, "ci_high": high, "p": p}
     return said | found | {"note": ""}
 
 
 def _unanswered(n: int, note: str) -> dict[str, object]:
     return {
         "n": n,
-        "clusters": np.nan,
+        "n_clusters": np.nan,
         "estimate": np.nan,
         "ci_low": np.nan,
         "ci_high": np.nan,
@@ -151,7 +151,7 @@ def _picks(clusters: Mapping[object, np.ndarray], resamples: int, seed: int) -> 
 
 def _never_last(ledger: pd.DataFrame) -> pd.DataFrame:
     """Facts that were asked about and never learned, after all that were."""
-    columns = [column for column in ("step_learned", "exposures_learned") if column in ledger]
+    columns = [column for column in ("step_learned", "exposures_to_learn") if column in ledger]
     if not columns:
         return ledger
     never = ledger["final_recall"].notna().to_numpy()[:, None] & ledger[columns].isna()

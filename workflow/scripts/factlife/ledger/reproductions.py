@@ -10,7 +10,16 @@ from typing import Any
 import pandas as pd
 
 from factlife import stats
-from factlife.ledger.summaries import NotMeasuredError, Tables, first, one, pooled, ranker_difference, some, summary
+from factlife.ledger.summary_tables import (
+    NotMeasuredError,
+    Tables,
+    first_row,
+    get_table,
+    pooled_rows,
+    ranker_difference,
+    select_first,
+    select_rows,
+)
 
 Row = Mapping[str, Any]
 
@@ -23,21 +32,21 @@ class Claim:
         effect: what is claimed.
         source: the paper.
         published: its number.
-        ours: what is measured here in its place.
+        measurement: what is measured here in its place.
         measure: finds the row of estimate and interval in a run's tables, and the bound that the claim puts it on one
             side of.
-        above: whether that is the upper side.
+        claimed_above: whether that is the upper side.
     """
 
     effect: str
     source: str
     published: str
-    ours: str
+    measurement: str
     measure: Callable[[Tables], tuple[Row, float]]
-    above: bool = True
+    claimed_above: bool = True
 
 
-def reproductions(tables: Tables) -> pd.DataFrame:
+def evaluate_claims(tables: Tables) -> pd.DataFrame:
     """Hold every claim against a run's tables.
 
     A claim is reproduced where the whole interval lies on its side of the bound, not reproduced where it lies on the
@@ -47,12 +56,12 @@ def reproductions(tables: Tables) -> pd.DataFrame:
         tables: summaries by name, such as ``edits``, with the columns of ``results/tables``.
 
     Returns:
-        ``effect, source, published, ours, n, estimate, ci_low, ci_high, interval_over, bound, verdict``, a row a claim.
+        ``effect, source, published, measurement, n, estimate, ci_low, ci_high, interval_over, bound, verdict``, a row a claim.
     """
-    return pd.DataFrame([_held_against(claim, tables) for claim in CLAIMS])
+    return pd.DataFrame([_evaluate_claim(claim, tables) for claim in CLAIMS])
 
 
-def markdown(table: pd.DataFrame) -> str:
+def claims_markdown(table: pd.DataFrame) -> str:
     """The table as ``docs/reproductions.md`` shows it."""
     lines = ["| effect | published | here | verdict |", "|---|---|---|---|"]
     lines += [
@@ -62,7 +71,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(table: pd.DataFrame) -> str:
+def claims_page(table: pd.DataFrame) -> str:
     """The table as the report shows it: a page of its own."""
     cells = "".join(
         f"<tr><td>{escape(row.effect)}<small>{escape(row.source)}</small></td><td>{escape(row.published)}</td>"
@@ -88,23 +97,28 @@ td:last-child { white-space: nowrap; font-weight: 600; }
 
 def _here(row: Any) -> str:
     if row.verdict == "not measured":
-        return row.ours
-    claimed = f"claimed {'above' if row.above else 'below'} {row.bound:g}"
+        return row.measurement
+    claimed = f"claimed {'above' if row.claimed_above else 'below'} {row.bound:g}"
     measured = f"{_short(row.estimate)} [{_short(row.ci_low)}, {_short(row.ci_high)}]"
-    return f"{row.ours}: {measured}, n = {row.n:.0f}; {claimed}"
+    return f"{row.measurement}: {measured}, n = {row.n:.0f}; {claimed}"
 
 
-def _held_against(claim: Claim, tables: Tables) -> dict[str, Any]:
-    told = {"effect": claim.effect, "source": claim.source, "published": claim.published, "ours": claim.ours}
+def _evaluate_claim(claim: Claim, tables: Tables) -> dict[str, Any]:
+    told = {
+        "effect": claim.effect,
+        "source": claim.source,
+        "published": claim.published,
+        "measurement": claim.measurement,
+    }
     try:
         row, bound = claim.measure(tables)
     except NotMeasuredError:
-        return told | {"above": claim.above, "verdict": "not measured"}
-    low, high = (row["ci_low"], row["ci_high"]) if claim.above else (-row["ci_high"], -row["ci_low"])
-    limit = bound if claim.above else -bound
+        return told | {"claimed_above": claim.claimed_above, "verdict": "not measured"}
+    low, high = (row["ci_low"], row["ci_high"]) if claim.claimed_above else (-row["ci_high"], -row["ci_low"])
+    limit = bound if claim.claimed_above else -bound
     verdict = "reproduced" if low > limit else "not reproduced" if high < limit else "unclear"
     numbers = {each: row[each] for each in ("n", "estimate", "ci_low", "ci_high", "interval_over")}
-    return told | numbers | {"bound": bound, "above": claim.above, "verdict": verdict}
+    return told | numbers | {"bound": bound, "claimed_above": claim.claimed_above, "verdict": verdict}
 
 
 def _short(value: float) -> str:
@@ -113,22 +127,22 @@ def _short(value: float) -> str:
 
 def _effect(tables: Tables, experiment: str, metric: str, arm: str, group: str = "") -> tuple[Row, float]:
     """An arm's difference from its control, and zero."""
-    rows = some(summary(tables, "dynamics"), experiment=experiment, metric=metric, arm=arm)
-    row = pooled(some(rows, group=group) if group else rows).iloc[0]
+    rows = select_rows(get_table(tables, "dynamics"), experiment=experiment, metric=metric, arm=arm)
+    row = pooled_rows(select_rows(rows, group=group) if group else rows).iloc[0]
     effect = {"estimate": row["effect"], "ci_low": row["effect_low"], "ci_high": row["effect_high"]}
     return row.to_dict() | effect, 0.0
 
 
 def _level(tables: Tables, experiment: str, metric: str, arm: str, bound: float, group: str = "") -> tuple[Row, float]:
     """An arm's own value, and a bound."""
-    rows = some(summary(tables, "dynamics"), experiment=experiment, metric=metric, arm=arm)
-    return pooled(some(rows, group=group) if group else rows).iloc[0], bound
+    rows = select_rows(get_table(tables, "dynamics"), experiment=experiment, metric=metric, arm=arm)
+    return pooled_rows(select_rows(rows, group=group) if group else rows).iloc[0], bound
 
 
 def _main_effect(tables: Tables, experiment: str, metric: str, factor: str, group: str) -> tuple[Row, float]:
     """What a factor that arms cross adds, and zero."""
-    rows = some(summary(tables, "dynamics"), experiment=experiment, metric=metric, arm="all", group=group)
-    return one(pooled(rows), factors=factor), 0.0
+    rows = select_rows(get_table(tables, "dynamics"), experiment=experiment, metric=metric, arm="all", group=group)
+    return first_row(pooled_rows(rows), factors=factor), 0.0
 
 
 def _less(ours: Row, control: Row) -> tuple[Row, float]:
@@ -146,22 +160,24 @@ def _less_by_seed(ours: pd.DataFrame, control: pd.DataFrame) -> tuple[Row, float
     both = ours.merge(control[["seed", "estimate"]], on="seed", suffixes=("", "_control"))
     both = both[both["seed"] != "all"]
     if len(both) < 2:
-        return _less(pooled(ours).iloc[0], pooled(control).iloc[0])
+        return _less(pooled_rows(ours).iloc[0], pooled_rows(control).iloc[0])
     return _over_seeds(both.assign(estimate=both["estimate"] - both["estimate_control"])), 0.0
 
 
 def _traced(tables: Tables, model: str, **control: str) -> tuple[Row, float]:
     """A model's strongest MLP at the subject's last token less the strongest part at a control's place."""
-    table = some(summary(tables, "tracing"), corruption="replacement", metric="indirect_effect", window=1, model=model)
+    table = select_rows(
+        get_table(tables, "tracing"), corruption="replacement", metric="indirect_effect", window=1, model=model
+    )
     place = {"component": "mlp", "token_role": "subject_last"}
-    ours, other = (first(some(table, **at), "seed") for at in (place, place | control))
+    ours, other = (select_first(select_rows(table, **at), "seed") for at in (place, place | control))
     return _less(ours.loc[ours["estimate"].idxmax()], other.loc[other["estimate"].idxmax()])
 
 
 def _edited(tables: Tables, editor: str, metric: str, judge: str = "probability") -> pd.DataFrame:
     """A figure of an editor once all its edits are made, by seed."""
-    table = some(first(summary(tables, "edits"), "model"), editor=editor, metric=metric, judge=judge)
-    final = some(table, phase="post" if (table["schedule"] == "single").all() else "end")
+    table = select_rows(select_first(get_table(tables, "edits"), "model"), editor=editor, metric=metric, judge=judge)
+    final = select_rows(table, phase="post" if (table["schedule"] == "single").all() else "end")
     return final[final["n_edits"] == final["n_edits"].max()]
 
 
@@ -177,9 +193,11 @@ def _over_seeds(rows: pd.DataFrame) -> pd.Series:
 
 def _flips(tables: Tables, data: str) -> tuple[Row, float]:
     """Edits that further training undoes, less untouched facts that it undoes."""
-    table = some(first(summary(tables, "edit_survival"), "model", "seed"), editor="memit", finetuning="lora")
-    last = some(table[table["step"] == table["step"].max()], metric="flip_rate", data=data)
-    return _less(one(last, group="edits"), one(last, group="control"))
+    table = select_rows(
+        select_first(get_table(tables, "edit_survival"), "model", "seed"), editor="memit", finetuning="lora"
+    )
+    last = select_rows(table[table["step"] == table["step"].max()], metric="flip_rate", data=data)
+    return _less(first_row(last, group="edits"), first_row(last, group="control"))
 
 
 def _bits(tables: Tables) -> tuple[Row, float]:
@@ -195,7 +213,7 @@ _NEARLY_ALL = 0.95
 
 def _generations(tables: Tables, arm: str, metric: str = "recall", group: str = "all") -> pd.DataFrame:
     """The last generation of an arm, by seed and over all."""
-    table = some(summary(tables, "collapse"), metric=metric, arm=arm, group=group)
+    table = select_rows(get_table(tables, "collapse"), metric=metric, arm=arm, group=group)
     return table[table["generation"] == table["generation"].max()]
 
 
@@ -213,7 +231,7 @@ CLAIMS = [
         "GPT-4 on parents: 79 % against 33 %",
         "true name first among candidates, trained forward only less trained both ways",
         lambda tables: _effect(tables, "reversal", "final_accuracy", "forward", "reverse"),
-        above=False,
+        claimed_above=False,
     ),
     Claim(
         "Frequent people shorten the plateau before facts are learned",
@@ -221,7 +239,7 @@ CLAIMS = [
         "direction only",
         "steps on the plateau, Zipf less uniform, 60 people",
         lambda tables: _effect(tables, "imbalance", "plateau_steps", "zipf-60", "as stated"),
-        above=False,
+        claimed_above=False,
     ),
     Claim(
         "Frequent people shorten the plateau, the main effect over numbers of people",
@@ -229,7 +247,7 @@ CLAIMS = [
         "direction only",
         "steps on the plateau, Zipf less uniform, over 60 and 120 people",
         lambda tables: _main_effect(tables, "imbalance", "plateau_steps", "zipf", "as stated"),
-        above=False,
+        claimed_above=False,
     ),
     Claim(
         "More people lengthen the plateau",
@@ -316,7 +334,7 @@ CLAIMS = [
         lambda tables: _less_by_seed(
             *(_edited(tables, "memit", "paraphrase", judge) for judge in ("argmax", "probability"))
         ),
-        above=False,
+        claimed_above=False,
     ),
     Claim(
         "Fine-tuning on other text undoes edits",
@@ -351,7 +369,7 @@ CLAIMS = [
         "Shumailov et al. 2024; Gerstgrasser et al. 2024, 2404.01413",
         "test loss climbs with every generation",
         "recall that the last generation that replaced its data lacks beside one that read real text",
-        lambda tables: (pooled(_generations(tables, "replace", "recall_lost")).iloc[0], 0.0),
+        lambda tables: (pooled_rows(_generations(tables, "replace", "recall_lost")).iloc[0], 0.0),
     ),
     Claim(
         "Accumulating one's own text beside real text loses less than replacing it",
@@ -365,8 +383,8 @@ CLAIMS = [
         "Gerstgrasser et al. 2024, 2404.01413",
         "test loss stays flat",
         "recall that the last generation that accumulated lacks beside one that read real text",
-        lambda tables: (pooled(_generations(tables, "accumulate", "recall_lost")).iloc[0], 0.05),
-        above=False,
+        lambda tables: (pooled_rows(_generations(tables, "accumulate", "recall_lost")).iloc[0], 0.05),
+        claimed_above=False,
     ),
     Claim(
         "Rare facts are lost first",

@@ -14,19 +14,19 @@ class NotMeasuredError(LookupError):
     """The tables of this run do not hold what is asked for."""
 
 
-def read(paths: Sequence[str | Path]) -> Tables:
+def read_tables(paths: Sequence[str | Path]) -> Tables:
     """Read summaries, by file name."""
     return {Path(path).stem: pd.read_csv(path, dtype={"exposures": str, "depth": str, "seed": str}) for path in paths}
 
 
-def summary(tables: Tables, name: str) -> pd.DataFrame:
+def get_table(tables: Tables, name: str) -> pd.DataFrame:
     """The summary of that name."""
     if name not in tables or tables[name].empty:
         raise NotMeasuredError(name)
     return tables[name]
 
 
-def some(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
+def select_rows(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
     """Rows with these keys; there must be one."""
     for column, value in keys.items():
         table = table[table[column] == value]
@@ -35,42 +35,44 @@ def some(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
     return table
 
 
-def one(table: pd.DataFrame, **keys: object) -> pd.Series:
+def first_row(table: pd.DataFrame, **keys: object) -> pd.Series:
     """The first row with these keys."""
-    return some(table, **keys).iloc[0]
+    return select_rows(table, **keys).iloc[0]
 
 
-def first(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def select_first(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Rows of the first model, seed, … that a table names."""
     for column in columns:
         table = table[table[column] == table[column].iloc[0]]
     return table
 
 
-def pooled(table: pd.DataFrame) -> pd.DataFrame:
+def pooled_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows over all seeds, or those of the first where there are none."""
     over_all = table[table["seed"] == "all"]
-    return over_all if len(over_all) else first(table, "seed")
+    return over_all if len(over_all) else select_first(table, "seed")
 
 
 def ranker_difference(tables: Tables, metric: str, ranker: str, other: str, **keys: object) -> Mapping[str, object]:
     """A ranker's figure less another's on the same queries, of the first model and seed that have both."""
-    table = some(summary(tables, "influence"), metric=f"{metric}_difference", answered="all", depth="all", group="all")
+    table = select_rows(
+        get_table(tables, "influence"), metric=f"{metric}_difference", answered="all", depth="all", group="all"
+    )
     table = table[table["ranker"].isin([ranker, other]) & table["other_ranker"].isin([ranker, other])]
     table = table[table["credit"] != "ancestors"]
-    row = one(table, **keys)
+    row = first_row(table, **keys)
     if row["ranker"] == ranker:
         return row.to_dict()
     turned = {"estimate": -row["estimate"], "ci_low": -row["ci_high"], "ci_high": -row["ci_low"]}
     return row.to_dict() | turned | {"ranker": ranker, "other_ranker": other}
 
 
-def number(row: Mapping[str, float] | pd.Series, digits: int = 2) -> str:
+def format_estimate(row: Mapping[str, float] | pd.Series, digits: int = 2) -> str:
     """Estimate and interval."""
     return f"{row['estimate']:.{digits}f} ({row['ci_low']:.{digits}f} to {row['ci_high']:.{digits}f})"
 
 
-def percent(row: Mapping[str, float] | pd.Series) -> str:
+def format_percent(row: Mapping[str, float] | pd.Series) -> str:
     """Estimate and interval in per cent."""
     estimate, low, high = (100 * row[each] for each in ("estimate", "ci_low", "ci_high"))
     return f"{estimate:.0f} % ({low:.0f} to {high:.0f})"

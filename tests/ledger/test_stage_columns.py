@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from factlife import ledger
-from factlife.ledger import life
-from factlife.ledger.columns import COLUMNS, describe, page
+from factlife.ledger import stage_columns
+from factlife.ledger.columns import COLUMNS, columns_markdown, describe_column
 
 
 def scores(answers: dict[str, list[list[int]]], kind="forward") -> pd.DataFrame:
@@ -35,7 +35,7 @@ def scores(answers: dict[str, list[list[int]]], kind="forward") -> pd.DataFrame:
 
 
 def test_a_fact_is_learned_when_it_stays():
-    found = life.recall(
+    found = stage_columns.recall_columns(
         scores(
             {
                 "stays": [[0, 0], [1, 0], [1, 1]],
@@ -48,7 +48,7 @@ def test_a_fact_is_learned_when_it_stays():
     assert found["step_learned"].to_dict() == pytest.approx(
         {"always": 0, "comes-and-goes": 20, "lost": np.nan, "stays": 10}, nan_ok=True
     )
-    assert found["exposures_learned"].to_dict() == pytest.approx(
+    assert found["exposures_to_learn"].to_dict() == pytest.approx(
         {"always": 0, "comes-and-goes": 6, "lost": np.nan, "stays": 3}, nan_ok=True
     )
     assert found["final_recall"].to_dict() == {"always": 0.5, "comes-and-goes": 1.0, "lost": 0.0, "stays": 1.0}
@@ -58,12 +58,12 @@ def test_a_fact_is_learned_when_it_stays():
 def test_only_trained_templates_that_can_be_written_count():
     table = pd.concat([scores({"a": [[1]]}), scores({"a": [[0]]}, kind="paraphrase")])
     hidden = scores({"a": [[0]]}).assign(representable=False)
-    assert life.recall(pd.concat([table, hidden]))["final_recall"]["a"] == 1.0
+    assert stage_columns.recall_columns(pd.concat([table, hidden]))["final_recall"]["a"] == 1.0
 
 
 def test_support_counts_training_documents():
     documents = pd.DataFrame({"fact_ids": [["a", "b"], ["a"], ["a"], []], "split": ["train", "train", "test", "train"]})
-    assert life.support(documents)["supporting_documents"].to_dict() == {"a": 2, "b": 1}
+    assert stage_columns.document_columns(documents)["n_supporting_documents"].to_dict() == {"a": 2, "b": 1}
 
 
 def test_tracing_peaks_where_most_of_the_answer_comes_back():
@@ -78,7 +78,7 @@ def test_tracing_peaks_where_most_of_the_answer_comes_back():
     columns = ["fact_id", "corruption", "component", "window", "token_role", "layer", "indirect_effect_logit_diff"]
     traces = pd.DataFrame(rows, columns=columns).assign(clean_logit_diff=7.0, corrupted_logit_diff=-5.0)
     traces.loc[5, "corrupted_logit_diff"] = 7.0
-    assert life.tracing(traces).reset_index().to_numpy().tolist() == [["a", "subject_last", 0.0, 0.5]]
+    assert stage_columns.tracing_columns(traces).reset_index().to_numpy().tolist() == [["a", "subject_last", 0.0, 0.5]]
 
 
 def test_edits_count_once_they_are_all_made():
@@ -91,9 +91,15 @@ def test_edits_count_once_they_are_all_made():
         ("a", "rome", "single", "post", "efficacy", True),
         ("b", "rome", "single", "post", "efficacy", False),
     ]
-    found = life.edits(pd.DataFrame(rows, columns=["edit_id", "editor", "schedule", "phase", "metric", "argmax"]))
-    assert found.loc["a", ["edited_memit", "edited_rome", "edited_paraphrase_memit"]].tolist() == [0.0, 1.0, 0.5]
-    assert found["edited_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edited_memit"])
+    found = stage_columns.edit_columns(
+        pd.DataFrame(rows, columns=["edit_id", "editor", "schedule", "phase", "metric", "argmax"])
+    )
+    assert found.loc["a", ["edit_efficacy_memit", "edit_efficacy_rome", "edit_paraphrase_memit"]].tolist() == [
+        0.0,
+        1.0,
+        0.5,
+    ]
+    assert found["edit_efficacy_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edit_efficacy_memit"])
 
 
 def test_a_panel_fact_without_an_edit_says_why():
@@ -101,7 +107,7 @@ def test_a_panel_fact_without_an_edit_says_why():
     facts = pd.DataFrame(
         {"panel": [True, True, True, False]}, index=pd.Index(["asked", "dropped", "beyond", "other"], name="fact_id")
     )
-    found = life.unedited(requests, facts)["unedited_because"].to_dict()
+    found = stage_columns.request_columns(requests, facts)["not_edited_reason"].to_dict()
     assert set(found) == {"dropped", "beyond"} and found["dropped"] == "the subject is not in the prompt"
     assert found["beyond"].startswith("not among the 2 requests")
 
@@ -113,16 +119,20 @@ def test_a_fact_is_best_edited_where_all_three_are_best():
         for metric, right in zip(("efficacy", "paraphrase", "neighbourhood"), rights, strict=True)
     ]
     rows += [("a", 0, "last", "neighbourhood", True), ("a", 0, "last", "question", True)]
-    found = life.places(pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"]))
+    found = stage_columns.edit_site_columns(
+        pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"])
+    )
     assert found.reset_index().to_numpy().tolist() == [["a", 1.0, "last", 1.0]]
 
 
 def test_of_places_that_are_equally_good_none_is_chosen():
     places = [("a", 0, "last"), ("a", 3, "last"), ("b", 0, "last"), ("b", 1, "first"), ("b", 1, "last")]
     rows = [(*place, "efficacy", place != ("b", 0, "last")) for place in places]
-    found = life.places(pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"]))
+    found = stage_columns.edit_site_columns(
+        pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"])
+    )
     assert found.loc["a"].tolist() == [2.0, "last", 1.5]
-    assert found.loc["b", "best_edit_places"] == 2.0 and found.loc["b", "best_edit_layer"] == 1.0
+    assert found.loc["b", "n_best_edit_sites"] == 2.0 and found.loc["b", "best_edit_layer"] == 1.0
     assert pd.isna(found.loc["b", "best_edit_token"])
 
 
@@ -139,8 +149,8 @@ def test_edits_survive_where_they_had_been_right():
         for step, right in zip((0, 10, 30), rights, strict=True)
     ]
     followed = pd.DataFrame(rows, columns=["fact_id", "group", "trained_layers", "step", "correct"])
-    found = life.survival(followed.assign(editor="memit", finetuning="lora", data="related"))
-    assert found["survived_memit_lora_related"].to_dict() == pytest.approx(
+    found = stage_columns.survival_columns(followed.assign(editor="memit", finetuning="lora", data="related"))
+    assert found["edit_retention_memit_lora_related"].to_dict() == pytest.approx(
         {"kept": 0.5, "lost": 0.0, "never": np.nan}, nan_ok=True
     )
 
@@ -159,15 +169,15 @@ def test_circuits_are_of_the_relation():
     evaluated = pd.DataFrame(rows, columns=["relation", "method", "metric", "estimate", "n_edges", "control"])
     evaluated = evaluated.assign(evaluated_on="validation", step=np.nan)
     facts = pd.DataFrame({"relation": ["city", "major", "employer"]}, index=["f", "g", "h"])
-    found = life.circuits(evaluated, facts)
+    found = stage_columns.circuit_columns(evaluated, facts)
     assert found["circuit_faithfulness"].to_dict() == pytest.approx({"f": 0.7, "g": 0.5, "h": np.nan}, nan_ok=True)
-    assert found["circuit_edges"].to_dict() == pytest.approx({"f": 20, "g": np.nan, "h": np.nan}, nan_ok=True)
+    assert found["n_circuit_edges"].to_dict() == pytest.approx({"f": 20, "g": np.nan, "h": np.nan}, nan_ok=True)
 
 
 def test_a_fact_lasts_until_it_is_first_lost():
     grown = {"stays": [1, 1, 1], "lost": [1, 0, 0], "back": [1, 0, 1], "never": [0, 1, 1]}
     chain = [scores({fact: [[row[generation]]] for fact, row in grown.items()}) for generation in range(3)]
-    assert life.collapse("replace", chain)["kept_replace"].to_dict() == pytest.approx(
+    assert stage_columns.collapse_columns("replace", chain)["generations_recalled_replace"].to_dict() == pytest.approx(
         {"stays": 2, "lost": 0, "back": 0, "never": np.nan}, nan_ok=True
     )
 
@@ -181,25 +191,25 @@ def test_influence_is_read_from_whole_rankings():
         ("b", "mrr", "bm25", 1.0, "chain", "all"),
     ]
     judged = pd.DataFrame(rows, columns=["fact_id", "metric", "ranker", "value", "credit", "document_kind"])
-    found = life.influence(judged)
+    found = stage_columns.influence_columns(judged)
     assert found["influence_rank_bm25"].to_dict() == {"a": 4.0, "b": 1.0}
-    assert found["influence_precision_bm25"].to_dict() == pytest.approx({"a": 0.5, "b": np.nan}, nan_ok=True)
+    assert found["influence_r_precision_bm25"].to_dict() == pytest.approx({"a": 0.5, "b": np.nan}, nan_ok=True)
 
 
 def test_every_column_is_described_in_the_file(tmp_path):
     table = pd.DataFrame({column.name: [1.0] for column in COLUMNS if "{" not in column.name})
-    ledger.write(table, tmp_path / "ledger.parquet")
+    ledger.write_ledger(table, tmp_path / "ledger.parquet")
     schema = pq.read_schema(tmp_path / "ledger.parquet")
     for field in schema:
-        assert {key.decode(): value.decode() for key, value in field.metadata.items()} == describe(field.name)
-    pd.testing.assert_frame_equal(ledger.read(tmp_path / "ledger.parquet"), table)
+        assert {key.decode(): value.decode() for key, value in field.metadata.items()} == describe_column(field.name)
+    pd.testing.assert_frame_equal(ledger.read_ledger(tmp_path / "ledger.parquet"), table)
 
 
 def test_an_undescribed_column_cannot_be_written(tmp_path):
     with pytest.raises(KeyError, match="shoe_size is not described"):
-        ledger.write(pd.DataFrame({"shoe_size": [43]}), tmp_path / "ledger.parquet")
+        ledger.write_ledger(pd.DataFrame({"shoe_size": [43]}), tmp_path / "ledger.parquet")
 
 
 def test_documentation_is_up_to_date():
     text = (Path(__file__).parents[2] / "docs/ledger.md").read_text()
-    assert page() in text, "the ledger's columns have changed: run `make docs`"
+    assert columns_markdown() in text, "the ledger's columns have changed: run `make docs`"

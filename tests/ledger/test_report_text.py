@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from factlife.ledger.findings import FINDINGS, findings, restructured_text
-from factlife.ledger.summaries import read
+from factlife.ledger.report_text import FINDINGS, format_findings, report_findings
+from factlife.ledger.summary_tables import read_tables
 
 
 def table(columns: str, *rows: tuple, **same: object) -> pd.DataFrame:
@@ -148,23 +148,23 @@ TABLES = {
     ],
 )
 def test_findings_say_what_tables_hold(title, text):
-    assert dict(findings(TABLES))[title] == text
+    assert dict(report_findings(TABLES))[title] == text
 
 
 def test_what_was_not_measured_is_said():
-    assert findings({}) == [(title, "Not measured in this run.") for title in FINDINGS]
+    assert report_findings({}) == [(title, "Not measured in this run.") for title in FINDINGS]
     assert len(FINDINGS) == 10
 
 
 @pytest.mark.parametrize("title", FINDINGS)
 def test_a_table_without_the_row_is_not_measured(title):
     lacking = {name: rows[rows["metric"] == "none"] for name, rows in TABLES.items()}
-    assert dict(findings(lacking))[title] == "Not measured in this run."
+    assert dict(report_findings(lacking))[title] == "Not measured in this run."
 
 
 def test_nothing_is_found_where_nothing_was_lost():
     traced = TABLES["tracing"].assign(ci_low=-1.0)
-    assert dict(findings({"tracing": traced}))["Location"].endswith(
+    assert dict(report_findings({"tracing": traced}))["Location"].endswith(
         "in *m*, nowhere, because that name takes nothing away."
     )
 
@@ -172,8 +172,8 @@ def test_nothing_is_found_where_nothing_was_lost():
 def test_findings_are_read_from_files_and_numbered(tmp_path):
     for name, rows in TABLES.items():
         rows.to_csv(tmp_path / f"{name}.csv", index=False)
-    found = findings(read(sorted(tmp_path.iterdir())))
-    assert found == findings(TABLES)
-    lines = restructured_text(found, {"torch": "2", "numpy": "1"}).splitlines()
+    found = report_findings(read_tables(sorted(tmp_path.iterdir())))
+    assert found == report_findings(TABLES)
+    lines = format_findings(found, {"torch": "2", "numpy": "1"}).splitlines()
     assert lines[0].startswith("1. **Learning.** After 9 steps") and lines[9].startswith("10. **Collapse.**")
     assert lines[11].startswith("Versions: torch 2, numpy 1.")

@@ -14,28 +14,28 @@ from factlife.world import World
 _ENOUGH = 0.9
 
 
-def facts(world: World) -> pd.DataFrame:
+def fact_columns(world: World) -> pd.DataFrame:
     """Who and what: all facts of a world."""
     names = world.entities.set_index("entity_id")["name"].rename("subject")
     table = world.facts.join(names, on="entity_id").set_index("fact_id")
     return table[["entity_id", "subject", "relation", "value", "panel", "exposures"]]
 
 
-def names(world: World, folder: str | Path) -> pd.DataFrame:
+def name_columns(world: World, folder: str | Path) -> pd.DataFrame:
     """Into how many tokens the tokenizer in a model's folder cuts the subject's name, special tokens apart."""
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-    subjects = facts(world)["subject"]
+    subjects = fact_columns(world)["subject"]
     tokens = {name: len(tokenizer.encode(name, add_special_tokens=False)) for name in subjects.unique()}
-    return subjects.map(tokens).rename("name_tokens").to_frame()
+    return subjects.map(tokens).rename("n_subject_tokens").to_frame()
 
 
-def support(documents: pd.DataFrame) -> pd.DataFrame:
+def document_columns(documents: pd.DataFrame) -> pd.DataFrame:
     """Training documents that state a fact, counted."""
     stated = documents.loc[documents["split"] == "train", "fact_ids"].explode().dropna()
-    return stated.value_counts().rename("supporting_documents").rename_axis("fact_id").to_frame()
+    return stated.value_counts().rename("n_supporting_documents").rename_axis("fact_id").to_frame()
 
 
-def recall(scores: pd.DataFrame) -> pd.DataFrame:
+def recall_columns(scores: pd.DataFrame) -> pd.DataFrame:
     """When a fact was learned, and how well it is known in the end.
 
     Args:
@@ -51,7 +51,7 @@ def recall(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "step_learned": learned,
-            "exposures_learned": stated.where(stated.columns.to_numpy() == learned.to_numpy()[:, None]).max(axis=1),
+            "exposures_to_learn": stated.where(stated.columns.to_numpy() == learned.to_numpy()[:, None]).max(axis=1),
             "final_recall": last["first_token_correct"].mean(),
             "final_loss": last["loss_nats"].mean(),
             "final_rank": last["rank"].mean(),
@@ -59,7 +59,7 @@ def recall(scores: pd.DataFrame) -> pd.DataFrame:
     ).astype(float)
 
 
-def tracing(traces: pd.DataFrame) -> pd.DataFrame:
+def tracing_columns(traces: pd.DataFrame) -> pd.DataFrame:
     """Where a fact is: the token and layer whose MLP brings most of the answer back.
 
     Args:
@@ -76,7 +76,7 @@ def tracing(traces: pd.DataFrame) -> pd.DataFrame:
     ].astype({"tracing_layer": float})
 
 
-def influence(judged: pd.DataFrame) -> pd.DataFrame:
+def influence_columns(judged: pd.DataFrame) -> pd.DataFrame:
     """How well each ranker finds the documents that state a fact.
 
     Args:
@@ -87,10 +87,10 @@ def influence(judged: pd.DataFrame) -> pd.DataFrame:
     table = found.unstack(["metric", "ranker"]).sort_index(axis=1)
     # One over the place of the first document that states it, so that the place itself can be read.
     rank = (1 / table["mrr"]).add_prefix("influence_rank_")
-    return rank.join(table["r_precision"].add_prefix("influence_precision_"))
+    return rank.join(table["r_precision"].add_prefix("influence_r_precision_"))
 
 
-def edits(judged: pd.DataFrame) -> pd.DataFrame:
+def edit_columns(judged: pd.DataFrame) -> pd.DataFrame:
     """Whether each editor's new value is said, once all edits of its schedule are made.
 
     Args:
@@ -99,12 +99,12 @@ def edits(judged: pd.DataFrame) -> pd.DataFrame:
     made = judged[judged["phase"] == judged["schedule"].eq("single").map({True: "post", False: "end"})]
     parts = [
         made[made["metric"] == metric].groupby(["edit_id", "editor"])["argmax"].mean().unstack().add_prefix(prefix)
-        for metric, prefix in (("efficacy", "edited_"), ("paraphrase", "edited_paraphrase_"))
+        for metric, prefix in (("efficacy", "edit_efficacy_"), ("paraphrase", "edit_paraphrase_"))
     ]
     return parts[0].join(parts[1]).astype(float).rename_axis("fact_id")
 
 
-def unedited(requests: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+def request_columns(requests: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     """Why a fact of the panel has no edit.
 
     Args:
@@ -114,11 +114,11 @@ def unedited(requests: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     asked = requests.drop_duplicates("fact_id").set_index("fact_id")["dropped"]
     left_out = facts.index[facts["panel"] & ~facts.index.isin(asked.index)]
     beyond = pd.Series(f"not among the {len(requests)} requests (editing.models.….requests.count)", index=left_out)
-    why = pd.concat([asked[asked != ""], beyond]).rename("unedited_because").rename_axis("fact_id")
+    why = pd.concat([asked[asked != ""], beyond]).rename("not_edited_reason").rename_axis("fact_id")
     return why.to_frame()
 
 
-def places(tried: pd.DataFrame) -> pd.DataFrame:
+def edit_site_columns(tried: pd.DataFrame) -> pd.DataFrame:
     """Where a fact is best edited: by the mean of efficacy, paraphrase and neighbourhood.
 
     Of one fact a share is often 0, which a harmonic mean would not tell apart. Where places are equally good, the layer is
@@ -133,11 +133,11 @@ def places(tried: pd.DataFrame) -> pd.DataFrame:
     score = by_metric.groupby(level=keys, observed=True).mean().reset_index()
     best = score[score["argmax"] == score.groupby("edit_id")["argmax"].transform("max")].groupby("edit_id")
     token = best["token"].first().where(best["token"].nunique() == 1)
-    table = {"best_edit_places": best.size(), "best_edit_token": token, "best_edit_layer": best["layer"].mean()}
-    return pd.DataFrame(table).rename_axis("fact_id").astype({"best_edit_layer": float, "best_edit_places": float})
+    table = {"n_best_edit_sites": best.size(), "best_edit_token": token, "best_edit_layer": best["layer"].mean()}
+    return pd.DataFrame(table).rename_axis("fact_id").astype({"best_edit_layer": float, "n_best_edit_sites": float})
 
 
-def survival(followed: pd.DataFrame) -> pd.DataFrame:
+def survival_columns(followed: pd.DataFrame) -> pd.DataFrame:
     """Whether edits are left at the last step of further training, of those that were right before it.
 
     Args:
@@ -152,10 +152,10 @@ def survival(followed: pd.DataFrame) -> pd.DataFrame:
     )
     left = last.where(first == 1).groupby(level=["fact_id", "editor", "finetuning", "data"], observed=True).mean()
     table = left.unstack(["editor", "finetuning", "data"])
-    return table.set_axis(["survived_" + "_".join(each) for each in table.columns], axis=1)
+    return table.set_axis(["edit_retention_" + "_".join(each) for each in table.columns], axis=1)
 
 
-def circuits(evaluated: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+def circuit_columns(evaluated: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     """The circuit of a fact's relation: how well it stands for the model, and how few edges do.
 
     Args:
@@ -168,13 +168,13 @@ def circuits(evaluated: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "circuit_faithfulness": chosen.groupby("relation")["estimate"].mean(),
-            "circuit_edges": curve.groupby("relation")["n_edges"].min(),
+            "n_circuit_edges": curve.groupby("relation")["n_edges"].min(),
         }
     )
     return facts[["relation"]].join(table, on="relation").drop(columns="relation").astype(float)
 
 
-def collapse(arm: str, generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def collapse_columns(arm: str, generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """For how many generations a fact lasts.
 
     Args:
@@ -186,4 +186,4 @@ def collapse(arm: str, generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
         {n: scores.groupby("fact_id")["first_token_correct"].mean() >= 0.5 for n, scores in enumerate(forward)}
     )
     lasted = known.astype(int).cumprod(axis=1).sum(axis=1) - 1
-    return lasted.where(lasted >= 0).rename(f"kept_{arm}").to_frame()
+    return lasted.where(lasted >= 0).rename(f"generations_recalled_{arm}").to_frame()
