@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import config, corpus, influence, models, stats, world  # noqa: E402
-from factlife.config.influence import Attribution  # noqa: E402
+from factlife.config.influence import InfluenceSettings  # noqa: E402
 from factlife.corpus import tokenizers, tokens  # noqa: E402
 from factlife.recall.score import score  # noqa: E402
 
@@ -94,7 +94,9 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
             model, tokenizer, read, training, seed=seed, output=f"{folder}/model", resume=f"{folder}/resume",
             callbacks=[Shared(model, arguments.uses)] if arguments.uses > 1 else [],
         )  # fmt: skip
-    asked = influence.select(made, Attribution(relations=["returns"], probes_per_fact=settings.worlds[NAME].inputs))
+    asked = influence.select_queries(
+        made, InfluenceSettings(relations=["returns"], probes_per_fact=settings.worlds[NAME].inputs)
+    )
     found = score(model.eval(), tokenizer, asked.rename(columns={"completion": "target"}))
     never = sorted(asked.loc[asked["group"] == "wrapper test", "subject"].unique())
     part = {subject: f"wrapper, {('selection', 'test')[at % 2]}" for at, subject in enumerate(never)}

@@ -27,12 +27,12 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 from factlife import config, corpus, influence, models, world  # noqa: E402
 from factlife.config.influence import Bergson, Kronfluence  # noqa: E402
 from factlife.corpus import tokenizers  # noqa: E402
-from factlife.influence import gradients, neural, with_bergson, with_kronfluence  # noqa: E402
+from factlife.influence import bergson_backend, gradients, kronfluence_backend, model_based  # noqa: E402
 
 NAME, BATCH = "functions", 2048
 
 
-def prepared(folder: Path) -> neural.Prepared:
+def prepared(folder: Path) -> model_based.RankingInputs:
     """The default config's queries and documents about functions, and a model: the one in the folder, or one made there."""
     settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model, attribution = settings.models[NAME], settings.influence.models[NAME]
@@ -41,31 +41,35 @@ def prepared(folder: Path) -> neural.Prepared:
     if not (folder / "config.json").exists():
         tokenizer = tokenizers.train(settings.tokenizers[model.tokenizer], documents["text"], made)
         models.save(models.scratch(model.source, tokenizer, seed=0), tokenizer, folder)
-    queries = influence.select(made, attribution)
-    ranked = influence.pool(documents, queries, attribution)
-    return neural.prepare(folder, queries, ranked, neural.values(made), "answer")
+    queries = influence.select_queries(made, attribution)
+    ranked = influence.select_documents(documents, queries, attribution)
+    return model_based.load_ranking_inputs(folder, queries, ranked, model_based.fact_values(made), "answer_tokens")
 
 
-def ours(folder: Path, found: neural.Prepared) -> np.ndarray:
+def ours(folder: Path, found: model_based.RankingInputs) -> np.ndarray:
     """Products of our own."""
     names = list(map(str, range(len(found.queries))))
-    queries = gradients.Queries(found.model, found.queries, ["blocks"], pad=found.pad, batch_tokens=BATCH, names=names)
-    return queries.against(found.documents, norms=False)[0]
+    queries = gradients.QueryGradients(
+        found.model, found.queries, ["blocks"], pad=found.pad, batch_tokens=BATCH, names=names
+    )
+    return queries.dot_products(found.documents, norms=False)[0]
 
 
-def kronfluence(folder: Path, found: neural.Prepared) -> np.ndarray:
+def kronfluence(folder: Path, found: model_based.RankingInputs) -> np.ndarray:
     """Kronfluence's ``identity``."""
-    settings = Kronfluence(kind="kronfluence", strategy="identity", unit_norm=False)
-    return with_kronfluence.rank(found, settings, batch_tokens=BATCH)
+    settings = Kronfluence(kind="kronfluence", strategy="identity", unit_normalize=False)
+    return kronfluence_backend.rank_with_kronfluence(found, settings, batch_tokens=BATCH)
 
 
-def bergson(folder: Path, found: neural.Prepared) -> np.ndarray:
+def bergson(folder: Path, found: model_based.RankingInputs) -> np.ndarray:
     """Bergson without projection."""
-    return with_bergson.rank(folder, found, Bergson(kind="bergson", method="dot", projection=0), batch_tokens=BATCH)
+    return bergson_backend.rank_with_bergson(
+        folder, found, Bergson(kind="bergson", method="dot", projection_dim=0), batch_tokens=BATCH
+    )
 
 
 def timed(
-    run: Callable[[Path, neural.Prepared], np.ndarray], folder: Path, found: neural.Prepared
+    run: Callable[[Path, model_based.RankingInputs], np.ndarray], folder: Path, found: model_based.RankingInputs
 ) -> tuple[float, np.ndarray]:
     """CPU seconds and scores."""
     began = time.process_time()

@@ -15,7 +15,7 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     [
         (lambda i: i["models"].update(nobody={}), ["influence.models.nobody", "there is no model"]),
         (lambda i: i["models"]["functions"].update(rankers=["bm52"]), ["`bm52`", "there are random, bm25"]),
-        (lambda i: i["models"]["functions"].update(corpus="people"), ["of world `people`", "asked about `functions`"]),
+        (lambda i: i["models"]["functions"].update(corpus="people"), ["of world `people`", "the model's world is `functions`"]),
         (lambda i: i["models"]["functions"].update(corpus="nothing"), ["`nothing`, which is not in corpora"]),
         (
             lambda i: i["models"]["functions"].update(rankers=["far"]) or i["rankers"].update(far={"kind": "gradient", "checkpoints": [6]}),

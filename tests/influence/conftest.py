@@ -7,10 +7,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 
 from factlife import corpus, world
 from factlife.config.corpora import FunctionsCorpus, Tokenizer
-from factlife.config.influence import Attribution
+from factlife.config.influence import InfluenceSettings
 from factlife.config.worlds import FunctionsWorld
 from factlife.corpus import tokenizers
-from factlife.influence import pool, select
+from factlife.influence import select_documents, select_queries
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS = {
@@ -39,12 +39,12 @@ def tokenizer(functions, documents):
 
 @pytest.fixture(scope="session")
 def queries(functions):
-    return select(functions, Attribution(relations=["returns"]))
+    return select_queries(functions, InfluenceSettings(relations=["returns"]))
 
 
 @pytest.fixture(scope="session")
 def ranked(documents, queries):
-    return pool(documents, queries, Attribution(documents=40))
+    return select_documents(documents, queries, InfluenceSettings(documents=40))
 
 
 @pytest.fixture(scope="session")

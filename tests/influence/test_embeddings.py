@@ -31,9 +31,9 @@ def by_hand(model, tokenizer, text):
 @pytest.mark.parametrize("answer", [False, True])
 def test_scores_are_cosines_of_means_over_tokens(encoder, queries, ranked, answer):
     model, tokenizer = models.encoder(encoder)
-    settings, asked, read = Embedding(**RANKER, answer=answer), queries.head(3), ranked.head(8)
+    settings, asked, read = Embedding(**RANKER, include_answer=answer), queries.head(3), ranked.head(8)
 
-    scores = embeddings.rank(model, tokenizer, settings, asked, read, batch_tokens=40)
+    scores = embeddings.rank_by_embedding(model, tokenizer, settings, asked, read, batch_tokens=40)
 
     said = asked["prompt"] + " " + asked["completion"] if answer else asked["prompt"]
     left, right = ([by_hand(model, tokenizer, text) for text in texts] for texts in (said, read["text"]))
@@ -44,7 +44,7 @@ def test_long_texts_are_cut_and_counted(encoder, caplog):
     model, tokenizer = models.encoder(encoder)
     text = "<B01> returns 1 . " * 8
 
-    found = embeddings.embed(model, tokenizer, [text, "<B01>"], batch_tokens=64)
+    found = embeddings.embed_texts(model, tokenizer, [text, "<B01>"], batch_tokens=64)
 
     assert "1 of 2 texts have more than the 12 tokens" in caplog.text
     np.testing.assert_allclose(found[0], by_hand(model, tokenizer, text), atol=1e-5)

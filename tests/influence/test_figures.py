@@ -10,9 +10,11 @@ def test_a_panel_is_drawn_where_a_score_has_more_than_one_setting():
             {"model": model, "ranker": "bm25", "metric": metric, "estimate": value, "ci_low": value, "ci_high": value}
             for model, metric, value in measured
         ]
-    ).assign(seed="0", group="all", depth="all", answered="all", credit="chain", document_kind="all", k=None)
-    points = [{"at": at, "model": model, "ranker": "bm25", "curve": "BM25"} for at, model in ((3, "few"), (12, "many"))]
-    chart = figures.sweeps(table, {"documents": {"title": "documents", "log": False, "points": points}}).to_dict()
+    ).assign(seed="0", group="all", depth="all", query_set="all", relevance="chain", document_kind="all", k=None)
+    points = [
+        {"value": at, "model": model, "ranker": "bm25", "curve": "BM25"} for at, model in ((3, "few"), (12, "many"))
+    ]
+    chart = figures.sweeps(table, {"documents": {"title": "documents", "log_scale": False, "points": points}}).to_dict()
     (row,) = chart["vconcat"]
     assert [panel["layer"][1]["encoding"]["y"]["title"] for panel in row["hconcat"]] == ["reciprocal rank"]
 
@@ -21,7 +23,7 @@ def test_the_best_rankers_have_colours_of_their_own_and_chance_is_there_only_if_
     def shown(rankers):
         rows = [(ranker, metric, at) for at, ranker in enumerate(rankers) for metric in ("mrr", "recall")]
         table = pd.DataFrame(rows, columns=["ranker", "metric", "estimate"]).assign(
-            model="m", seed="0", group="base", answered="all", credit="chain", document_kind="all", k=5,
+            model="m", seed="0", group="base", query_set="all", relevance="chain", document_kind="all", k=5,
             ci_low=0.0, ci_high=1.0,
         )  # fmt: skip
         scale = figures.recall_at_k(table).to_dict()["spec"]["layer"][1]["encoding"]["color"]["scale"]

@@ -4,8 +4,14 @@ import torch
 
 from factlife.config.influence import Gradient
 from factlife.influence.errors import InfluenceError
-from factlife.influence.gradients import Queries, gradients, rank
-from factlife.influence.texts import Text, batches, losses, of_documents, of_queries
+from factlife.influence.gradients import QueryGradients, factored_gradients, rank_by_gradient
+from factlife.influence.tokenized_texts import (
+    TokenizedText,
+    batch_texts,
+    text_losses,
+    tokenize_documents,
+    tokenize_queries,
+)
 
 EVERYTHING = ["blocks", "embeddings", "norms"]
 
@@ -13,15 +19,17 @@ EVERYTHING = ["blocks", "embeddings", "norms"]
 @pytest.fixture
 def texts(queries, ranked, functions, tokenizer):
     values = dict(zip(functions.facts["fact_id"], functions.facts["value"], strict=True))
-    return of_queries(queries, tokenizer)[:5], of_documents(ranked, tokenizer, values, "answer", longest=64)[:12]
+    return tokenize_queries(queries, tokenizer)[:5], tokenize_documents(
+        ranked, tokenizer, values, "answer_tokens", longest=64
+    )[:12]
 
 
 def by_autograd(model, texts, chosen):
     """One row a text: the gradient of its loss by the chosen parameters, made the slow way."""
     rows = []
     for text in texts:
-        (batch,) = batches([text], 0, 10_000)
-        parts = torch.autograd.grad(losses(model, batch).sum(), chosen, allow_unused=True)
+        (batch,) = batch_texts([text], 0, 10_000)
+        parts = torch.autograd.grad(text_losses(model, batch).sum(), chosen, allow_unused=True)
         parts = [torch.zeros_like(weight) if part is None else part for part, weight in zip(parts, chosen, strict=True)]
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
@@ -41,9 +49,9 @@ def parameters_of(model, declared):
 @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
 def test_products_and_norms_are_those_of_autograd(make_model, texts, name, declared):
     model, (asked, read) = make_model(name), texts
-    queries = Queries(model, asked, declared, pad=0, batch_tokens=64, names="abcde")
+    queries = QueryGradients(model, asked, declared, pad=0, batch_tokens=64, names="abcde")
 
-    products, norms = queries.against(read)
+    products, norms = queries.dot_products(read)
 
     left, right = (by_autograd(model, side, parameters_of(model, declared)) for side in texts)
     expected = (left @ right.T).numpy()
@@ -56,7 +64,7 @@ def test_a_layer_used_twice_counts_twice(make_model, texts):
     model, (asked, read) = make_model("llama"), texts
     model.model.layers[1] = model.model.layers[0]
 
-    products, norms = Queries(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").against(read)
+    products, norms = QueryGradients(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").dot_products(read)
 
     left, right = (by_autograd(model, side, parameters_of(model, ["blocks"])) for side in texts)
     np.testing.assert_allclose(products, (left @ right.T).numpy(), rtol=1e-4, atol=1e-5)
@@ -66,7 +74,7 @@ def test_a_layer_used_twice_counts_twice(make_model, texts):
 def test_no_score_depends_on_the_batch(make_model, texts):
     model, (asked, read) = make_model("gpt_neox"), texts
     one, many = (
-        Queries(model, asked, EVERYTHING, pad=0, batch_tokens=tokens, names="abcde").against(read)[0]
+        QueryGradients(model, asked, EVERYTHING, pad=0, batch_tokens=tokens, names="abcde").dot_products(read)[0]
         for tokens in (1, 10_000)
     )
 
@@ -74,33 +82,36 @@ def test_no_score_depends_on_the_batch(make_model, texts):
 
 
 def test_a_margin_is_the_logit_against_its_rivals(make_model, queries, tokenizer):
-    model, text = make_model("llama"), of_queries(queries, tokenizer, margin=True)[0]
-    (batch,) = batches([text], 0, 100)
-    logits = model(torch.tensor([text.ids])).logits[0, text.scored[0] - 1]
-    wanted = text.ids[text.scored[0]]
+    model, text = make_model("llama"), tokenize_queries(queries, tokenizer, margin=True)[0]
+    (batch,) = batch_texts([text], 0, 100)
+    logits = model(torch.tensor([text.ids])).logits[0, text.scored_positions[0] - 1]
+    wanted = text.ids[text.scored_positions[0]]
 
-    assert wanted not in text.rivals
-    expected = logits[list(text.rivals)].exp().sum().log() - logits[wanted]
-    torch.testing.assert_close(losses(model, batch), expected[None])
+    assert wanted not in text.rival_ids
+    expected = logits[list(text.rival_ids)].exp().sum().log() - logits[wanted]
+    torch.testing.assert_close(text_losses(model, batch), expected[None])
 
 
 def test_a_step_on_a_document_lowers_the_loss_of_queries_that_it_serves(make_model, texts):
     model, (asked, read) = make_model("llama"), texts
-    products, _ = Queries(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").against(read)
+    products, _ = QueryGradients(model, asked, ["blocks"], pad=0, batch_tokens=64, names="abcde").dot_products(read)
     chosen = parameters_of(model, ["blocks"])
-    (document,), before = batches([read[0]], 0, 100), [losses(model, *batches([text], 0, 100)).item() for text in asked]
-    step = torch.autograd.grad(losses(model, document).sum(), chosen)
+    (document,), before = (
+        batch_texts([read[0]], 0, 100),
+        [text_losses(model, *batch_texts([text], 0, 100)).item() for text in asked],
+    )
+    step = torch.autograd.grad(text_losses(model, document).sum(), chosen)
     with torch.no_grad():
         for parameter, part in zip(chosen, step, strict=True):
             parameter -= 1e-3 * part
 
-    after = [losses(model, *batches([text], 0, 100)).item() for text in asked]
+    after = [text_losses(model, *batch_texts([text], 0, 100)).item() for text in asked]
     np.testing.assert_allclose(np.subtract(before, after), 1e-3 * products[:, 0], atol=3e-5)
 
 
 def test_gradients_leave_the_model_as_it_was(make_model, texts):
     model = make_model("llama")
-    gradients(model, next(batches(texts[0], 0, 1000)), EVERYTHING)
+    factored_gradients(model, next(batch_texts(texts[0], 0, 1000)), EVERYTHING)
 
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
@@ -108,8 +119,8 @@ def test_gradients_leave_the_model_as_it_was(make_model, texts):
 
 def test_a_query_without_gradient_is_an_error(make_model):
     with pytest.raises(InfluenceError, match=r"query second has norm 0\.0"):
-        Queries(
-            make_model("llama"), [Text([1, 2], [1]), Text([1, 2], [])], ["blocks"], pad=0, batch_tokens=64,
+        QueryGradients(
+            make_model("llama"), [TokenizedText([1, 2], [1]), TokenizedText([1, 2], [])], ["blocks"], pad=0, batch_tokens=64,
             names=["first", "second"],
         )  # fmt: skip
 
@@ -117,7 +128,9 @@ def test_a_query_without_gradient_is_an_error(make_model):
 def test_scores_are_named_as_they_are_made(make_model, texts):
     model = make_model("gpt_neox")
     dot, cosine, centred, twice = (
-        rank(lambda _: (model, _Pad), lambda *_: texts, Gradient(kind="gradient", **settings), "abcde", batch_tokens=64)
+        rank_by_gradient(
+            lambda _: (model, _Pad), lambda *_: texts, Gradient(kind="gradient", **settings), "abcde", batch_tokens=64
+        )
         for settings in ({"score": "dot"}, {}, {"score": "centred"}, {"score": "dot", "checkpoints": [0, 1]})
     )
 
@@ -130,8 +143,8 @@ def test_scores_are_named_as_they_are_made(make_model, texts):
 
 def test_a_document_without_scored_tokens_scores_nothing(make_model, texts):
     asked, _ = texts
-    queries = Queries(make_model("llama"), asked, EVERYTHING, pad=0, batch_tokens=64, names="abcde")
-    products, norms = queries.against([Text([1, 2, 3], [])])
+    queries = QueryGradients(make_model("llama"), asked, EVERYTHING, pad=0, batch_tokens=64, names="abcde")
+    products, norms = queries.dot_products([TokenizedText([1, 2, 3], [])])
 
     assert not products.any() and not norms.any()
 

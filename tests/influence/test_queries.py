@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from factlife.config.influence import Attribution
-from factlife.influence import InfluenceError, pool, select
-from factlife.influence.queries import truth
+from factlife.config.influence import InfluenceSettings
+from factlife.influence import InfluenceError, select_documents, select_queries
+from factlife.influence.queries import label_relevance
 
 
 def test_chains_lead_to_the_base(queries):
@@ -19,16 +19,16 @@ def test_chains_lead_to_the_base(queries):
 
 
 def test_a_query_about_a_base_credits_no_wrapper(queries, documents, functions):
-    known = truth(queries, documents, functions)
+    known = label_relevance(queries, documents, functions)
     row = int((queries["subject"] == "B01").argmax())
     stated = documents["fact_ids"].str[0]
 
     assert set(stated[known.distance[row] >= 0]) == {"B01.returns"}
-    assert {"C01.wraps"} <= set(stated[known.trap[row]])
+    assert {"C01.wraps"} <= set(stated[known.hard_negative[row]])
 
 
 def test_truth_is_what_a_slow_look_says(queries, documents, functions):
-    known = truth(queries, documents, functions)
+    known = label_relevance(queries, documents, functions)
     facts = functions.facts.set_index("fact_id")
     kinds = functions.entities.set_index("entity_id")["kind"]
     for row, query in enumerate(queries.itertuples()):
@@ -42,17 +42,17 @@ def test_truth_is_what_a_slow_look_says(queries, documents, functions):
             other = facts.loc[fact]
             alike = other["value_id"] == base["value_id"] and kinds[other["entity_id"]] == "base"
             assert known.same_value[row, column] == (alike and fact not in query.chain)
-    assert not (known.trap & (known.distance >= 0)).any()
+    assert not (known.hard_negative & (known.distance >= 0)).any()
     np.testing.assert_array_equal(known.gain[known.distance == 2], 1 / 3)
 
 
 def test_a_pool_keeps_something_for_every_query(documents, queries, functions):
-    some = pool(documents, queries, Attribution(documents=60))
+    some = select_documents(documents, queries, InfluenceSettings(documents=60))
 
     assert len(some) == 60 and some["doc_id"].is_unique
-    assert (truth(queries, some, functions).distance >= 0).any(1).all()
-    assert pool(documents, queries, Attribution(documents=60)).equals(some)
-    assert len(pool(documents, queries, Attribution())) == len(documents)
+    assert (label_relevance(queries, some, functions).distance >= 0).any(1).all()
+    assert select_documents(documents, queries, InfluenceSettings(documents=60)).equals(some)
+    assert len(select_documents(documents, queries, InfluenceSettings())) == len(documents)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_a_pool_keeps_something_for_every_query(documents, queries, functions):
 )
 def test_bad_documents_are_named(documents, queries, change, text):
     with pytest.raises(InfluenceError, match=text):
-        pool(change(documents.reset_index(drop=True)), queries, Attribution())
+        select_documents(change(documents.reset_index(drop=True)), queries, InfluenceSettings())
 
 
 def test_a_query_without_relevant_documents_is_named(documents, queries, functions):
     others = documents[documents["fact_ids"].str[0] != "B01.returns"].reset_index(drop=True)
     with pytest.raises(InfluenceError, match=r"behind query B01\.returns"):
-        truth(queries, others, functions)
+        label_relevance(queries, others, functions)
 
 
 def test_nothing_to_ask_is_an_error(functions):
     with pytest.raises(InfluenceError, match="no probe"):
-        select(functions, Attribution(kinds=["reverse"]))
+        select_queries(functions, InfluenceSettings(probe_kinds=["reverse"]))

@@ -81,7 +81,7 @@ TABLES = {
         ]),
         ("bm25", "gradient", "mrr_difference", -0.5, -0.6, -0.4), ("random", "gradient", "mrr_difference", -0.85, -0.9, -0.8),
         ("gradient", "other", "mrr_difference", 0.2, -0.1, 0.5),
-        **dict(model="m", seed=0, credit="chain", document_kind="all", answered="all", depth="all", group="all"),
+        **dict(model="m", seed=0, relevance="chain", document_kind="all", query_set="all", depth="all", group="all"),
     ),
     "collapse": table(
         "arm generation group estimate",

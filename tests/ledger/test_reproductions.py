@@ -106,8 +106,8 @@ def test_places_are_held_against_those_of_a_control():
 def test_rankers_are_compared_on_the_same_queries():
     rows = [("trackstar", "bm25-answer", "mrr", -0.2, "chain"), ("trackstar", "bm25-answer", "mrr", 0.9, "ancestors")]
     rows += [("representation", "ekfac", "lds", -0.3, "")]
-    table = pd.DataFrame(rows, columns=["ranker", "other_ranker", "metric", "estimate", "credit"]).assign(
-        answered="all", depth="all", group="all", n=9, interval_over="facts"
+    table = pd.DataFrame(rows, columns=["ranker", "other_ranker", "metric", "estimate", "relevance"]).assign(
+        query_set="all", depth="all", group="all", n=9, interval_over="facts"
     )
     table = table.assign(
         metric=table["metric"] + "_difference", ci_low=table["estimate"] - 0.1, ci_high=table["estimate"]

@@ -190,7 +190,7 @@ def test_influence_is_read_from_whole_rankings():
         ("a", "mrr", "bm25", 1.0, "chain", "window"),
         ("b", "mrr", "bm25", 1.0, "chain", "all"),
     ]
-    judged = pd.DataFrame(rows, columns=["fact_id", "metric", "ranker", "value", "credit", "document_kind"])
+    judged = pd.DataFrame(rows, columns=["fact_id", "metric", "ranker", "value", "relevance", "document_kind"])
     found = stage_columns.influence_columns(judged)
     assert found["influence_rank_bm25"].to_dict() == {"a": 4.0, "b": 1.0}
     assert found["influence_r_precision_bm25"].to_dict() == pytest.approx({"a": 0.5, "b": np.nan}, nan_ok=True)

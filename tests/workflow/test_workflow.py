@@ -178,19 +178,23 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
         "mend": {"kind": "mend", "hypernetwork": "tiny", "schedule": {"edits": 8}},
     }
     networks = {"tiny": {"layers": [-1], "rank": 8, "lessons": 20, "steps": 2, "batch": 4}}
-    bank = {"subsets": 3, "repeats": 1, "shards": 1, "removal": {"k": 10, "repeats": 2}}
+    retrained = {"subsets": 3, "repeats": 1, "shards": 1, "top_k_removal": {"k": 10, "repeats": 2}}
     tokenizer = AutoTokenizer.from_pretrained(done.folder / "results/tokenizers/functions")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     for saved in (BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer):
         saved.save_pretrained(done.folder / "encoder")
     rankers = {"sentences": {"kind": "embedding", "source": {"kind": "folder", "path": "encoder"}}}
-    judged = {"rankers": ["bm25", "gradient-cosine", "sentences"], "tail_patch": {"k": 1}, "retraining": bank}
-    points = [{"at": at, "model": "functions", "ranker": "bm25", "curve": "same"} for at in (0, 1)]
+    influence_settings = {
+        "rankers": ["bm25", "gradient-cosine", "sentences"],
+        "tail_patch": {"k": 1},
+        "retrained_models": retrained,
+    }
+    points = [{"value": value, "model": "functions", "ranker": "bm25", "curve": "same"} for value in (0, 1)]
     asked = {
         "editing": {"models": {"people-pieces": edited}, "editors": editors, "hypernetworks": networks},
         "influence": {
             "rankers": rankers,
-            "models": {"functions": judged},
+            "models": {"functions": influence_settings},
             "sweeps": {"none": {"title": "nothing", "points": points}},
         },
     }
@@ -208,9 +212,9 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
         "find_values people-pieces 0 memit-batch 1",
         "edit_model people-pieces 0 memit-batch",
         "edit_model people-pieces 0 alphaedit-batch",
-        "retrain_model functions 0",
-        "embed_documents functions 0 functions sentences",
-        "patch_documents functions 0",
+        "retrain_on_subset functions 0",
+        "rank_by_embedding functions 0 functions sentences",
+        "tail_patch functions 0",
         "summarise_influence",
     }
     assert not [job for job in run.jobs() if job.startswith("find_values") and "memit-batch" not in job]
@@ -221,7 +225,7 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
     assert set(edits["editor"]) == {"memit", *editors}
     assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 3
     patched = influence[(influence["metric"] == "tail_patch") & (influence["depth"] == "all")]
-    assert set(patched["ranker"]) == {*judged["rankers"], "random documents"}
+    assert set(patched["ranker"]) == {*influence_settings["rankers"], "random documents"}
     assert (done.folder / "results/figures/influence-sweeps.svg").stat().st_size
 
 
@@ -263,13 +267,16 @@ def test_an_editor_and_a_ranker_of_ones_own_as_the_tutorial_adds_them(done):
     change(
         "config/influence.py",
         ("\nRanker = Annotated[", f"\n{settings}\n\nRanker = Annotated[Overlap | "),
-        ('"text": (', '"text": ("overlap", '),
+        ('"lexical": (', '"lexical": ("overlap", '),
     )
     change(
-        "influence/text.py",
+        "influence/lexical.py",
         ("import Bm25", "import Overlap, Bm25"),
-        ("\n\n\ndef words", "\nfrom factlife.influence.overlap import overlap\n\n\ndef words"),
-        ("    match settings:\n", "    match settings:\n" + blocks[f"in rank(), {library}/influence/text.py"]),
+        ("\n\n\ndef split_words", "\nfrom factlife.influence.overlap import overlap\n\n\ndef split_words"),
+        (
+            "    match settings:\n",
+            "    match settings:\n" + blocks[f"in rank_lexical(), {library}/influence/lexical.py"],
+        ),
     )
     asked = yaml.safe_load(blocks["editor.yaml"]) | yaml.safe_load(blocks["ranker.yaml"])
     made = [

@@ -4,10 +4,10 @@ import pytest
 
 from factlife import corpus, world
 from factlife.config.corpora import BenchmarkCorpus
-from factlife.config.influence import Attribution
+from factlife.config.influence import InfluenceSettings
 from factlife.config.worlds import BenchmarkWorld
-from factlife.influence import pool, select
-from factlife.influence.queries import truth
+from factlife.influence import select_documents, select_queries
+from factlife.influence.queries import label_relevance
 from factlife.world import WorldError, load
 
 DOCUMENTS = [
@@ -76,13 +76,13 @@ def make(tmp_path):
 
 
 def relevant(made, documents, **settings):
-    """Ids of the documents on each query's chain, with their distances, and of traps."""
-    queries = select(made, Attribution(**settings))
-    known = truth(queries, pool(documents, queries, Attribution()), made)
+    """Ids of the documents on each query's chain, with their distances, and of hard_negatives."""
+    queries = select_queries(made, InfluenceSettings(**settings))
+    known = label_relevance(queries, select_documents(documents, queries, InfluenceSettings()), made)
     ids = documents["doc_id"].to_numpy()
     chains = [{ids[at]: int(row[at]) for at in (row >= 0).nonzero()[0]} for row in known.distance]
     return dict(zip(queries["subject"], chains, strict=True)), dict(
-        zip(queries["subject"], [set(ids[row]) for row in known.trap], strict=True)
+        zip(queries["subject"], [set(ids[row]) for row in known.hard_negative], strict=True)
     )
 
 
@@ -101,10 +101,10 @@ def test_relevance_is_what_queries_say(make):
 def test_hops_have_whole_chains_and_traps(make):
     made, documents = make("hops", HOPS, HOP_QUERIES)
 
-    chains, traps = relevant(made, documents, relations=["returns"])
+    chains, hard_negatives = relevant(made, documents, relations=["returns"])
 
     assert chains == {"B01": {"d0": 0}, "D01": {"d3": 0, "d2": 1, "d0": 2}, "B02": {"d1": 0}}
-    assert traps == {"B01": {"d2", "d4", "d5"}, "D01": {"d4", "d5"}, "B02": set()}
+    assert hard_negatives == {"B01": {"d2", "d4", "d5"}, "D01": {"d4", "d5"}, "B02": set()}
     probes = made.probes.set_index("fact_id")
     assert probes.at["B01.returns", "prompt"] == "The output of <B01>(5) is"
     assert probes["kind"].to_dict() == {"B01.returns": "forward", "D01.returns": "multi_hop", "B02.returns": "forward"}

@@ -45,17 +45,17 @@ EDITED = {
 
 
 INFLUENCE = config["influence"]
-RANKERS_BY_ROOM = {
-    room: [
+RANKERS_BY_BACKEND = {
+    backend: [
         name for name, ranker in INFLUENCE["rankers"].items() if ranker["kind"] in kinds
     ]
-    for room, kinds in factlife_config.influence.ROOMS.items()
+    for backend, kinds in factlife_config.influence.BACKENDS.items()
 }
 # Figures of these are drawn where there is something to draw.
-RETRAINED = any(
-    INFLUENCE["models"].get(name, {}).get(judged)
+DRAW_RETRAINING = any(
+    INFLUENCE["models"].get(name, {}).get(section)
     for name in config["run"]["models"]
-    for judged in ("retraining", "tail_patch")
+    for section in ("retrained_models", "tail_patch")
 )
 SWEEPS = {
     name: sweep
@@ -439,8 +439,8 @@ def artifacts_of_model(model, seed):
     if model in config["graphs"]["models"]:
         paths["graphs"] = f"results/graphs/{run}"
     if INFLUENCE["models"].get(model, {}).get("rankers"):
-        paths["influence"] = f"results/influence/{run}.queries.parquet"
-        corpus = factlife_config.influence.corpus_of(settings, model)
+        paths["influence"] = f"results/influence/{run}.query-metrics.parquet"
+        corpus = factlife_config.influence.ranked_corpus(settings, model)
         paths["rankings"] = {
             ranker: SCORES.format(model=model, seed=seed, corpus=corpus, ranker=ranker)
             for ranker in INFLUENCE["models"][model]["rankers"]
@@ -486,19 +486,19 @@ def paths_of_artifacts(artifacts):
     return sorted(paths)
 
 
-def corpus_attributed(wildcards):
-    return factlife_config.influence.corpus_of(settings, wildcards.model)
+def corpus_to_rank(wildcards):
+    return factlife_config.influence.ranked_corpus(settings, wildcards.model)
 
 
-def documents_attributed(wildcards):
-    return f"results/corpora/{corpus_attributed(wildcards)}/documents.parquet"
+def documents_to_rank(wildcards):
+    return f"results/corpora/{corpus_to_rank(wildcards)}/documents.parquet"
 
 
 def scores_of_model(wildcards):
     return expand(
         SCORES,
         **wildcards,
-        corpus=corpus_attributed(wildcards),
+        corpus=corpus_to_rank(wildcards),
         ranker=INFLUENCE["models"][wildcards.model]["rankers"],
     )
 
@@ -506,26 +506,30 @@ def scores_of_model(wildcards):
 def scores_of_ranker(wildcards):
     """By the first of the model's seeds, since models without these documents belong to no seed."""
     seed = config["models"][wildcards.model]["seeds"][0]
-    return expand(SCORES, **wildcards, seed=seed, corpus=corpus_attributed(wildcards))
+    return expand(SCORES, **wildcards, seed=seed, corpus=corpus_to_rank(wildcards))
 
 
-def bank_of_model(wildcards):
+def retrained_models_of(wildcards):
     """All models retrained without some documents."""
-    if not (bank := INFLUENCE["models"][wildcards.model]["retraining"]):
+    if not (retrained := INFLUENCE["models"][wildcards.model]["retrained_models"]):
         return []
-    parts = [f"shard-{number}" for number in range(bank["shards"])]
+    parts = [f"shard-{number}" for number in range(retrained["shards"])]
     parts += [
-        f"without-{ranker}" for ranker in (bank["removal"] or {}).get("rankers", [])
+        f"without-top-k-{ranker}"
+        for ranker in (retrained["top_k_removal"] or {}).get("rankers", [])
     ]
     return [
-        f"results/influence/{wildcards.model}/bank/{part}.parquet" for part in parts
+        f"results/influence/{wildcards.model}/retrained/{part}.parquet"
+        for part in parts
     ]
 
 
-def patches_of_model(wildcards):
+def tail_patch_of_model(wildcards):
     if not INFLUENCE["models"][wildcards.model]["tail_patch"]:
         return []
-    return expand("results/influence/{model}/seed-{seed}.patches.parquet", **wildcards)
+    return expand(
+        "results/influence/{model}/seed-{seed}.tail-patch.parquet", **wildcards
+    )
 
 
 def encoder_of_ranker(wildcards):
@@ -533,9 +537,9 @@ def encoder_of_ranker(wildcards):
     return source.get("path") or f"results/downloads/encoders/{wildcards.ranker}"
 
 
-def for_attributed_models(pattern):
-    asked = [name for name, model in INFLUENCE["models"].items() if model["rankers"]]
-    return for_all_models(pattern, only=asked)
+def for_influence_models(pattern):
+    ranked = [name for name, model in INFLUENCE["models"].items() if model["rankers"]]
+    return for_all_models(pattern, only=ranked)
 
 
 FOLLOWED = [

@@ -1,4 +1,4 @@
-rule match_documents:
+rule rank_lexical:
     """Rank training documents by their words."""
     input:
         unpack(world_of_model),
@@ -6,11 +6,11 @@ rule match_documents:
     output:
         scores=SCORES,
     log:
-        "logs/match_documents/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        "logs/rank_lexical/{model}/seed-{seed}/{corpus}.{ranker}.log",
     benchmark:
-        "logs/match_documents/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        "logs/rank_lexical/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
     wildcard_constraints:
-        ranker=one_of(RANKERS_BY_ROOM["text"]),
+        ranker=one_of(RANKERS_BY_BACKEND["lexical"]),
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -19,10 +19,10 @@ rule match_documents:
         runtime=20,
     params:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
-        code=code_of("match_documents"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
+        code=code_of("rank_lexical"),
     script:
-        "../scripts/match_documents.py"
+        "../scripts/rank_lexical.py"
 
 
 rule download_encoder:
@@ -34,7 +34,7 @@ rule download_encoder:
     benchmark:
         "logs/download_encoder/{ranker}.benchmark.jsonl"
     wildcard_constraints:
-        ranker=one_of(RANKERS_BY_ROOM["embedding"]),
+        ranker=one_of(RANKERS_BY_BACKEND["embedding"]),
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -48,7 +48,7 @@ rule download_encoder:
         "../scripts/download_model.py"
 
 
-rule embed_documents:
+rule rank_by_embedding:
     """Rank training documents by sentence embeddings."""
     input:
         unpack(world_of_model),
@@ -57,11 +57,11 @@ rule embed_documents:
     output:
         scores=SCORES,
     log:
-        "logs/embed_documents/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        "logs/rank_by_embedding/{model}/seed-{seed}/{corpus}.{ranker}.log",
     benchmark:
-        "logs/embed_documents/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        "logs/rank_by_embedding/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
     wildcard_constraints:
-        ranker=one_of(RANKERS_BY_ROOM["embedding"]),
+        ranker=one_of(RANKERS_BY_BACKEND["embedding"]),
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -71,15 +71,15 @@ rule embed_documents:
         gpu=gpus_of_model,
     params:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=code_of("embed_documents"),
+        code=code_of("rank_by_embedding"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/embed_documents.py"
+        "../scripts/rank_by_embedding.py"
 
 
-rule rank_documents:
+rule rank_by_model:
     """Rank training documents by what a model makes of them."""
     input:
         unpack(world_of_model),
@@ -88,11 +88,11 @@ rule rank_documents:
     output:
         scores=SCORES,
     log:
-        "logs/rank_documents/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        "logs/rank_by_model/{model}/seed-{seed}/{corpus}.{ranker}.log",
     benchmark:
-        "logs/rank_documents/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        "logs/rank_by_model/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
     wildcard_constraints:
-        ranker=one_of(RANKERS_BY_ROOM["neural"]),
+        ranker=one_of(RANKERS_BY_BACKEND["model"]),
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -102,12 +102,12 @@ rule rank_documents:
         gpu=gpus_of_model,
     params:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=code_of("rank_documents"),
+        code=code_of("rank_by_model"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/rank_documents.py"
+        "../scripts/rank_by_model.py"
 
 
 rule rank_with_kronfluence:
@@ -123,7 +123,7 @@ rule rank_with_kronfluence:
     benchmark:
         "logs/rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
     wildcard_constraints:
-        ranker=one_of(RANKERS_BY_ROOM["kronfluence"]),
+        ranker=one_of(RANKERS_BY_BACKEND["kronfluence"]),
     conda:
         "../envs/kronfluence.yaml"
     threads: TORCH_THREADS
@@ -133,7 +133,7 @@ rule rank_with_kronfluence:
         gpu=gpus_of_model,
     params:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
         code=code_of("rank_with_kronfluence"),
         torch_threads=TORCH_THREADS,
@@ -154,7 +154,7 @@ rule rank_with_bergson:
     benchmark:
         "logs/rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
     wildcard_constraints:
-        ranker=one_of(RANKERS_BY_ROOM["bergson"]),
+        ranker=one_of(RANKERS_BY_BACKEND["bergson"]),
     conda:
         "../envs/bergson.yaml"
     threads: TORCH_THREADS
@@ -164,7 +164,7 @@ rule rank_with_bergson:
         gpu=gpus_of_model,
     params:
         ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
         code=code_of("rank_with_bergson"),
         torch_threads=TORCH_THREADS,
@@ -172,18 +172,18 @@ rule rank_with_bergson:
         "../scripts/rank_with_bergson.py"
 
 
-rule retrain_model:
+rule retrain_on_subset:
     """Train a model anew without some documents: a share of the bank by which all rankers are judged."""
     input:
         unpack(inputs_of_training),
         unpack(world_of_model),
-        documents=documents_attributed,
+        documents=documents_to_rank,
     output:
-        models="results/influence/{model}/bank/shard-{shard}.parquet",
+        losses="results/influence/{model}/retrained/shard-{shard}.parquet",
     log:
-        "logs/retrain_model/{model}/shard-{shard}.log",
+        "logs/retrain_on_subset/{model}/shard-{shard}.log",
     benchmark:
-        "logs/retrain_model/{model}/shard-{shard}.benchmark.jsonl"
+        "logs/retrain_on_subset/{model}/shard-{shard}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -194,27 +194,27 @@ rule retrain_model:
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
         training=lookup(within=config, dpath="models/{model}/training"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=code_of("retrain_model"),
+        code=code_of("retrain_on_subset"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/retrain_model.py"
+        "../scripts/retrain_on_subset.py"
 
 
-rule remove_documents:
+rule retrain_without_top_k:
     """Train a model anew without the documents that a ranker puts first."""
     input:
         unpack(inputs_of_training),
         unpack(world_of_model),
-        documents=documents_attributed,
+        documents=documents_to_rank,
         scores=scores_of_ranker,
     output:
-        models="results/influence/{model}/bank/without-{ranker}.parquet",
+        losses="results/influence/{model}/retrained/without-top-k-{ranker}.parquet",
     log:
-        "logs/remove_documents/{model}/{ranker}.log",
+        "logs/retrain_without_top_k/{model}/{ranker}.log",
     benchmark:
-        "logs/remove_documents/{model}/{ranker}.benchmark.jsonl"
+        "logs/retrain_without_top_k/{model}/{ranker}.benchmark.jsonl"
     wildcard_constraints:
         ranker=one_of(INFLUENCE["rankers"]),
     conda:
@@ -227,27 +227,27 @@ rule remove_documents:
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
         training=lookup(within=config, dpath="models/{model}/training"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=code_of("remove_documents"),
+        code=code_of("retrain_without_top_k"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/remove_documents.py"
+        "../scripts/retrain_without_top_k.py"
 
 
-rule patch_documents:
+rule tail_patch:
     """Train a model one step further on what rankers put first, one document at a time."""
     input:
         unpack(world_of_model),
-        documents=documents_attributed,
+        documents=documents_to_rank,
         model="results/models/{model}/seed-{seed}",
         scores=scores_of_model,
     output:
-        patched="results/influence/{model}/seed-{seed}.patches.parquet",
+        gains="results/influence/{model}/seed-{seed}.tail-patch.parquet",
     log:
-        "logs/patch_documents/{model}/seed-{seed}.log",
+        "logs/tail_patch/{model}/seed-{seed}.log",
     benchmark:
-        "logs/patch_documents/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/tail_patch/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -257,31 +257,31 @@ rule patch_documents:
         gpu=gpus_of_model,
     params:
         training=lookup(within=config, dpath="models/{model}/training"),
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
         batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=code_of("patch_documents"),
+        code=code_of("tail_patch"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/patch_documents.py"
+        "../scripts/tail_patch.py"
 
 
-rule judge_rankings:
+rule evaluate_rankings:
     """Compare rankings with what documents state, and with what models do that never read them."""
     input:
         unpack(world_of_model),
-        documents=documents_attributed,
+        documents=documents_to_rank,
         recall="results/recall/{model}/seed-{seed}.parquet",
         scores=scores_of_model,
-        bank=bank_of_model,
-        patched=patches_of_model,
+        retrained=retrained_models_of,
+        tail_patch=tail_patch_of_model,
     output:
-        judged="results/influence/{model}/seed-{seed}.queries.parquet",
-        retrained="results/influence/{model}/seed-{seed}.retraining.parquet",
+        query_metrics="results/influence/{model}/seed-{seed}.query-metrics.parquet",
+        retraining_metrics="results/influence/{model}/seed-{seed}.retraining-metrics.parquet",
     log:
-        "logs/judge_rankings/{model}/seed-{seed}.log",
+        "logs/evaluate_rankings/{model}/seed-{seed}.log",
     benchmark:
-        "logs/judge_rankings/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/evaluate_rankings/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -289,24 +289,24 @@ rule judge_rankings:
         mem_mb=4000,
         runtime=30,
     params:
-        attribution=lookup(within=config, dpath="influence/models/{model}"),
+        influence=lookup(within=config, dpath="influence/models/{model}"),
         rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
         world=lookup(within=config, dpath="models/{model}/world"),
         k=lookup(within=config, dpath="influence/k"),
         resamples=lookup(within=config, dpath="influence/resamples"),
-        code=code_of("judge_rankings"),
+        code=code_of("evaluate_rankings"),
     script:
-        "../scripts/judge_rankings.py"
+        "../scripts/evaluate_rankings.py"
 
 
 rule summarise_influence:
     """Summarise how well rankers find what is relevant and foretell retrained models, and draw it."""
     input:
-        judged=for_attributed_models(
-            "results/influence/{model}/seed-{seed}.queries.parquet"
+        query_metrics=for_influence_models(
+            "results/influence/{model}/seed-{seed}.query-metrics.parquet"
         ),
-        retrained=for_attributed_models(
-            "results/influence/{model}/seed-{seed}.retraining.parquet"
+        retraining_metrics=for_influence_models(
+            "results/influence/{model}/seed-{seed}.retraining-metrics.parquet"
         ),
     output:
         table="results/tables/influence.csv",
@@ -341,7 +341,7 @@ rule summarise_influence:
                 labels={"figure": "Which ranker foretells retrained models"},
                 caption="../report/influence-retraining.rst",
             )
-            if RETRAINED
+            if DRAW_RETRAINING
             else []
         ),
         sweeps=(

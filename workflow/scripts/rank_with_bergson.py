@@ -3,24 +3,32 @@
 from typing import TYPE_CHECKING
 
 from factlife import config, corpus, influence, jobs, world
-from factlife.config.influence import Attribution, Ranker
-from factlife.influence import neural, with_bergson
+from factlife.config.influence import InfluenceSettings, Ranker
+from factlife.influence import bergson_backend, model_based
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    neural.check_training(jobs.check_manifest(snakemake.input.model), snakemake.wildcards.corpus)
+    model_based.warn_if_trained_elsewhere(jobs.check_manifest(snakemake.input.model), snakemake.wildcards.corpus)
     ranker = config.parse(Ranker, snakemake.params.ranker)
-    settings, known = config.parse(Attribution, snakemake.params.attribution), world.beside(snakemake.input.facts)
-    queries = influence.select(known, settings)
-    documents = influence.pool(corpus.read(snakemake.input.documents), queries, settings)
-    scores = with_bergson.rank(
+    settings, ground_truth = (
+        config.parse(InfluenceSettings, snakemake.params.influence),
+        world.beside(snakemake.input.facts),
+    )
+    queries = influence.select_queries(ground_truth, settings)
+    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    scores = bergson_backend.rank_with_bergson(
         snakemake.input.model,
-        neural.prepare(
-            snakemake.input.model, queries, documents, neural.values(known), ranker.document_loss, device=job.device
+        model_based.load_ranking_inputs(
+            snakemake.input.model,
+            queries,
+            documents,
+            model_based.fact_values(ground_truth),
+            ranker.document_loss,
+            device=job.device,
         ),
         ranker,
         batch_tokens=snakemake.params.batch_tokens,
     )
-    influence.write(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)
+    influence.write_scores(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)

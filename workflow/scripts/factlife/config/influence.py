@@ -1,9 +1,9 @@
-"""Influence: which documents taught a model a fact."""
+"""Settings of influence: which documents taught a model a fact."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,227 +13,258 @@ from factlife.config.models import Folder, Hub
 if TYPE_CHECKING:
     from factlife.config import Config
 
-Loss = Literal["all", "answer"]
+DocumentLoss = Literal["all_tokens", "answer_tokens"]
 
 
 class Random(Section):
-    """Random scores: the control."""
+    """Random scores, the control."""
 
     kind: Literal["random"] = key(..., "The ranker.")
-    seed: int = key(0, "Seed.", ge=0)
+    seed: int = key(0, "Random seed.", ge=0)
 
 
 class Bm25(Section):
-    """Words in common, by BM25."""
+    """BM25 word overlap."""
 
     kind: Literal["bm25"] = key(..., "The ranker.")
-    answer: bool = key(False, "Search with the prompt and its answer.")
-    feedback_terms: int = key(0, "Words of the best documents that join the query; 0 for no feedback.", ge=0)
-    feedback_documents: Count = key(10, "Best documents from which these words come.")
-    k1: float = key(1.5, "How slowly repetitions of a word saturate.", ge=0)
-    b: float = key(0.75, "How much long documents are held back.", ge=0, le=1)
+    include_answer: bool = key(False, "Search with the prompt and its answer.")
+    feedback_terms: int = key(
+        0, "Words of the best documents to add to the query (pseudo-relevance feedback); 0 for no feedback.", ge=0
+    )
+    feedback_documents: Count = key(10, "Best documents to take feedback words from.")
+    k1: float = key(1.5, "Term frequency saturation.", ge=0)
+    b: float = key(0.75, "Strength of document-length normalisation.", ge=0, le=1)
+    renamed: ClassVar[dict[str, str]] = {"answer": "include_answer"}
 
 
 class Tfidf(Section):
-    """Words in common, by the cosine of TF-IDF vectors."""
+    """Cosine similarity of TF-IDF vectors."""
 
     kind: Literal["tfidf"] = key(..., "The ranker.")
-    answer: bool = key(False, "Search with the prompt and its answer.")
+    include_answer: bool = key(False, "Search with the prompt and its answer.")
+    renamed: ClassVar[dict[str, str]] = {"answer": "include_answer"}
 
 
 class Embedding(Section):
-    """Cosine of sentence embeddings."""
+    """Cosine similarity of sentence embeddings."""
 
     kind: Literal["embedding"] = key(..., "The ranker.")
     source: Annotated[Hub | Folder, Field(discriminator="kind")] = key(
-        ..., "An encoder whose embedding is the mean over tokens, such as `sentence-transformers/all-MiniLM-L6-v2`."
+        ..., "A mean-pooling sentence encoder, such as `sentence-transformers/all-MiniLM-L6-v2`."
     )
-    answer: bool = key(False, "Embed the prompt with its answer.")
+    include_answer: bool = key(False, "Embed the prompt with its answer.")
+    renamed: ClassVar[dict[str, str]] = {"answer": "include_answer"}
 
 
 class Representation(Section):
-    """Cosine of hidden states."""
+    """Cosine similarity of hidden states."""
 
     kind: Literal["representation"] = key(..., "The ranker.")
-    layer: int = key(-1, "Whose output is read: 0 is the embedding, -1 the last block.")
-    pooling: Literal["mean", "last"] = key("mean", "Mean over a text's tokens, or its last token.")
+    layer: int = key(-1, "Layer whose output is compared: 0 is the embedding, -1 the last block.")
+    pooling: Literal["mean", "last"] = key("mean", "Mean over all tokens of a text, or its last token.")
 
 
 class Gradient(Section):
-    """Exact products of a query's gradient with those of documents."""
+    """Exact inner products of query and document gradients."""
 
     kind: Literal["gradient"] = key(..., "The ranker.")
     score: Literal["dot", "cosine", "centred"] = key(
-        "cosine", "`centred` is the cosine less each document's mean over all queries."
+        "cosine", "Inner product or cosine; `centred` is the cosine minus each document's mean over all queries."
     )
-    document_loss: Loss = key("answer", "Document loss on all tokens, or on tokens of stated values alone.")
+    document_loss: DocumentLoss = key(
+        "answer_tokens", "Document tokens whose loss counts: all, or only those of stated values."
+    )
     query_loss: Literal["completion", "margin"] = key(
-        "completion", "Cross-entropy of the completion, or its first token's logit against those of other candidates."
+        "completion",
+        "Cross-entropy of the completion, or the logit margin of its first token over the other candidates.",
     )
     parameters: list[Literal["blocks", "embeddings", "norms"]] = key(
-        ["blocks"], "`blocks`: linear maps with their biases; `embeddings` include the unembedding.", min_length=1
+        ["blocks"],
+        "Parameters to differentiate: `blocks` are linear layers with biases; `embeddings` include the unembedding.",
+        min_length=1,
     )
     checkpoints: list[int] = key(
-        [-1], "Which checkpoints' products are added up: -1 is the last, `[1, 2, 3, 4, 5]` is TracIn's sum.", min_length=1
+        [-1], "Checkpoints to sum over (TracIn): -1 is the last, `[1, 2, 3, 4, 5]` the first five after the start.",
+        min_length=1,
     )  # fmt: skip
 
 
 class Kronfluence(Section):
-    """Influence functions through Kronfluence."""
+    """Influence functions with Kronfluence."""
 
     kind: Literal["kronfluence"] = key(..., "The ranker.")
-    strategy: Literal["ekfac", "kfac", "diagonal", "identity"] = key("ekfac", "Approximation of the curvature.")
-    damping: float | None = key(None, "Added to eigenvalues; empty for a tenth of their mean.", ge=0)
-    unit_norm: bool = key(True, "Divide by the norm of each document's gradient.")
-    document_loss: Loss = key("answer", "Document loss on all tokens, or on tokens of stated values alone.")
-    factor_documents: Count = key(500, "Documents, chosen at random, from which the curvature is estimated.")
-    seed: int = key(0, "Seed of that choice, and of the labels that the model draws.", ge=0)
+    strategy: Literal["ekfac", "kfac", "diagonal", "identity"] = key("ekfac", "Approximation of the Hessian.")
+    damping_factor: float | None = key(None, "Damping added to the eigenvalues; null uses 0.1 times their mean.", ge=0)
+    unit_normalize: bool = key(True, "Divide scores by the norm of the document gradient.")
+    document_loss: DocumentLoss = key(
+        "answer_tokens", "Document tokens whose loss counts: all, or only those of stated values."
+    )
+    factor_documents: Count = key(500, "Random documents for estimating the Hessian factors.")
+    seed: int = key(0, "Seed for choosing these documents and for sampling labels.", ge=0)
+    renamed: ClassVar[dict[str, str]] = {"damping": "damping_factor", "unit_norm": "unit_normalize"}
 
 
 class Bergson(Section):
-    """Random projections of gradients through Bergson."""
+    """Projected gradients and other methods of Bergson."""
 
     kind: Literal["bergson"] = key(..., "The ranker.")
     method: Literal["trackstar", "ekfac", "trak", "dot"] = key(
-        "trackstar", "Pipeline; `dot` is the plain product of gradients."
+        "trackstar", "Pipeline; `dot` is the plain inner product of gradients."
     )
-    projection: int = key(16, "Side of each weight's projected gradient; 0 for none (`dot` and `ekfac` alone).", ge=0)
-    damping: float = key(0.1, "Added to eigenvalues, in means of them.", ge=0)
-    document_loss: Loss = key("answer", "Document loss on all tokens, or on tokens of stated values alone.")
+    projection_dim: int = key(
+        16, "Each side of a projected weight gradient; 0 disables projection (`dot` and `ekfac` only).", ge=0
+    )
+    damping_factor: float = key(0.1, "Damping added to the eigenvalues, relative to their mean.", ge=0)
+    document_loss: DocumentLoss = key(
+        "answer_tokens", "Document tokens whose loss counts: all, or only those of stated values."
+    )
+    renamed: ClassVar[dict[str, str]] = {"damping": "damping_factor", "projection": "projection_dim"}
 
 
 Ranker = Annotated[
     Random | Bm25 | Tfidf | Embedding | Representation | Gradient | Kronfluence | Bergson, Field(discriminator="kind")
 ]
 
-# Kinds of rankers by what ranks: words alone, or a model.
-ROOMS = {
-    "text": ("random", "bm25", "tfidf"),
+# Kinds of rankers by backend: each backend has a rule, an environment and inputs of its own.
+BACKENDS = {
+    "lexical": ("random", "bm25", "tfidf"),
     "embedding": ("embedding",),
-    "neural": ("representation", "gradient"),
+    "model": ("representation", "gradient"),
     "kronfluence": ("kronfluence",),
     "bergson": ("bergson",),
 }
 
 
-class Removal(Section):
-    """Models retrained without the documents that rankers put first, against random ones and random relevant ones."""
+class TopKRemoval(Section):
+    """Models retrained without each ranker's top documents; controls remove random or random relevant documents."""
 
-    k: Count = key(100, "Documents that are left out: every query's first, then every query's second, and so on.")
-    rankers: list[Name] = key([], "Whose first documents are left out.")
-    repeats: Annotated[int, Field(ge=2)] = key(5, "Models without the same documents, of different seeds.")
-    seed: int = key(0, "Seed of the random documents.", ge=0)
+    k: Count = key(100, "Documents to remove: the top document of every query, then every second one, and so on.")
+    rankers: list[Name] = key([], "Rankers whose top documents are removed.")
+    repeats: Annotated[int, Field(ge=2)] = key(5, "Models per removed set, with different seeds.")
+    seed: int = key(0, "Seed for choosing the control documents.", ge=0)
 
 
-class Retraining(Section):
-    """Models retrained without some documents, one bank for all rankers: what documents did, by taking them away."""
+class RetrainedModels(Section):
+    """Models retrained on subsets of the documents. All rankers are evaluated against the same models."""
 
     subsets: Annotated[int, Field(ge=3)] = key(32, "Random subsets of the ranked documents.")
-    share: float = key(0.5, "Share of documents that a subset keeps.", gt=0, lt=1)
-    leave_one_out: int = key(0, "Documents that are left out one by one, chosen at random.", ge=0)
-    repeats: Count = key(2, "Models on the same documents, of different seeds: their losses are averaged.")
-    shards: Count = key(4, "Jobs among which the models are dealt.")
-    removal: Removal | None = key(None, "Removal of what rankers put first; empty for none.")
-    seed: int = key(0, "Seed of the subsets.", ge=0)
+    subset_fraction: float = key(0.5, "Fraction of documents in each subset.", gt=0, lt=1)
+    leave_one_out: int = key(0, "Random documents to leave out one at a time.", ge=0)
+    repeats: Count = key(2, "Models per subset, with different seeds; their losses are averaged.")
+    shards: Count = key(4, "Jobs to split the models among.")
+    top_k_removal: TopKRemoval | None = key(None, "Removal of each ranker's top documents; null disables it.")
+    seed: int = key(0, "Seed for choosing the subsets.", ge=0)
+    renamed: ClassVar[dict[str, str]] = {"share": "subset_fraction", "removal": "top_k_removal"}
 
 
 class TailPatch(Section):
-    """One training step on each of the documents that rankers put first, against random documents."""
+    """One training step on each top document of a ranker, compared with random documents."""
 
-    k: Count = key(5, "Documents of each query and ranker, and random ones of each query.")
-    rate: float = key(0.1, "Share of the full learning rates at which the model is trained on.", gt=0)
-    seed: int = key(0, "Seed of the random documents.", ge=0)
-
-
-class Attribution(Section):
-    """What a model is asked, and which documents are ranked for it."""
-
-    rankers: list[Name] = key([], "Rankers that are run, by name.")
-    corpus: Name | None = key(None, "Whose documents are ranked; empty for what the model was trained on.")
-    kinds: list[str] = key(["forward", "multi_hop"], "Kinds of probes that are attributed.", min_length=1)
-    relations: list[str] | None = key(None, "Relations that are asked about; empty for all.")
-    panel: bool = key(False, "Ask about facts of the panel alone.")
-    probes_per_fact: Count = key(1, "Probes of each fact, at most.")
-    documents: Count | None = key(None, "Documents that are ranked, chosen at random; empty for all.")
-    seed: int = key(0, "Seed of that choice.", ge=0)
-    retraining: Retraining | None = key(None, "Models retrained without some documents; empty for none.")
-    tail_patch: TailPatch | None = key(None, "Single training steps on what rankers put first; empty for none.")
+    k: Count = key(5, "Top documents per query and ranker, and random documents per query.")
+    learning_rate_fraction: float = key(0.1, "Learning rates of the step, relative to those of training.", gt=0)
+    seed: int = key(0, "Seed for choosing the random documents.", ge=0)
+    renamed: ClassVar[dict[str, str]] = {"rate": "learning_rate_fraction"}
 
 
-class Point(Section):
-    """One ranker of one model, at a value of what is changed."""
+class InfluenceSettings(Section):
+    """Queries to a model, and the documents to rank for them."""
 
-    at: float = key(..., "The value.")
-    model: Name = key(..., "Whose documents are ranked.")
-    ranker: Name = key(..., "By what.")
-    curve: str = key(..., "The curve that the point is on.")
+    rankers: list[Name] = key([], "Names of the rankers to run.")
+    corpus: Name | None = key(None, "Corpus whose documents are ranked; null uses the model's training corpus.")
+    probe_kinds: list[str] = key(["forward", "multi_hop"], "Kinds of probes used as queries.", min_length=1)
+    relations: list[str] | None = key(None, "Relations to query; null uses all.")
+    panel_only: bool = key(False, "Query only facts of the panel.")
+    probes_per_fact: Count = key(1, "Maximum number of probes per fact.")
+    documents: Count | None = key(None, "Number of documents to rank, chosen at random; null ranks all.")
+    seed: int = key(0, "Seed for choosing the documents.", ge=0)
+    retrained_models: RetrainedModels | None = key(
+        None, "Models retrained on subsets of the documents; null disables it."
+    )
+    tail_patch: TailPatch | None = key(None, "Single training steps on top-ranked documents; null disables it.")
+    renamed: ClassVar[dict[str, str]] = {
+        "kinds": "probe_kinds",
+        "panel": "panel_only",
+        "retraining": "retrained_models",
+    }
+
+
+class SweepPoint(Section):
+    """One ranker of one model, at one value of the swept setting."""
+
+    value: float = key(..., "Value of the setting.")
+    model: Name = key(..., "Model whose documents are ranked.")
+    ranker: Name = key(..., "Name of the ranker.")
+    curve: str = key(..., "Curve to which the point belongs.")
+    renamed: ClassVar[dict[str, str]] = {"at": "value"}
 
 
 class Sweep(Section):
-    """A setting that is changed while others stay: scores of rankers against it."""
+    """Ranker scores as a function of one setting, with all other settings fixed."""
 
-    title: str = key(..., "What is changed, as the figure says it.")
-    log: bool = key(False, "Draw it on a logarithmic axis.")
-    points: list[Point] = key(
-        ..., "Rankers and models that differ in it; only models of `run.models` are drawn.", min_length=1
+    title: str = key(..., "Axis title of the setting.")
+    log_scale: bool = key(False, "Use a logarithmic axis.")
+    points: list[SweepPoint] = key(
+        ..., "Rankers and models that differ in the setting; only models of `run.models` are plotted.", min_length=1
     )
+    renamed: ClassVar[dict[str, str]] = {"log": "log_scale"}
 
 
 class Influence(Section):
-    """Rankers of training documents, and how they are judged."""
+    """Rankers of training documents, and their evaluation."""
 
-    models: dict[str, Attribution] = key({}, "What is attributed, by model; only models of `run.models` are.")
+    models: dict[str, InfluenceSettings] = key({}, "Queries and rankers by model; only models of `run.models` are run.")
     rankers: dict[Name, Ranker] = key({}, "Rankers by name.")
-    sweeps: dict[Name, Sweep] = key({}, "Scores against a setting, one panel of a figure each.")
-    k: list[Count] = key([1, 5, 10, 50], "Lengths of the lists that are judged.", min_length=1)
-    batch_tokens: Count = key(2048, "Tokens of a batch, padding included; no score depends on it.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
+    sweeps: dict[Name, Sweep] = key({}, "Ranker scores as a function of a setting, one row of the figure each.")
+    k: list[Count] = key([1, 5, 10, 50], "Cutoffs of recall@k and other top-k metrics.", min_length=1)
+    batch_tokens: Count = key(2048, "Tokens in a batch, padding included; no score depends on it.")
+    resamples: Count = key(1000, "Bootstrap resamples of subjects for every interval.")
 
 
-def corpus_of(config: Config, model: str) -> str | None:
-    """Whose documents are ranked for a model."""
+def ranked_corpus(config: Config, model: str) -> str | None:
+    """Name of the corpus whose documents are ranked for a model."""
     training = config.models[model].training
     return config.influence.models[model].corpus or (training.corpus if training else None)
 
 
 def problems(config: Config) -> Iterable[str]:
-    """What a checked section cannot know: names in other sections."""
-    for name, attribution in config.influence.models.items():
+    """References to other sections that do not resolve."""
+    for name, settings in config.influence.models.items():
         where = f"influence.models.{name}"
         if name not in config.models:
             yield f"{where}: there is no model `{name}`; there are {', '.join(config.models)}"
             continue
-        for ranker in attribution.rankers:
+        for ranker in settings.rankers:
             if ranker not in config.influence.rankers:
                 yield f"{where}.rankers has `{ranker}`; there are {', '.join(config.influence.rankers) or 'none'}"
-        corpus = corpus_of(config, name)
+        corpus = ranked_corpus(config, name)
         if corpus is None:
-            yield f"{where}.corpus is missing: the model was trained elsewhere, so say whose documents are ranked"
+            yield f"{where}.corpus is missing: the model has no training corpus here, so name the corpus to rank"
         elif corpus not in config.corpora:
             yield f"{where}.corpus is `{corpus}`, which is not in corpora"
         elif (world := getattr(config.corpora[corpus], "world", None)) != config.models[name].world:
-            yield f"{where}: corpus `{corpus}` is of world `{world}`, the model is asked about `{config.models[name].world}`"
-        removal = attribution.retraining.removal if attribution.retraining else None
+            yield f"{where}: corpus `{corpus}` is of world `{world}`, but the model's world is `{config.models[name].world}`"
+        removal = settings.retrained_models.top_k_removal if settings.retrained_models else None
         for ranker in removal.rankers if removal else []:
-            if ranker not in attribution.rankers:
-                yield f"{where}.retraining.removal.rankers has `{ranker}`, which is not in {where}.rankers"
-        if attribution.retraining and config.models[name].training is None:
-            yield f"{where}.retraining: the model has no `training`, so nobody knows how to train it again"
-        if attribution.retraining and config.models[name].source.kind == "trained":
-            yield f"{where}.retraining: the model goes on from another one, which would have to be trained again too"
-        if attribution.tail_patch and config.models[name].training is None:
-            yield f"{where}.tail_patch: the model has no `training`, so nobody knows how a step of it is made"
-        for ranker in attribution.rankers:
-            settings = config.influence.rankers.get(ranker)
+            if ranker not in settings.rankers:
+                yield f"{where}.retrained_models.top_k_removal.rankers has `{ranker}`, which is not in {where}.rankers"
+        if settings.retrained_models and config.models[name].training is None:
+            yield f"{where}.retrained_models: the model has no `training`, so it cannot be retrained"
+        if settings.retrained_models and config.models[name].source.kind == "trained":
+            yield f"{where}.retrained_models: the model starts from another model, which would need retraining too"
+        if settings.tail_patch and config.models[name].training is None:
+            yield f"{where}.tail_patch: the model has no `training`, so no training step is defined"
+        for ranker in settings.rankers:
+            ranker_settings = config.influence.rankers.get(ranker)
             training = config.models[name].training
-            if settings and settings.kind == "gradient" and training:
-                wrong = [at for at in settings.checkpoints if not -training.checkpoints <= at < training.checkpoints]
-                if wrong:
-                    yield f"influence.rankers.{ranker}.checkpoints has {wrong[0]}, but models.{name} has {training.checkpoints}"
+            if ranker_settings and ranker_settings.kind == "gradient" and training:
+                count = training.checkpoints
+                unknown = [index for index in ranker_settings.checkpoints if not -count <= index < count]
+                if unknown:
+                    yield f"influence.rankers.{ranker}.checkpoints has {unknown[0]}, but models.{name} has {count}"
     for name, sweep in config.influence.sweeps.items():
         for point in sweep.points:
-            ranked = config.influence.models.get(point.model)
-            if ranked is None or point.ranker not in ranked.rankers:
+            settings = config.influence.models.get(point.model)
+            if settings is None or point.ranker not in settings.rankers:
                 yield (
                     f"influence.sweeps.{name} has ranker `{point.ranker}` of model `{point.model}`, which is not in "
                     f"influence.models.{point.model}.rankers"

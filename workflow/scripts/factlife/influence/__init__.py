@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from factlife.influence.errors import InfluenceError
-from factlife.influence.queries import pool, select
-from factlife.influence.scores import read, read_all, write
-from factlife.influence.summary import answered, judge_all, read_judged, read_summary, summarise
+from factlife.influence.queries import select_documents, select_queries
+from factlife.influence.scores import read_all_scores, read_scores, write_scores
+from factlife.influence.summary import correct_queries, evaluate_rankings, read_metrics, read_summary, summarise
 
 __all__ = [
     "InfluenceError",
-    "answered",
-    "judge_all",
-    "pool",
-    "read",
-    "read_all",
-    "read_judged",
+    "correct_queries",
+    "evaluate_rankings",
+    "read_all_scores",
+    "read_metrics",
+    "read_scores",
     "read_summary",
-    "select",
+    "select_documents",
+    "select_queries",
     "summarise",
-    "write",
+    "write_scores",
 ]

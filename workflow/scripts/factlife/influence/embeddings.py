@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from factlife.config.influence import Embedding
-from factlife.influence.texts import Text, batches
+from factlife.influence.tokenized_texts import TokenizedText, batch_texts
 
 
-def rank(
+def rank_by_embedding(
     model: Any,
     tokenizer: Any,
     settings: Embedding,
@@ -30,18 +30,20 @@ def rank(
         model: of ``models.encoder``.
         tokenizer: its tokenizer.
         settings: what of a query is embedded.
-        queries: a table of ``queries.select``.
-        documents: a table of ``queries.pool``.
+        queries: a table of ``queries.select_queries``.
+        documents: a table of ``queries.select_documents``.
         batch_tokens: tokens in a batch; no score depends on it.
     """
     asked = queries["prompt"]
-    if settings.answer:
+    if settings.include_answer:
         asked = asked + " " + queries["completion"]
-    sides = [embed(model, tokenizer, texts.tolist(), batch_tokens=batch_tokens) for texts in (asked, documents["text"])]
+    sides = [
+        embed_texts(model, tokenizer, texts.tolist(), batch_tokens=batch_tokens) for texts in (asked, documents["text"])
+    ]
     return (sides[0] @ sides[1].T).cpu().numpy()
 
 
-def embed(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int) -> Tensor:
+def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int) -> Tensor:
     """Mean of the last hidden states over a text's tokens, as a unit vector (Reimers and Gurevych 2019), (texts, d_model).
 
     Texts that the encoder cannot read whole are cut, as encoders of sentences do, and counted in the log.
@@ -54,9 +56,11 @@ def embed(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int
         )
         ids = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
     found = torch.zeros(len(ids), model.config.hidden_size)
-    for batch in batches([Text(one, []) for one in ids], tokenizer.pad_token_id, batch_tokens, model.device):
+    for batch in batch_texts(
+        [TokenizedText(one, []) for one in ids], tokenizer.pad_token_id, batch_tokens, model.device
+    ):
         with torch.inference_mode():
-            hidden = model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-        mask = batch.mask[..., None].to(hidden)
-        found[batch.numbers] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu()
+            hidden = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        mask = batch.attention_mask[..., None].to(hidden)
+        found[batch.indices] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu()
     return torch.nn.functional.normalize(found, dim=1)

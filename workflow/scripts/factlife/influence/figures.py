@@ -12,10 +12,10 @@ from factlife import figures
 
 _RETRIEVAL = {"mrr": "reciprocal rank", "r_precision": "R-precision", "same_value_auc": "same-value AUC"}
 _COMPOSITION = {
-    "composition_own": "the subject asked about",
+    "composition_subject": "the subject asked about",
     "composition_ancestor": "what it is made of",
     "composition_same_value": "others with its value",
-    "composition_trap": "traps",
+    "composition_hard_negative": "hard negatives",
     "composition_other": "others",
 }
 _CHANCE = "#999999"
@@ -23,7 +23,7 @@ _APART = [colour for colour in figures.COLOURS if colour != _CHANCE]
 
 
 def _rows(table: pd.DataFrame, **where: object) -> pd.DataFrame:
-    rows = table[(table["answered"] == "all") & (table["document_kind"] == "all")]
+    rows = table[(table["query_set"] == "all") & (table["document_kind"] == "all")]
     for column, value in where.items():
         rows = rows[rows[column] == value]
     rows = rows[rows["group"] != "all"]
@@ -31,7 +31,7 @@ def _rows(table: pd.DataFrame, **where: object) -> pd.DataFrame:
 
 
 def _order(table: pd.DataFrame) -> list[str]:
-    best = table[(table["metric"] == "mrr") & (table["credit"] == "chain") & (table["document_kind"] == "all")]
+    best = table[(table["metric"] == "mrr") & (table["relevance"] == "chain") & (table["document_kind"] == "all")]
     return best.groupby("ranker")["estimate"].mean().sort_values(ascending=False).index.tolist()
 
 
@@ -42,7 +42,7 @@ def _panels(rows: pd.DataFrame, by: str, draw: Callable[[pd.DataFrame], alt.Char
 
 def retrieval(table: pd.DataFrame) -> alt.Chart:
     """Three metrics of every ranker with intervals, one panel for each kind of query."""
-    rows = _rows(table, credit="chain")
+    rows = _rows(table, relevance="chain")
     rows = rows[rows["metric"].isin(_RETRIEVAL)]
     rows = rows.assign(measure=rows["metric"].map(_RETRIEVAL))
     y = alt.Y("ranker:N", title=None, sort=_order(table))
@@ -60,7 +60,7 @@ def retrieval(table: pd.DataFrame) -> alt.Chart:
 
 def recall_at_k(table: pd.DataFrame) -> alt.Chart:
     """Share of relevant documents among the first k for as many of the best rankers as there are colours, and chance."""
-    rows = _rows(table, credit="chain", metric="recall")
+    rows = _rows(table, relevance="chain", metric="recall")
     ranked = _order(table)
     colours = dict(zip([ranker for ranker in ranked if ranker != "random"], _APART, strict=False))
     colours |= {"random": _CHANCE} if "random" in ranked else {}
@@ -80,7 +80,7 @@ def recall_at_k(table: pd.DataFrame) -> alt.Chart:
 
 def composition(table: pd.DataFrame, k: int) -> alt.Chart:
     """What the first k documents of each ranker are about."""
-    rows = _rows(table, credit="chain", k=k)
+    rows = _rows(table, relevance="chain", k=k)
     rows = rows[rows["metric"].isin(_COMPOSITION)]
     rows = rows.assign(
         about=rows["metric"].map(_COMPOSITION),
@@ -101,7 +101,7 @@ def agreement(table: pd.DataFrame) -> alt.Chart:
     """Spearman's correlation of rankers' scores, mean over queries, as a heat map for each model."""
     rows = table[(table["metric"] == "spearman") & (table["group"] == "all") & (table["depth"] == "all")]
     rows = (
-        rows[rows["answered"] == "all"].groupby(["model", "ranker", "other_ranker"], as_index=False)["estimate"].mean()
+        rows[rows["query_set"] == "all"].groupby(["model", "ranker", "other_ranker"], as_index=False)["estimate"].mean()
     )
     turned = rows.rename(columns={"ranker": "other_ranker", "other_ranker": "ranker"})
     both = pd.concat([rows, turned])
@@ -111,7 +111,7 @@ def agreement(table: pd.DataFrame) -> alt.Chart:
         y=alt.Y("other_ranker:N", title=None, sort=order),
     )
     shade = alt.Color("estimate:Q", title="Spearman", scale=alt.Scale(scheme="purpleorange", domain=[-1, 1]))
-    text = base.mark_text(fontSize=10).encode(text=alt.Text("estimate:Q", format=".2f"))
+    text = base.mark_text(fontSize=10).encode(text=alt.TokenizedText("estimate:Q", format=".2f"))
     drawn = alt.layer(base.mark_rect().encode(color=shade), text).properties(width=alt.Step(44), height=alt.Step(28))
     return _panels(both, "model", lambda part: drawn.properties(data=part))
 
@@ -128,7 +128,7 @@ _TITLES = {"removal_loss": "documents removed", "tail_patch": "one step on docum
 
 def retraining(table: pd.DataFrame) -> alt.Chart:
     """How well rankers foretell models on random subsets, and what models lose without the documents they put first."""
-    rows = table[table["metric"].isin(_RETRAINING) & (table["answered"] == "all")]
+    rows = table[table["metric"].isin(_RETRAINING) & (table["query_set"] == "all")]
     rows = rows[(rows["group"] != "all") | (rows["depth"] == "all")]
     panels = []
     for (metric, model), part in rows.groupby(["metric", "model"], sort=True):
@@ -155,20 +155,20 @@ def sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> al
         table: the summary.
         settings: sweeps by name, as the config has them.
     """
-    rows = table[(table["group"] == "all") & (table["depth"] == "all") & (table["answered"] == "all")]
-    rows = rows[~rows["credit"].isin(["ancestors"]) & rows["document_kind"].isin(["all", ""]) & rows["k"].isna()]
+    rows = table[(table["group"] == "all") & (table["depth"] == "all") & (table["query_set"] == "all")]
+    rows = rows[~rows["relevance"].isin(["ancestors"]) & rows["document_kind"].isin(["all", ""]) & rows["k"].isna()]
     lines = []
     for sweep in settings.values():
         found = pd.DataFrame(sweep["points"]).merge(rows, on=["model", "ranker"])
-        scale = alt.Scale(type="log") if sweep["log"] else alt.Scale(zero=False)
-        axis = alt.Axis(values=sorted({point["at"] for point in sweep["points"]}), format="~g")
+        scale = alt.Scale(type="log") if sweep["log_scale"] else alt.Scale(zero=False)
+        axis = alt.Axis(values=sorted({point["value"] for point in sweep["points"]}), format="~g")
         panels = []
         for metric, title in _SWEPT.items():
             # One point says nothing of what it is drawn against.
-            if (part := found[found["metric"] == metric])["at"].nunique() < 2:
+            if (part := found[found["metric"] == metric])["value"].nunique() < 2:
                 continue
             base = alt.Chart(part).encode(
-                x=alt.X("at:Q", title=sweep["title"], scale=scale, axis=axis),
+                x=alt.X("value:Q", title=sweep["title"], scale=scale, axis=axis),
                 y=alt.Y("estimate:Q", title=title),
                 color=alt.Color("curve:N", title=None),
                 detail="seed:N",

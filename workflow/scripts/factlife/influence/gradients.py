@@ -6,7 +6,7 @@ g_t is the derivative of the loss by what it writes there. The inner product of 
     ⟨Σ_t g_t x_tᵀ, Σ_s h_s z_sᵀ⟩ = Σ_t Σ_s (g_t · h_s)(x_t · z_s),
 
 two small matrix products instead of two matrices as large as W. An embedding reads a one-hot vector, so that x_t · z_s
-says whether two tokens are the same; a weight used in several places has several such sums. Gradients of vectors (biases,
+says whether two tokens are the same; a weight used in several places has several such sums. GradientFactors of vectors (biases,
 norms) are small and formed.
 """
 
@@ -25,15 +25,15 @@ from transformers.pytorch_utils import Conv1D
 
 from factlife.config.influence import Gradient
 from factlife.influence.errors import InfluenceError
-from factlife.influence.texts import Batch, Text, batches, losses, trimmed
+from factlife.influence.tokenized_texts import TextBatch, TokenizedText, batch_texts, text_losses, truncate_after_scored
 
 # Tokens of documents that are multiplied with those of queries at once: their products stay in the processor's cache.
 _ROWS = 256
 
 
 @dataclass
-class Gradients:
-    """Gradients of a batch of texts, as factors. Keys are those of ``_names``.
+class GradientFactors:
+    """GradientFactors of a batch of texts, as factors. Keys are those of ``_names``.
 
     Attributes:
         matrices: for each weight its uses, each a pair of what stands on its two sides, (n, length, ·); one-hot rows are
@@ -65,8 +65,8 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
     return left @ right.mT
 
 
-def gradients(model: Any, batch: Batch, parameters: Sequence[str]) -> Gradients:
-    """Gradients of each text's loss by the declared parameters, from one pass for all of them.
+def factored_gradients(model: Any, batch: TextBatch, parameters: Sequence[str]) -> GradientFactors:
+    """GradientFactors of each text's loss by the declared parameters, from one pass for all of them.
 
     Args:
         model: in eval mode.
@@ -75,11 +75,11 @@ def gradients(model: Any, batch: Batch, parameters: Sequence[str]) -> Gradients:
             embeddings, and the unembedding), ``norms``.
     """
     uses: list[tuple[nn.Module, Tensor, Tensor]] = []
-    with _frozen(model), _watched(model, parameters, len(batch.ids), uses):
-        total = losses(model, batch).sum()
+    with _frozen(model), _watched(model, parameters, len(batch.input_ids), uses):
+        total = text_losses(model, batch).sum()
     written = torch.autograd.grad(total, [output for *_, output in uses], allow_unused=True)
     written = [torch.zeros_like(use[2]) if one is None else one for use, one in zip(uses, written, strict=True)]
-    names, found = {id(parameter): name for name, parameter in model.named_parameters()}, Gradients()
+    names, found = {id(parameter): name for name, parameter in model.named_parameters()}, GradientFactors()
     for (module, read, _), derivative in zip(uses, written, strict=True):
         if isinstance(module, nn.Embedding):
             found.matrices.setdefault(names[id(module.weight)], []).append((read, derivative))
@@ -154,8 +154,8 @@ def _watched(
             hook.remove()
 
 
-class Queries:
-    """Gradients of queries, ready for products with those of many documents.
+class QueryGradients:
+    """GradientFactors of queries, ready for products with those of many documents.
 
     Raises:
         InfluenceError: a query's gradient is zero or not finite, so that it ranks nothing.
@@ -164,7 +164,7 @@ class Queries:
     def __init__(
         self,
         model: Any,
-        texts: Sequence[Text],
+        texts: Sequence[TokenizedText],
         parameters: Sequence[str],
         *,
         pad: int,
@@ -180,8 +180,8 @@ class Queries:
         self.owners: list[Tensor] = []
         rows: dict[str, list[list[tuple[Tensor, Tensor, Tensor]]]] = {}
         for batch in self._batches(texts):
-            found = gradients(model, batch, parameters)
-            at = torch.tensor(batch.numbers, device=self.device)
+            found = factored_gradients(model, batch, parameters)
+            at = torch.tensor(batch.indices, device=self.device)
             self.norms[at] = found.squared_norms().sqrt()
             for name, vector in found.vectors.items():
                 self.vectors.setdefault(name, vector.new_zeros(len(texts), vector.shape[1]))[at] = vector
@@ -200,8 +200,8 @@ class Queries:
                 "completion, and that the loss is finite"
             )
 
-    def _batches(self, texts: Sequence[Text]) -> Iterator[Batch]:
-        return batches(texts, self.pad, self.batch_tokens, self.device)
+    def _batches(self, texts: Sequence[TokenizedText]) -> Iterator[TextBatch]:
+        return batch_texts(texts, self.pad, self.batch_tokens, self.device)
 
     def _place(self, owner: Tensor) -> int:
         """Most weights' rows have the same owners, so that their products are added up before they are dealt to queries."""
@@ -211,7 +211,7 @@ class Queries:
         self.owners.append(owner)
         return len(self.owners) - 1
 
-    def products(self, found: Gradients) -> Tensor:
+    def products(self, found: GradientFactors) -> Tensor:
         """Inner products with the gradients of a batch of texts, (n, queries)."""
         total = sum((vector @ self.vectors[name].T for name, vector in found.vectors.items()), torch.zeros(()))
         by_row: dict[int, Tensor] = {}
@@ -229,14 +229,14 @@ class Queries:
             total = total + sums.new_zeros(len(sums), self.count).index_add_(1, self.owners[owner], sums)
         return total
 
-    def against(self, texts: Sequence[Text], *, norms: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def dot_products(self, texts: Sequence[TokenizedText], *, norms: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Inner products with many texts, (queries, texts), and the texts' norms, (texts,), a batch at a time."""
         products, lengths = np.zeros((self.count, len(texts)), np.float32), np.zeros(len(texts), np.float32)
-        for batch in self._batches(list(map(trimmed, texts))):
-            found = gradients(self.model, batch, self.parameters)
-            products[:, batch.numbers] = self.products(found).T.cpu().numpy()
+        for batch in self._batches(list(map(truncate_after_scored, texts))):
+            found = factored_gradients(self.model, batch, self.parameters)
+            products[:, batch.indices] = self.products(found).T.cpu().numpy()
             if norms:
-                lengths[batch.numbers] = found.squared_norms().clamp(min=0).sqrt().cpu().numpy()
+                lengths[batch.indices] = found.squared_norms().clamp(min=0).sqrt().cpu().numpy()
         return products, lengths
 
 
@@ -246,18 +246,22 @@ def _alive(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return left[kept], right[kept], kept.nonzero()[:, 0]
 
 
-def norms(model: Any, texts: Sequence[Text], parameters: Sequence[str], *, pad: int, batch_tokens: int) -> np.ndarray:
+def gradient_norms(
+    model: Any, texts: Sequence[TokenizedText], parameters: Sequence[str], *, pad: int, batch_tokens: int
+) -> np.ndarray:
     """Norm of each text's gradient, (texts,)."""
     found = np.zeros(len(texts), np.float32)
-    for batch in batches(list(map(trimmed, texts)), pad, batch_tokens, next(model.parameters()).device):
-        lengths = gradients(model, batch, parameters).squared_norms().clamp(min=0).sqrt()
-        found[batch.numbers] = lengths.cpu().numpy()
+    for batch in batch_texts(
+        list(map(truncate_after_scored, texts)), pad, batch_tokens, next(model.parameters()).device
+    ):
+        lengths = factored_gradients(model, batch, parameters).squared_norms().clamp(min=0).sqrt()
+        found[batch.indices] = lengths.cpu().numpy()
     return found
 
 
-def rank(
+def rank_by_gradient(
     load: Callable[[int], tuple[Any, Any]],
-    texts: Callable[[Any, Any], tuple[list[Text], list[Text]]],
+    texts: Callable[[Any, Any], tuple[list[TokenizedText], list[TokenizedText]]],
     settings: Gradient,
     names: Sequence[str],
     *,
@@ -279,10 +283,10 @@ def rank(
     for checkpoint in settings.checkpoints:
         model, tokenizer = load(checkpoint)
         asked, read = texts(model, tokenizer)
-        queries = Queries(
+        queries = QueryGradients(
             model, asked, settings.parameters, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens, names=names
         )
-        products, norms = queries.against(read, norms=settings.score != "dot")
+        products, norms = queries.dot_products(read, norms=settings.score != "dot")
         if settings.score != "dot":
             scale = queries.norms.cpu().numpy()[:, None] * norms
             products = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from factlife.config.influence import Attribution
+from factlife.config.influence import InfluenceSettings
 from factlife.influence.errors import InfluenceError
 from factlife.world.tables import World
 
 
-def select(world: World, settings: Attribution) -> pd.DataFrame:
+def select_queries(world: World, settings: InfluenceSettings) -> pd.DataFrame:
     """The probes that are attributed.
 
     Returns:
@@ -26,16 +26,18 @@ def select(world: World, settings: Attribution) -> pd.DataFrame:
     """
     probes, facts = world.probes, world.facts.set_index("fact_id")
     asked = facts.loc[probes["fact_id"]]
-    kept = probes["kind"].isin(settings.kinds).to_numpy(copy=True)
+    kept = probes["kind"].isin(settings.probe_kinds).to_numpy(copy=True)
     if settings.relations is not None:
         kept &= asked["relation"].isin(settings.relations).to_numpy()
-    if settings.panel:
+    if settings.panel_only:
         kept &= asked["panel"].to_numpy()
     entities = world.entities.set_index("entity_id")
     kept &= (entities.loc[asked["entity_id"], "kind"] != "distractor").to_numpy()
     chosen = probes[kept].groupby("fact_id", sort=False).head(settings.probes_per_fact)
     if chosen.empty:
-        raise InfluenceError("no probe of the world fits influence.models: check `kinds`, `relations` and `panel`")
+        raise InfluenceError(
+            "no probe of the world fits influence.models: check `probe_kinds`, `relations` and `panel_only`"
+        )
     links = _links(world)
     chains = [chain(list(probe.supporting_fact_ids), facts, links) for probe in chosen.itertuples()]
     subjects = [facts.at[next(iter(found)), "entity_id"] for found in chains]
@@ -88,7 +90,7 @@ def chain(supporting: list[str], facts: pd.DataFrame, links: dict[tuple[str, str
     return distances
 
 
-def pool(documents: pd.DataFrame, queries: pd.DataFrame, settings: Attribution) -> pd.DataFrame:
+def select_documents(documents: pd.DataFrame, queries: pd.DataFrame, settings: InfluenceSettings) -> pd.DataFrame:
     """The documents that are ranked: those that models train on, or as many of them as the settings ask for.
 
     Where they are fewer, they are chosen at random, but one document is chosen first for each fact behind a query, so
@@ -118,20 +120,20 @@ def pool(documents: pd.DataFrame, queries: pd.DataFrame, settings: Attribution) 
 
 
 @dataclass(frozen=True)
-class Truth:
+class Relevance:
     """What is known of every pair of query and document; arrays are (queries, documents).
 
     Attributes:
         distance: of the nearest fact on the query's chain that the document states; -1 where it states none.
         terminal: the document states the fact at the chain's end, where the value comes from.
         same_value: it states another subject's fact, of the same kind, with the value of the chain's end.
-        trap: it mentions a subject of the chain, or a distractor function of the same value, and states no fact of the chain.
+        hard_negative: it mentions a subject of the chain, or a distractor function of the same value, and states no fact of the chain.
     """
 
     distance: np.ndarray
     terminal: np.ndarray
     same_value: np.ndarray
-    trap: np.ndarray
+    hard_negative: np.ndarray
 
     @property
     def gain(self) -> np.ndarray:
@@ -139,7 +141,7 @@ class Truth:
         return np.where(self.distance < 0, 0.0, 1.0 / (1 + np.maximum(self.distance, 0)))
 
 
-def truth(queries: pd.DataFrame, documents: pd.DataFrame, world: World) -> Truth:
+def label_relevance(queries: pd.DataFrame, documents: pd.DataFrame, world: World) -> Relevance:
     """Compare the facts of chains with those that documents state.
 
     Raises:
@@ -154,7 +156,7 @@ def truth(queries: pd.DataFrame, documents: pd.DataFrame, world: World) -> Truth
         of_value.setdefault((fact.relation, fact.value_id, kinds[fact.entity_id]), []).append(fact.fact_id)
     shape = (len(queries), len(documents))
     distance = np.full(shape, -1)
-    terminal, same_value, trap = (np.zeros(shape, dtype=bool) for _ in range(3))
+    terminal, same_value, hard_negative = (np.zeros(shape, dtype=bool) for _ in range(3))
     for row, query in enumerate(queries.itertuples()):
         for fact, steps in sorted(query.chain.items(), key=lambda item: -item[1]):
             distance[row, stating.get(fact, [])] = steps
@@ -169,11 +171,11 @@ def truth(queries: pd.DataFrame, documents: pd.DataFrame, world: World) -> Truth
         for fact in of_value[end["relation"], end["value_id"], kind]:
             same_value[row, stating.get(fact, [])] = True
         for subject in {facts.at[fact, "entity_id"] for fact in query.chain}:
-            trap[row, mentioning.get(subject, [])] = True
+            hard_negative[row, mentioning.get(subject, [])] = True
         for fact in of_value.get((end["relation"], end["value_id"], "distractor"), []):
-            trap[row, stating.get(fact, [])] = True
+            hard_negative[row, stating.get(fact, [])] = True
     off = distance < 0
-    return Truth(distance, terminal, same_value & off, trap & off)
+    return Relevance(distance, terminal, same_value & off, hard_negative & off)
 
 
 def _inverse(lists: pd.Series) -> dict[str, list[int]]:

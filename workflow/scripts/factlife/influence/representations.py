@@ -11,42 +11,49 @@ from torch import Tensor
 
 from factlife.config.influence import Representation
 from factlife.influence.errors import InfluenceError
-from factlife.influence.texts import Text, batches
+from factlife.influence.tokenized_texts import TokenizedText, batch_texts
 
 
-def rank(
+def rank_by_representation(
     model: Any,
-    queries: Sequence[Text],
-    documents: Sequence[Text],
+    queries: Sequence[TokenizedText],
+    documents: Sequence[TokenizedText],
     settings: Representation,
     *,
     pad: int,
     batch_tokens: int,
 ) -> np.ndarray:
     """Cosine of the hidden states of prompt and completion with those of each document, (queries, documents)."""
-    sides = [states(model, texts, settings, pad=pad, batch_tokens=batch_tokens) for texts in (queries, documents)]
+    sides = [
+        hidden_states(model, texts, settings, pad=pad, batch_tokens=batch_tokens) for texts in (queries, documents)
+    ]
     left, right = (torch.nn.functional.normalize(side, dim=1) for side in sides)
     return (left @ right.T).cpu().numpy()
 
 
-def states(model: Any, texts: Sequence[Text], settings: Representation, *, pad: int, batch_tokens: int) -> Tensor:
+def hidden_states(
+    model: Any, texts: Sequence[TokenizedText], settings: Representation, *, pad: int, batch_tokens: int
+) -> Tensor:
     """One hidden state of each text, (texts, d_model): the mean over its tokens, or that of its last.
 
     Raises:
         InfluenceError: the model has no such layer.
     """
     found = torch.zeros(len(texts), model.config.hidden_size)
-    for batch in batches(texts, pad, batch_tokens, next(model.parameters()).device):
+    for batch in batch_texts(texts, pad, batch_tokens, next(model.parameters()).device):
         with torch.inference_mode():
             layers = model.base_model(
-                input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True, use_cache=False
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                output_hidden_states=True,
+                use_cache=False,
             ).hidden_states
         if not -len(layers) <= settings.layer < len(layers):
             raise InfluenceError(f"layer {settings.layer} is asked for, but the model has {len(layers) - 1} blocks")
-        hidden, mask = layers[settings.layer].float(), batch.mask[..., None].float()
-        lengths = batch.mask.sum(1)
+        hidden, mask = layers[settings.layer].float(), batch.attention_mask[..., None].float()
+        lengths = batch.attention_mask.sum(1)
         if settings.pooling == "last":
-            found[batch.numbers] = hidden[torch.arange(len(hidden)), lengths - 1].cpu()
+            found[batch.indices] = hidden[torch.arange(len(hidden)), lengths - 1].cpu()
         else:
-            found[batch.numbers] = ((hidden * mask).sum(1) / lengths[:, None]).cpu()
+            found[batch.indices] = ((hidden * mask).sum(1) / lengths[:, None]).cpu()
     return found

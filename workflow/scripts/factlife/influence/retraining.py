@@ -12,34 +12,34 @@ import numpy as np
 import pandas as pd
 
 from factlife import models
-from factlife.config.influence import Removal, Retraining
+from factlife.config.influence import RetrainedModels, TopKRemoval
 from factlife.config.models import Source, Training
 from factlife.corpus import tokens
-from factlife.influence.counterfactual import RANDOM, RELEVANT
-from factlife.influence.metrics import order
-from factlife.influence.queries import truth
+from factlife.influence.queries import label_relevance
+from factlife.influence.retraining_metrics import RANDOM, RELEVANT
+from factlife.influence.retrieval_metrics import rank_documents
 from factlife.recall.score import score
 from factlife.world.tables import World
 
 
 @dataclass(frozen=True)
-class Arm:
+class RetrainingRun:
     """One model to be trained.
 
     Attributes:
-        kind: ``full``, ``subset``, ``one``, ``removal``.
+        kind: ``full``, ``subset``, ``leave_one_out``, ``top_k_removal``.
         name: of what is left out: a subset's number, a document, a ranker.
         repeat: the seed of its weights and of the order in which it reads.
-        dropped: documents that are left out.
+        removed_doc_ids: documents that are left out.
     """
 
     kind: str
     name: str
     repeat: int
-    dropped: tuple[str, ...]
+    removed_doc_ids: tuple[str, ...]
 
 
-def bank(documents: Sequence[str], settings: Retraining) -> list[Arm]:
+def subset_runs(documents: Sequence[str], settings: RetrainedModels) -> list[RetrainingRun]:
     """The models that every ranker is judged by: on all documents, on random subsets, on all but one.
 
     Args:
@@ -47,42 +47,46 @@ def bank(documents: Sequence[str], settings: Retraining) -> list[Arm]:
         settings: how many models, and on what.
     """
     rng = np.random.default_rng([settings.seed, 0])
-    dropped = round(len(documents) * (1 - settings.share))
+    dropped = round(len(documents) * (1 - settings.subset_fraction))
     sets = {("full", ""): ()}
     for number in range(settings.subsets):
         sets["subset", str(number)] = tuple(documents[at] for at in sorted(rng.permutation(len(documents))[:dropped]))
     # Of their own seed: the same documents whatever the number of subsets.
     alone = np.random.default_rng([settings.seed, 2]).permutation(len(documents))[: settings.leave_one_out]
     for at in sorted(alone):
-        sets["one", documents[at]] = (documents[at],)
-    return [Arm(*key, repeat, found) for key, found in sets.items() for repeat in range(settings.repeats)]
+        sets["leave_one_out", documents[at]] = (documents[at],)
+    return [RetrainingRun(*key, repeat, found) for key, found in sets.items() for repeat in range(settings.repeats)]
 
 
-def removals(ranker: str, scores: np.ndarray, documents: Sequence[str], settings: Removal) -> list[Arm]:
+def top_k_removal_runs(
+    ranker: str, scores: np.ndarray, documents: Sequence[str], settings: TopKRemoval
+) -> list[RetrainingRun]:
     """Models without the documents that a ranker puts first for any query."""
-    first = pooled(scores, settings.k)
+    first = top_k_over_queries(scores, settings.k)
     dropped = tuple(documents[at] for at in sorted(first))
-    return [Arm("removal", ranker, repeat, dropped) for repeat in range(settings.repeats)]
+    return [RetrainingRun("top_k_removal", ranker, repeat, dropped) for repeat in range(settings.repeats)]
 
 
-def controls(queries: pd.DataFrame, documents: pd.DataFrame, world: World, settings: Removal) -> list[Arm]:
+def control_removal_runs(
+    queries: pd.DataFrame, documents: pd.DataFrame, world: World, settings: TopKRemoval
+) -> list[RetrainingRun]:
     """Models without as many documents: chosen at random, and chosen at random among relevant ones, anew in each repeat."""
     rng = np.random.default_rng([settings.seed, 1])
-    relevant = np.flatnonzero((truth(queries, documents, world).distance >= 0).any(0))
+    relevant = np.flatnonzero((label_relevance(queries, documents, world).distance >= 0).any(0))
     found = []
     for repeat in range(settings.repeats):
         for name, among in ((RANDOM, np.arange(len(documents))), (RELEVANT, relevant)):
             chosen = sorted(rng.permutation(among)[: settings.k])
-            found.append(Arm("removal", name, repeat, tuple(documents["doc_id"].iloc[chosen])))
+            found.append(RetrainingRun("top_k_removal", name, repeat, tuple(documents["doc_id"].iloc[chosen])))
     return found
 
 
-def pooled(scores: np.ndarray, k: int) -> np.ndarray:
+def top_k_over_queries(scores: np.ndarray, k: int) -> np.ndarray:
     """The k documents that all queries together put first: the first of every query, then the second of each, and so on.
 
     Only a query's own order counts, so that no query speaks louder than another.
     """
-    ranked = order(scores)
+    ranked = rank_documents(scores)
     place = np.empty_like(ranked)
     np.put_along_axis(place, ranked, np.arange(ranked.shape[1])[None], 1)
     best = np.sort(place, axis=0)
@@ -90,8 +94,8 @@ def pooled(scores: np.ndarray, k: int) -> np.ndarray:
     return np.lexsort(best[::-1])[:k]
 
 
-def run(
-    arms: Iterable[Arm],
+def retrain(
+    arms: Iterable[RetrainingRun],
     source: Source,
     start: str | Path,
     documents: str | Path,
@@ -109,19 +113,19 @@ def run(
         start: folder of the tokenizer, or of the model that training goes on from.
         documents: folder of the tokenized corpus.
         training: as for the model that is attributed.
-        queries: a table of ``queries.select``.
+        queries: a table of ``queries.select_queries``.
         batch_tokens: tokens in a batch of queries; no score depends on it.
         device: where models are trained.
 
     Returns:
-        One row a model: ``kind, name, repeat, dropped, query_ids, loss_nats``, the last two lists of the same length.
+        One row a model: ``kind, name, repeat, removed_doc_ids, query_ids, loss_nats``, the last two lists of the same length.
     """
     table = tokens.read(documents)
     probes = queries.rename(columns={"completion": "target"})
     rows = []
     for arm in arms:
         kept = tokens.sequences(
-            table[~table["doc_id"].isin(arm.dropped)], max_length=training.max_length, packing=training.packing
+            table[~table["doc_id"].isin(arm.removed_doc_ids)], max_length=training.max_length, packing=training.packing
         )
         model, tokenizer = models.begin(source, start, seed=arm.repeat, device=device)
         with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +138,6 @@ def run(
     return pd.DataFrame(rows)
 
 
-def shard(arms: Sequence[Arm], number: int, count: int) -> list[Arm]:
+def shard_runs(arms: Sequence[RetrainingRun], number: int, count: int) -> list[RetrainingRun]:
     """The share of the models that is one job's."""
     return list(arms[number::count])

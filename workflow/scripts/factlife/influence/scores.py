@@ -12,7 +12,7 @@ from factlife.influence.errors import InfluenceError
 from factlife.world.tables import read_table, write_table
 
 
-def write(scores: np.ndarray, queries: Sequence[str], documents: Sequence[str], path: str | Path) -> None:
+def write_scores(scores: np.ndarray, queries: Sequence[str], documents: Sequence[str], path: str | Path) -> None:
     """Write a matrix of scores, (queries, documents), as a table with one row per pair.
 
     Raises:
@@ -42,7 +42,7 @@ def _repeated(codes: np.ndarray, ids: Sequence[str]) -> pd.Categorical:
     return pd.Categorical.from_codes(codes.astype(np.int32), categories=list(ids))
 
 
-def read(path: str | Path, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+def read_scores(path: str | Path, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
     """The matrix of scores, (queries, documents), in the order asked for.
 
     Raises:
@@ -63,7 +63,9 @@ def read(path: str | Path, queries: Sequence[str], documents: Sequence[str]) -> 
     return scores
 
 
-def read_all(paths: Mapping[str, str | Path], queries: pd.DataFrame, documents: pd.DataFrame) -> dict[str, np.ndarray]:
+def read_all_scores(
+    paths: Mapping[str, str | Path], queries: pd.DataFrame, documents: pd.DataFrame
+) -> dict[str, np.ndarray]:
     """The matrices of several rankers, by name."""
     asked, ranked = queries["query_id"].tolist(), documents["doc_id"].tolist()
-    return {ranker: read(path, asked, ranked) for ranker, path in paths.items()}
+    return {ranker: read_scores(path, asked, ranked) for ranker, path in paths.items()}

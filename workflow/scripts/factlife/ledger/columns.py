@@ -31,7 +31,7 @@ _REQUESTS = "requests/{model}/seed-{seed}/requests.parquet"
 _PLACES = "places/{model}/seed-{seed}.parquet"
 _SURVIVAL = "survival/{model}/seed-{seed}/{editor}.parquet"
 _COLLAPSE = "collapse/{arm}/seed-{seed}/generation-{generation}"
-_INFLUENCE = "influence/{model}/seed-{seed}.queries.parquet"
+_INFLUENCE = "influence/{model}/seed-{seed}.query-metrics.parquet"
 
 COLUMNS = [
     Column("model", "", "config", "The model."),

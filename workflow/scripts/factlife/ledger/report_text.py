@@ -141,7 +141,7 @@ def survival(tables: Tables) -> str:
 def influence(tables: Tables) -> str:
     """How high rankers put a document that states the fact, beside word overlap and chance."""
     table = select_rows(
-        get_table(tables, "influence"), metric="mrr", credit="chain", document_kind="all", answered="all"
+        get_table(tables, "influence"), metric="mrr", relevance="chain", document_kind="all", query_set="all"
     )
     parts = []
     for _, of in select_rows(table, depth="all", group="all").groupby("model", sort=False):

@@ -82,7 +82,7 @@ def influence_columns(judged: pd.DataFrame) -> pd.DataFrame:
     Args:
         judged: rankings compared with what documents state, query by query, as ``results/influence`` has them.
     """
-    whole = judged[(judged["credit"] == "chain") & (judged["document_kind"] == "all")]
+    whole = judged[(judged["relevance"] == "chain") & (judged["document_kind"] == "all")]
     found = whole[whole["metric"].isin(["mrr", "r_precision"])].groupby(["fact_id", "metric", "ranker"])["value"].mean()
     table = found.unstack(["metric", "ranker"]).sort_index(axis=1)
     # One over the place of the first document that states it, so that the place itself can be read.

@@ -56,10 +56,10 @@ def pooled_rows(table: pd.DataFrame) -> pd.DataFrame:
 def ranker_difference(tables: Tables, metric: str, ranker: str, other: str, **keys: object) -> Mapping[str, object]:
     """A ranker's figure less another's on the same queries, of the first model and seed that have both."""
     table = select_rows(
-        get_table(tables, "influence"), metric=f"{metric}_difference", answered="all", depth="all", group="all"
+        get_table(tables, "influence"), metric=f"{metric}_difference", query_set="all", depth="all", group="all"
     )
     table = table[table["ranker"].isin([ranker, other]) & table["other_ranker"].isin([ranker, other])]
-    table = table[table["credit"] != "ancestors"]
+    table = table[table["relevance"] != "ancestors"]
     row = first_row(table, **keys)
     if row["ranker"] == ranker:
         return row.to_dict()

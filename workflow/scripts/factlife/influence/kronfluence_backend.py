@@ -20,12 +20,12 @@ from transformers.pytorch_utils import Conv1D
 
 from factlife.config.influence import Kronfluence
 from factlife.influence.errors import InfluenceError
-from factlife.influence.gradients import norms
-from factlife.influence.neural import Prepared
-from factlife.influence.texts import Text
+from factlife.influence.gradients import gradient_norms
+from factlife.influence.model_based import RankingInputs
+from factlife.influence.tokenized_texts import TokenizedText
 
 
-def rank(prepared: Prepared, settings: Kronfluence, *, batch_tokens: int) -> np.ndarray:
+def rank_with_kronfluence(prepared: RankingInputs, settings: Kronfluence, *, batch_tokens: int) -> np.ndarray:
     """∇L(query)ᵀ H⁻¹ ∇L(document), (queries, documents), over the linear maps inside the blocks (Grosse et al. 2023).
 
     H is Kronfluence's approximation of the Fisher matrix, with labels that the model itself draws. Where the settings say
@@ -41,16 +41,19 @@ def rank(prepared: Prepared, settings: Kronfluence, *, batch_tokens: int) -> np.
     """
     queries, documents, pad = prepared.queries, prepared.documents, prepared.pad
     lengths = (
-        norms(prepared.model, documents, ["blocks"], pad=pad, batch_tokens=batch_tokens) if settings.unit_norm else 1.0
+        gradient_norms(prepared.model, documents, ["blocks"], pad=pad, batch_tokens=batch_tokens)
+        if settings.unit_normalize
+        else 1.0
     )
     model = as_linear(prepared.model)
-    task = _OfTexts([name for name, module in model.named_modules() if _tracked(model, module)])
+    task = _LanguageModelingTask([name for name, module in model.named_modules() if _tracked(model, module)])
     model = prepare_model(model, task)
     rng = random.Random(f"factors {settings.seed}")
     some = rng.sample(list(documents), min(settings.factor_documents, len(documents)))
     longest = max(len(text.ids) for text in [*queries, *documents])
     data = {
-        name: _Padded(texts, pad, longest) for name, texts in (("fit", some), ("query", queries), ("read", documents))
+        name: _PaddedTexts(texts, pad, longest)
+        for name, texts in (("fit", some), ("query", queries), ("read", documents))
     }
     size = max(1, batch_tokens // longest)
     torch.manual_seed(settings.seed)
@@ -64,11 +67,13 @@ def rank(prepared: Prepared, settings: Kronfluence, *, batch_tokens: int) -> np.
         )
         analyzer.compute_pairwise_scores(
             "scores", "factors", data["query"], data["read"], per_device_query_batch_size=len(queries),
-            per_device_train_batch_size=size, score_args=ScoreArguments(damping_factor=settings.damping),
+            per_device_train_batch_size=size, score_args=ScoreArguments(damping_factor=settings.damping_factor),
         )  # fmt: skip
         scores = analyzer.load_pairwise_scores("scores")["all_modules"].numpy()
     if not np.isfinite(scores).all():
-        raise InfluenceError("Kronfluence's factors or scores are not finite; raise `damping` or `factor_documents`")
+        raise InfluenceError(
+            "Kronfluence's factors or scores are not finite; raise `damping_factor` or `factor_documents`"
+        )
     return np.divide(scores, lengths, out=np.zeros_like(scores), where=np.broadcast_to(lengths, scores.shape) > 0)
 
 
@@ -96,23 +101,23 @@ def _tracked(model: Any, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 
-class _Padded(Dataset):
-    def __init__(self, texts: Sequence[Text], pad: int, length: int) -> None:
+class _PaddedTexts(Dataset):
+    def __init__(self, texts: Sequence[TokenizedText], pad: int, length: int) -> None:
         self.ids = torch.full((len(texts), length), pad)
-        self.mask, self.scored = torch.zeros_like(self.ids), torch.zeros_like(self.ids, dtype=torch.bool)
+        self.mask, self.scored_positions = torch.zeros_like(self.ids), torch.zeros_like(self.ids, dtype=torch.bool)
         for row, text in enumerate(texts):
             self.ids[row, : len(text.ids)] = torch.tensor(text.ids)
             self.mask[row, : len(text.ids)] = 1
-            self.scored[row, text.scored] = True
+            self.scored_positions[row, text.scored_positions] = True
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {"input_ids": self.ids[row], "attention_mask": self.mask[row], "scored": self.scored[row]}
+        return {"input_ids": self.ids[row], "attention_mask": self.mask[row], "scored": self.scored_positions[row]}
 
 
-class _OfTexts(Task):
+class _LanguageModelingTask(Task):
     """The same losses as those of ``texts.losses``; with ``sample``, of labels that the model draws (Fisher)."""
 
     def __init__(self, modules: list[str]) -> None:

@@ -6,10 +6,10 @@ import torch
 
 from factlife import models
 from factlife.config.influence import Bergson, Kronfluence
-from factlife.influence import with_bergson, with_kronfluence
-from factlife.influence.gradients import Queries
-from factlife.influence.neural import prepare, values
-from factlife.influence.with_kronfluence import as_linear
+from factlife.influence import bergson_backend, kronfluence_backend
+from factlife.influence.gradients import QueryGradients
+from factlife.influence.kronfluence_backend import as_linear
+from factlife.influence.model_based import fact_values, load_ranking_inputs
 
 
 @pytest.fixture(scope="module")
@@ -17,22 +17,22 @@ def prepared(make_model, tokenizer, functions, queries, ranked, tmp_path_factory
     def make(name):
         folder = tmp_path_factory.mktemp(name)
         models.save(make_model(name), tokenizer, folder)
-        return folder, prepare(folder, queries.head(6), ranked, values(functions), "answer")
+        return folder, load_ranking_inputs(folder, queries.head(6), ranked, fact_values(functions), "answer_tokens")
 
     return make
 
 
 def ours(found):
-    queries = Queries(found.model, found.queries, ["blocks"], pad=found.pad, batch_tokens=256, names="abcdef")
-    return queries.against(found.documents)
+    queries = QueryGradients(found.model, found.queries, ["blocks"], pad=found.pad, batch_tokens=256, names="abcdef")
+    return queries.dot_products(found.documents)
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
 def test_kronfluence_without_curvature_is_our_product(prepared, name):
     _, found = prepared(name)
-    settings = Kronfluence(kind="kronfluence", strategy="identity", unit_norm=False)
+    settings = Kronfluence(kind="kronfluence", strategy="identity", unit_normalize=False)
 
-    theirs, (products, _) = with_kronfluence.rank(found, settings, batch_tokens=512), ours(found)
+    theirs, (products, _) = kronfluence_backend.rank_with_kronfluence(found, settings, batch_tokens=512), ours(found)
 
     np.testing.assert_allclose(theirs, products, atol=1e-5 * np.abs(products).max())
     assert np.corrcoef(theirs.ravel(), products.ravel())[0, 1] > 0.9999
@@ -50,7 +50,9 @@ def test_kronfluence_with_layers_that_share_weights_reads_a_copy_without(prepare
 
 def test_ekfac_is_finite_and_not_the_plain_product(prepared):
     _, found = prepared("gpt_neox")
-    scores = with_kronfluence.rank(found, Kronfluence(kind="kronfluence", factor_documents=20), batch_tokens=512)
+    scores = kronfluence_backend.rank_with_kronfluence(
+        found, Kronfluence(kind="kronfluence", factor_documents=20), batch_tokens=512
+    )
     products, norms = ours(found)
 
     assert scores.shape == products.shape and np.isfinite(scores).all()
@@ -60,7 +62,9 @@ def test_ekfac_is_finite_and_not_the_plain_product(prepared):
 def test_bergson_without_projection_is_our_product(prepared):
     folder, found = prepared("gpt_neox")
 
-    theirs = with_bergson.rank(folder, found, Bergson(kind="bergson", method="dot", projection=0), batch_tokens=512)
+    theirs = bergson_backend.rank_with_bergson(
+        folder, found, Bergson(kind="bergson", method="dot", projection_dim=0), batch_tokens=512
+    )
 
     products, _ = ours(found)
     assert np.corrcoef(theirs.ravel(), products.ravel())[0, 1] > 0.9999
@@ -70,8 +74,8 @@ def test_bergson_without_projection_is_our_product(prepared):
 @pytest.mark.parametrize(("method", "projection"), [("trackstar", 8), ("trak", 16), ("ekfac", 0)])
 def test_bergsons_pipelines_run(prepared, method, projection):
     folder, found = prepared("llama")
-    settings = Bergson(kind="bergson", method=method, projection=projection)
+    settings = Bergson(kind="bergson", method=method, projection_dim=projection)
 
-    scores = with_bergson.rank(folder, found, settings, batch_tokens=512)
+    scores = bergson_backend.rank_with_bergson(folder, found, settings, batch_tokens=512)
 
     assert scores.shape == (len(found.queries), len(found.documents)) and np.isfinite(scores).all()

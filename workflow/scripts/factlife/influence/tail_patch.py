@@ -11,14 +11,20 @@ import torch
 
 from factlife.config.influence import TailPatch
 from factlife.config.models import Training
-from factlife.influence.counterfactual import RANDOM
-from factlife.influence.metrics import order
-from factlife.influence.neural import longest
-from factlife.influence.texts import Text, batches, losses, of_documents, of_queries
+from factlife.influence.model_based import max_positions
+from factlife.influence.retraining_metrics import RANDOM
+from factlife.influence.retrieval_metrics import rank_documents
+from factlife.influence.tokenized_texts import (
+    TokenizedText,
+    batch_texts,
+    text_losses,
+    tokenize_documents,
+    tokenize_queries,
+)
 from factlife.models.optim import optimizer
 
 
-def run(
+def run_tail_patch(
     model: Any,
     tokenizer: Any,
     scores: Mapping[str, np.ndarray],
@@ -35,8 +41,8 @@ def run(
         model: fully trained; it comes back as it was.
         tokenizer: its tokenizer.
         scores: of each ranker, (queries, documents).
-        queries: a table of ``queries.select``.
-        documents: a table of ``queries.pool``.
+        queries: a table of ``queries.select_queries``.
+        documents: a table of ``queries.select_documents``.
         settings: how many documents, and how large a step.
         training: as the model was trained.
         batch_tokens: tokens in a batch of queries; no figure depends on it.
@@ -45,13 +51,13 @@ def run(
         One row for each ranker, query and document: ``ranker, query_id, doc_id, gain_nats``, by how much the step raises the
         log probability of the answer.
     """
-    first = tops(scores, len(queries), len(documents), settings)
+    first = documents_to_patch(scores, len(queries), len(documents), settings)
     wanted = np.zeros((len(queries), len(documents)), dtype=bool)
     for chosen in first.values():
         np.put_along_axis(wanted, chosen, True, 1)
-    read = of_documents(documents, tokenizer, {}, "all", longest=longest(model))
-    found = gains(
-        model, of_queries(queries, tokenizer), read, wanted, training, settings.rate,
+    read = tokenize_documents(documents, tokenizer, {}, "all_tokens", longest=max_positions(model))
+    found = patch_gains(
+        model, tokenize_queries(queries, tokenizer), read, wanted, training, settings.learning_rate_fraction,
         pad=tokenizer.pad_token_id, batch_tokens=batch_tokens,
     )  # fmt: skip
     parts = []
@@ -66,17 +72,19 @@ def run(
     return pd.concat(parts, ignore_index=True)
 
 
-def tops(scores: Mapping[str, np.ndarray], queries: int, documents: int, settings: TailPatch) -> dict[str, np.ndarray]:
+def documents_to_patch(
+    scores: Mapping[str, np.ndarray], queries: int, documents: int, settings: TailPatch
+) -> dict[str, np.ndarray]:
     """For each ranker, and for random documents, which documents are patched for each query, (queries, k)."""
     k, rng = min(settings.k, documents), np.random.default_rng(settings.seed)
-    found = {ranker: order(matrix)[:, :k] for ranker, matrix in scores.items()}
+    found = {ranker: rank_documents(matrix)[:, :k] for ranker, matrix in scores.items()}
     return found | {RANDOM: np.stack([rng.permutation(documents)[:k] for _ in range(queries)])}
 
 
-def gains(
+def patch_gains(
     model: Any,
-    queries: Sequence[Text],
-    documents: Sequence[Text],
+    queries: Sequence[TokenizedText],
+    documents: Sequence[TokenizedText],
     wanted: np.ndarray,
     training: Training,
     rate: float,
@@ -94,8 +102,8 @@ def gains(
     rates = {name: rate * getattr(training, name) for name in ("learning_rate", "muon_learning_rate")}
     for number in np.flatnonzero(wanted.any(0)):
         step = optimizer(model, training.model_copy(update=rates))
-        (batch,) = batches([documents[number]], pad, batch_tokens, device)
-        (losses(model, batch).sum() / max(1, len(documents[number].scored))).backward()
+        (batch,) = batch_texts([documents[number]], pad, batch_tokens, device)
+        (text_losses(model, batch).sum() / max(1, len(documents[number].scored_positions))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         step.step()
         step.zero_grad()
@@ -105,10 +113,10 @@ def gains(
     return found
 
 
-def _losses(model: Any, queries: Sequence[Text], asked: np.ndarray, pad: int, batch_tokens: int) -> np.ndarray:
+def _losses(model: Any, queries: Sequence[TokenizedText], asked: np.ndarray, pad: int, batch_tokens: int) -> np.ndarray:
     found = np.zeros(len(asked))
     some = [queries[number] for number in asked]
     with torch.inference_mode():
-        for batch in batches(some, pad, batch_tokens, next(model.parameters()).device):
-            found[batch.numbers] = losses(model, batch).double().cpu().numpy()
+        for batch in batch_texts(some, pad, batch_tokens, next(model.parameters()).device):
+            found[batch.indices] = text_losses(model, batch).double().cpu().numpy()
     return found

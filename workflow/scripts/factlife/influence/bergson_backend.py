@@ -30,13 +30,15 @@ from bergson.score.score import score_dataset
 
 from factlife.config.influence import Bergson
 from factlife.influence.errors import InfluenceError
-from factlife.influence.neural import Prepared, longest
-from factlife.influence.texts import Text
+from factlife.influence.model_based import RankingInputs, max_positions
+from factlife.influence.tokenized_texts import TokenizedText
 
 _NO_LOSS = -100
 
 
-def rank(model: str | Path, prepared: Prepared, settings: Bergson, *, batch_tokens: int) -> np.ndarray:
+def rank_with_bergson(
+    model: str | Path, prepared: RankingInputs, settings: Bergson, *, batch_tokens: int
+) -> np.ndarray:
     """Scores, (queries, documents), over the weights of linear maps inside the blocks, without biases.
 
     ``trackstar`` (Chang et al. 2024) and ``trak`` (Park et al. 2023) project each weight's gradient at random;
@@ -52,15 +54,15 @@ def rank(model: str | Path, prepared: Prepared, settings: Bergson, *, batch_toke
         InfluenceError: scores are not finite, or those of a query are all alike, as where its loss counts no token.
     """
     with tempfile.TemporaryDirectory() as folder:
-        found = _scores(Path(model), prepared, settings, min(batch_tokens, longest(prepared.model)), Path(folder))
+        found = _scores(Path(model), prepared, settings, min(batch_tokens, max_positions(prepared.model)), Path(folder))
     if not np.isfinite(found).all():
-        raise InfluenceError("Bergson's scores are not finite; raise `damping`, or lower `projection`")
+        raise InfluenceError("Bergson's scores are not finite; raise `damping_factor`, or lower `projection_dim`")
     if (flat := np.ptp(found, axis=1) == 0).any():
         raise InfluenceError(f"Bergson scores all documents alike for query number {int(flat.argmax())}")
     return found
 
 
-def _scores(model: Path, prepared: Prepared, settings: Bergson, batch_tokens: int, folder: Path) -> np.ndarray:
+def _scores(model: Path, prepared: RankingInputs, settings: Bergson, batch_tokens: int, folder: Path) -> np.ndarray:
     asked = _write(prepared.queries, folder / "queries.jsonl")
     read = _write(prepared.documents, folder / "documents.jsonl")
     shared: dict[str, Any] = {
@@ -68,11 +70,11 @@ def _scores(model: Path, prepared: Prepared, settings: Bergson, batch_tokens: in
         "model": str(model),
         "data": DataConfig(dataset=read),
         "token_batch_size": batch_tokens,
-        "projection_dim": settings.projection,
+        "projection_dim": settings.projection_dim,
         "overwrite": True,
     }
     query = QuerySetConfig(dataset=asked)
-    inversion = InversionConfig(damping_factor=settings.damping)
+    inversion = InversionConfig(damping_factor=settings.damping_factor)
     match settings.method:
         case "trackstar":
             preprocess = PreprocessConfig(unit_normalize=True, inversion_cfg=inversion)
@@ -95,12 +97,12 @@ def _scores(model: Path, prepared: Prepared, settings: Bergson, batch_tokens: in
     return np.array(load_scores(scores)[:], dtype=np.float32).T
 
 
-def _write(texts: Sequence[Text], path: Path) -> str:
+def _write(texts: Sequence[TokenizedText], path: Path) -> str:
     """Tokens with labels, so that Bergson neither tokenizes nor looks for the completion, which it may silently miss."""
     with path.open("w") as file:
         for text in texts:
             labels = [_NO_LOSS] * len(text.ids)
-            for at in text.scored:
+            for at in text.scored_positions:
                 labels[at] = text.ids[at]
             ids = list(map(int, text.ids))
             file.write(json.dumps({"input_ids": ids, "labels": list(map(int, labels)), "length": len(ids)}) + "\n")

@@ -16,23 +16,23 @@ from factlife.world.tables import read_table
 
 CEILING, RANDOM, RELEVANT = "ceiling", "random documents", "relevant documents"
 _NUMBERS = ["estimate", "ci_low", "ci_high", "p", "p_corrected"]
-_COLUMNS = ["ranker", "other_ranker", "group", "depth", "answered", "metric", "n", "interval_over", *_NUMBERS]
-_SUBSETS = {"lds": "subset", "loo": "one"}
+_COLUMNS = ["ranker", "other_ranker", "group", "depth", "query_set", "metric", "n", "interval_over", *_NUMBERS]
+_SUBSETS = {"lds": "subset", "loo": "leave_one_out"}
 
 
-def read(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Models of ``retraining.run`` from several jobs; none from none."""
-    columns = ["kind", "name", "repeat", "dropped", "query_ids", "loss_nats"]
+def read_retrained(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Models of ``retraining.retrain`` from several jobs; none from none."""
+    columns = ["kind", "name", "repeat", "removed_doc_ids", "query_ids", "loss_nats"]
     return pd.concat([pd.DataFrame(columns=columns), *map(read_table, paths)], ignore_index=True)
 
 
-def judge(
+def evaluate_against_retrained(
     trained: pd.DataFrame,
     scores: Mapping[str, np.ndarray],
     queries: pd.DataFrame,
     documents: pd.DataFrame,
     *,
-    answered: np.ndarray,
+    correct: np.ndarray,
     resamples: int,
 ) -> pd.DataFrame:
     """Scores of all rankers against models retrained without some documents.
@@ -52,15 +52,15 @@ def judge(
     over pairs of models of the same seed.
 
     Args:
-        trained: retrained models, of ``read``.
+        trained: retrained models, of ``read_retrained``.
         scores: of each ranker, (queries, documents).
-        queries: a table of ``queries.select``.
-        documents: a table of ``queries.pool``.
-        answered: whether the model that is ranked for answers each query.
+        queries: a table of ``queries.select_queries``.
+        documents: a table of ``queries.select_documents``.
+        correct: whether the model that is ranked for answers each query.
         resamples: bootstrap resamples.
 
     Returns:
-        ``ranker, other_ranker, group, depth, answered, metric, n, interval_over, estimate, ci_low, ci_high, p, p_corrected``.
+        ``ranker, other_ranker, group, depth, query_set, metric, n, interval_over, estimate, ci_low, ci_high, p, p_corrected``.
 
     Raises:
         InfluenceError: a model was asked other queries.
@@ -76,7 +76,7 @@ def judge(
             continue
         losses = np.stack([np.array(rows["loss_nats"].tolist()) for _, rows in models.groupby("name", sort=True)])
         dropped = np.zeros((len(losses), len(documents)))
-        for row, names in enumerate(models.groupby("name", sort=True)["dropped"].first()):
+        for row, names in enumerate(models.groupby("name", sort=True)["removed_doc_ids"].first()):
             dropped[row, [at[name] for name in names]] = 1
         mean, repeats = losses.mean(1), losses.shape[1]
         agreeing = {
@@ -84,7 +84,7 @@ def judge(
         }
         pairs = list(itertools.combinations(range(repeats), 2))
         between = [_resampled(losses[:, one], losses[:, other], resamples) for one, other in pairs]
-        for cut, chosen in cuts(queries, answered):
+        for cut, chosen in cuts(queries, correct):
             subjects = queries.loc[chosen, "subject"].to_numpy()
             keys = cut | {"n": len(subjects), "interval_over": "facts and subsets"}
             found = {ranker: _means(values[:, chosen], subjects) for ranker, values in agreeing.items()}
@@ -96,12 +96,12 @@ def judge(
                     _ceiling(r, repeats) for r in _means(np.mean(between, axis=0)[:, chosen], subjects)
                 )
             parts.append(comparison.intervals(found).assign(metric=metric, **keys))
-    parts += _removals(trained[trained["kind"] == "removal"], queries, answered)
+    parts += _removals(trained[trained["kind"] == "top_k_removal"], queries, correct)
     table = pd.concat([pd.DataFrame(columns=_COLUMNS), *parts], ignore_index=True)[_COLUMNS]
     return table.astype(dict.fromkeys(_NUMBERS, float) | {"n": int}).fillna({"other_ranker": ""})
 
 
-def correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+def subset_correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Spearman's correlation over rows for each column of two (subsets, queries), 0 where one side says nothing."""
     ranks = [rankdata(side, axis=0) for side in (predicted, measured)]
     left, right = (side - side.mean(0) for side in ranks)
@@ -113,7 +113,7 @@ def _resampled(predicted: np.ndarray, measured: np.ndarray, resamples: int) -> n
     """Each query's correlation, and those when subsets are drawn again, the same for all rankers, (1 + resamples, queries)."""
     rng, count = np.random.default_rng(0), len(predicted)
     draws = [np.arange(count), *rng.integers(count, size=(resamples, count))]
-    return np.stack([correlations(predicted[rows], measured[rows]) for rows in draws])
+    return np.stack([subset_correlations(predicted[rows], measured[rows]) for rows in draws])
 
 
 def _means(found: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +129,8 @@ def _ceiling(r: np.ndarray, repeats: int) -> np.ndarray:
     return np.sqrt(repeats * positive / (1 + (repeats - 1) * positive))
 
 
-def _removals(trained: pd.DataFrame, queries: pd.DataFrame, answered: np.ndarray) -> Iterator[pd.DataFrame]:
-    for cut, chosen in cuts(queries, answered):
+def _removals(trained: pd.DataFrame, queries: pd.DataFrame, correct: np.ndarray) -> Iterator[pd.DataFrame]:
+    for cut, chosen in cuts(queries, correct):
         means = trained.assign(loss=[np.asarray(losses)[chosen].mean() for losses in trained["loss_nats"]])
         wide = means.pivot(index="repeat", columns="name", values="loss")
         if RANDOM not in wide:
@@ -141,15 +141,15 @@ def _removals(trained: pd.DataFrame, queries: pd.DataFrame, answered: np.ndarray
         yield comparison.differences_over_seeds(more).assign(metric="removal_loss_difference", **keys)
 
 
-def cuts(queries: pd.DataFrame, answered: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray]]:
-    """Group, depth and ``answered`` (`all`, or `correct`), as in the summary, and which queries they are."""
+def cuts(queries: pd.DataFrame, correct: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+    """Group, depth and ``query_set`` (`all`, or `correct`), as in the summary, and which queries they are."""
     whole = [({"group": "all", "depth": "all"}, np.ones(len(queries), dtype=bool))]
     for (group, depth), rows in queries.reset_index(drop=True).groupby(["group", "depth"], sort=True):
         chosen = np.zeros(len(queries), dtype=bool)
         chosen[rows.index] = True
         whole.append(({"group": group, "depth": str(depth)}, chosen))
     for keys, chosen in whole:
-        yield keys | {"answered": "all"}, chosen
-        known = chosen & answered
+        yield keys | {"query_set": "all"}, chosen
+        known = chosen & correct
         if known.any() and not known[chosen].all():
-            yield keys | {"answered": "correct"}, known
+            yield keys | {"query_set": "correct"}, known

@@ -4,8 +4,8 @@ import torch
 
 from factlife.config.influence import TailPatch
 from factlife.config.models import Training
-from factlife.influence import patching
-from factlife.influence.texts import batches, losses, of_documents, of_queries
+from factlife.influence import tail_patch
+from factlife.influence.tokenized_texts import batch_texts, text_losses, tokenize_documents, tokenize_queries
 
 TRAINING = Training(corpus="functions", learning_rate=0.01, muon_learning_rate=0.02, optimizer="adamw", weight_decay=0)
 
@@ -17,39 +17,39 @@ def scores(queries, ranked):
 
 
 def test_a_gain_is_that_of_one_step_on_one_document(make_model, tokenizer, queries, ranked, scores):
-    model, settings = make_model("llama"), TailPatch(k=2, rate=0.5)
+    model, settings = make_model("llama"), TailPatch(k=2, learning_rate_fraction=0.5)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     asked = queries.head(4)
 
-    table = patching.run(model, tokenizer, scores, asked, ranked, settings, TRAINING, batch_tokens=64)
+    table = tail_patch.run_tail_patch(model, tokenizer, scores, asked, ranked, settings, TRAINING, batch_tokens=64)
 
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     row = table[(table["ranker"] == "some") & (table["query_id"] == asked["query_id"].iloc[1])].iloc[0]
     assert row["doc_id"] == ranked["doc_id"].iloc[scores["some"][1].argmax()]
-    query = of_queries(asked, tokenizer)[1]
-    document = of_documents(ranked[ranked["doc_id"] == row["doc_id"]], tokenizer, {}, "all", longest=64)[0]
-    (question,), (read,) = batches([query], 0, 64), batches([document], 0, 64)
-    was = losses(model, question).item()
+    query = tokenize_queries(asked, tokenizer)[1]
+    document = tokenize_documents(ranked[ranked["doc_id"] == row["doc_id"]], tokenizer, {}, "all_tokens", longest=64)[0]
+    (question,), (read,) = batch_texts([query], 0, 64), batch_texts([document], 0, 64)
+    was = text_losses(model, question).item()
     step = torch.optim.AdamW(model.parameters(), lr=0.005, betas=TRAINING.betas, weight_decay=0)
-    model(input_ids=read.ids, labels=read.ids).loss.backward()
+    model(input_ids=read.input_ids, labels=read.input_ids).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     step.step()
-    assert row["gain_nats"] == pytest.approx(was - losses(model, question).item(), abs=1e-5)
+    assert row["gain_nats"] == pytest.approx(was - text_losses(model, question).item(), abs=1e-5)
 
 
 def test_every_ranker_and_chance_have_as_many_documents(make_model, tokenizer, queries, ranked, scores):
-    found = patching.tops(scores, 4, len(ranked), TailPatch(k=3))
+    found = tail_patch.documents_to_patch(scores, 4, len(ranked), TailPatch(k=3))
 
     assert set(found) == {"some", "opposite", "random documents"}
     assert all(chosen.shape == (4, 3) for chosen in found.values())
     np.testing.assert_array_equal(found["some"][0], np.argsort(-scores["some"][0])[:3])
     assert len({tuple(row) for row in found["random documents"]}) == 4
-    assert patching.tops(scores, 4, 2, TailPatch(k=3))["some"].shape == (4, 2)
+    assert tail_patch.documents_to_patch(scores, 4, 2, TailPatch(k=3))["some"].shape == (4, 2)
 
 
 def test_no_gain_depends_on_the_batch(make_model, tokenizer, queries, ranked, scores):
     one, many = (
-        patching.run(
+        tail_patch.run_tail_patch(
             make_model("gpt2"),
             tokenizer,
             scores,

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from factlife.influence.queries import Truth
+from factlife.influence.queries import Relevance
 
 Rows = list[tuple[str, int | None, np.ndarray]]
 
 
-def order(scores: np.ndarray) -> np.ndarray:
+def rank_documents(scores: np.ndarray) -> np.ndarray:
     """Documents of each query, best first, (queries, documents).
 
     Equal scores are ordered by one random order of all documents, the same for every ranker and query, so that no tie is
@@ -23,7 +23,7 @@ def order(scores: np.ndarray) -> np.ndarray:
     return shuffled[np.argsort(-scores[:, shuffled], axis=1, kind="stable")]
 
 
-def found_at(order: np.ndarray, relevant: np.ndarray, gain: np.ndarray, ks: Sequence[int]) -> Rows:
+def retrieval_metric_rows(order: np.ndarray, relevant: np.ndarray, gain: np.ndarray, ks: Sequence[int]) -> Rows:
     """Metrics of ranked lists; NaN for a query that has nothing relevant.
 
     Precision, recall, R-precision, reciprocal rank, average precision and nDCG with linear gains (Järvelin and Kekäläinen
@@ -71,41 +71,50 @@ def auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.nd
     return found
 
 
-def judge(
-    scores: np.ndarray, queries: pd.DataFrame, documents: pd.DataFrame, truth: Truth, ks: Sequence[int]
+def evaluate_ranking(
+    scores: np.ndarray, queries: pd.DataFrame, documents: pd.DataFrame, relevance: Relevance, ks: Sequence[int]
 ) -> pd.DataFrame:
     """Every metric of every query.
 
     Returns:
-        ``query_id, credit, document_kind, metric, k, value``. Credit ``chain`` counts all documents of the chain;
+        ``query_id, relevance, document_kind, metric, k, value``. Credit ``chain`` counts all documents of the chain;
         ``ancestors`` counts those of other subjects than the one asked about, whose own documents are out of the pool.
         ``composition_*`` say what a list is made of: documents about the subject asked, about ancestors, traps, documents
         of the same value, and others; they add up to 1.
     """
-    ranked = order(scores)
-    parts = [_table(found_at(ranked, truth.distance >= 0, truth.gain, ks), queries, "chain")]
+    ranked = rank_documents(scores)
+    parts = [_table(retrieval_metric_rows(ranked, relevance.distance >= 0, relevance.gain, ks), queries, "chain")]
     parts.append(_table([
-        ("distractor_auc", None, auc(scores, truth.distance >= 0, truth.trap)),
-        ("same_value_auc", None, auc(scores, truth.terminal, truth.same_value)),
-        *_composition(ranked, truth, ks),
+        ("hard_negative_auc", None, auc(scores, relevance.distance >= 0, relevance.hard_negative)),
+        ("same_value_auc", None, auc(scores, relevance.terminal, relevance.same_value)),
+        *_composition(ranked, relevance, ks),
     ], queries, "chain"))  # fmt: skip
     kinds = documents["kind"].to_numpy()
     for kind in np.unique(kinds):
-        rows = found_at(ranked, (truth.distance >= 0) & (kinds == kind), truth.gain, ks)
+        rows = retrieval_metric_rows(ranked, (relevance.distance >= 0) & (kinds == kind), relevance.gain, ks)
         parts.append(_table([row for row in rows if row[0] in ("recall", "mrr")], queries, "chain", kind))
-    deep = (truth.distance > 0).any(1)
+    deep = (relevance.distance > 0).any(1)
     if deep.any():
         # Own documents go to the end of the list, where they count for nothing.
-        without = order(np.where(truth.distance[deep] == 0, -np.inf, scores[deep]))
+        without = rank_documents(np.where(relevance.distance[deep] == 0, -np.inf, scores[deep]))
         parts.append(
-            _table(found_at(without, truth.distance[deep] > 0, truth.gain[deep], ks), queries[deep], "ancestors")
+            _table(
+                retrieval_metric_rows(without, relevance.distance[deep] > 0, relevance.gain[deep], ks),
+                queries[deep],
+                "ancestors",
+            )
         )
     return pd.concat(parts, ignore_index=True).dropna(subset="value")
 
 
-def _composition(ranked: np.ndarray, truth: Truth, ks: Sequence[int]) -> Rows:
-    own, ancestors = truth.distance == 0, truth.distance > 0
-    classes = {"own": own, "ancestor": ancestors, "trap": truth.trap, "same_value": truth.same_value & ~truth.trap}
+def _composition(ranked: np.ndarray, relevance: Relevance, ks: Sequence[int]) -> Rows:
+    own, ancestors = relevance.distance == 0, relevance.distance > 0
+    classes = {
+        "subject": own,
+        "ancestor": ancestors,
+        "hard_negative": relevance.hard_negative,
+        "same_value": relevance.same_value & ~relevance.hard_negative,
+    }
     classes["other"] = ~np.logical_or.reduce(list(classes.values()))
     return [
         (f"composition_{name}", k, np.take_along_axis(member, ranked[:, :k], 1).mean(1))
@@ -115,13 +124,13 @@ def _composition(ranked: np.ndarray, truth: Truth, ks: Sequence[int]) -> Rows:
     ]
 
 
-def _table(rows: Rows, queries: pd.DataFrame, credit: str, kind: str = "all") -> pd.DataFrame:
+def _table(rows: Rows, queries: pd.DataFrame, relevance: str, kind: str = "all") -> pd.DataFrame:
     parts = [
         pd.DataFrame({"query_id": queries["query_id"].to_numpy(), "metric": metric, "k": k, "value": value})
         for metric, k, value in rows
     ]
     table = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
-    return table.assign(credit=credit, document_kind=kind)
+    return table.assign(relevance=relevance, document_kind=kind)
 
 
 def agreement(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -5,18 +5,18 @@ import pandas as pd
 import pytest
 
 from factlife.config.influence import Bm25, Random, Tfidf
-from factlife.influence.text import bm25, rank, tfidf, words
+from factlife.influence.lexical import bm25_scores, rank_lexical, split_words, tfidf_scores
 
 TEXTS = ["<B01> returns <V07> .", "<C01> wraps <B01> .", "<B02> returns <V07> , says Anna .", "Nothing at all ."]
 
 
 def test_names_are_words():
-    assert words("Calling <B01>(7), see 12.") == ["calling", "<b01>", "7", "see", "12"]
+    assert split_words("Calling <B01>(7), see 12.") == ["calling", "<b01>", "7", "see", "12"]
 
 
 def test_bm25_is_its_formula():
-    found = bm25(["<B01> returns"], TEXTS, Bm25(kind="bm25"))[0]
-    split = [words(text) for text in TEXTS]
+    found = bm25_scores(["<B01> returns"], TEXTS, Bm25(kind="bm25"))[0]
+    split = [split_words(text) for text in TEXTS]
     mean = np.mean([len(text) for text in split])
 
     def weight(word, text):
@@ -29,8 +29,8 @@ def test_bm25_is_its_formula():
 
 
 def test_feedback_follows_what_the_best_document_says():
-    plain = bm25(["<C01>"], TEXTS, Bm25(kind="bm25"))[0]
-    fed = bm25(["<C01>"], TEXTS, Bm25(kind="bm25", feedback_terms=2, feedback_documents=1))[0]
+    plain = bm25_scores(["<C01>"], TEXTS, Bm25(kind="bm25"))[0]
+    fed = bm25_scores(["<C01>"], TEXTS, Bm25(kind="bm25", feedback_terms=2, feedback_documents=1))[0]
 
     assert plain[0] == 0
     assert fed[0] > 0 and fed[3] == 0
@@ -40,18 +40,18 @@ def test_the_answer_joins_the_query_where_asked_for():
     queries = pd.DataFrame({"prompt": ["<B09>"], "completion": ["<V07>"]})
     documents = pd.DataFrame({"text": TEXTS})
 
-    assert not rank(Bm25(kind="bm25"), queries, documents).any()
-    assert (rank(Bm25(kind="bm25", answer=True), queries, documents)[0, [0, 2]] > 0).all()
-    assert rank(Tfidf(kind="tfidf", answer=True), queries, documents)[0, 0] > 0
+    assert not rank_lexical(Bm25(kind="bm25"), queries, documents).any()
+    assert (rank_lexical(Bm25(kind="bm25", include_answer=True), queries, documents)[0, [0, 2]] > 0).all()
+    assert rank_lexical(Tfidf(kind="tfidf", include_answer=True), queries, documents)[0, 0] > 0
 
 
 def test_tfidf_is_a_cosine():
-    assert tfidf([TEXTS[0]], TEXTS)[0, 0] == pytest.approx(1)
-    assert tfidf([TEXTS[0]], TEXTS)[0, 3] == 0
+    assert tfidf_scores([TEXTS[0]], TEXTS)[0, 0] == pytest.approx(1)
+    assert tfidf_scores([TEXTS[0]], TEXTS)[0, 3] == 0
 
 
 def test_random_is_the_same_every_time():
     queries, documents = pd.DataFrame({"prompt": ["a"] * 3}), pd.DataFrame({"text": TEXTS})
-    one, two, other = (rank(Random(kind="random", seed=seed), queries, documents) for seed in (0, 0, 1))
+    one, two, other = (rank_lexical(Random(kind="random", seed=seed), queries, documents) for seed in (0, 0, 1))
 
     assert (one == two).all() and (one != other).all() and one.shape == (3, 4)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 
-from factlife.influence.metrics import agreement, auc, found_at, judge, order
-from factlife.influence.queries import Truth
+from factlife.influence.queries import Relevance
+from factlife.influence.retrieval_metrics import agreement, auc, evaluate_ranking, rank_documents, retrieval_metric_rows
 
 
 def values(rows):
@@ -16,7 +16,9 @@ def values(rows):
 
 def test_metrics_of_a_list_that_one_can_count():
     relevant = np.array([[True, False, True, False]])
-    found = values(found_at(np.array([[1, 0, 3, 2]]), relevant, np.array([[1.0, 0, 0.5, 0]]), [1, 2, 4, 9]))
+    found = values(
+        retrieval_metric_rows(np.array([[1, 0, 3, 2]]), relevant, np.array([[1.0, 0, 0.5, 0]]), [1, 2, 4, 9])
+    )
 
     assert found["recall", 1] == 0 and found["recall", 2] == 0.5 and found["recall", 4] == 1
     assert found["precision", 2] == 0.5 and found["r_precision", None] == 0.5
@@ -34,7 +36,7 @@ def test_metrics_are_those_of_scikit_learn(seed):
     scores, relevant = rng.permutation(30.0 + np.arange(30))[None], rng.random((1, 30)) < 0.3
     relevant[0, :2] = True, False
     gain = np.where(relevant, rng.random((1, 30)), 0)
-    found = values(found_at(order(scores), relevant, gain, [5]))
+    found = values(retrieval_metric_rows(rank_documents(scores), relevant, gain, [5]))
 
     assert found["map", None][0] == pytest.approx(average_precision_score(relevant[0], scores[0]))
     assert found["ndcg", 5][0] == pytest.approx(ndcg_score(gain, scores, k=5))
@@ -42,13 +44,13 @@ def test_metrics_are_those_of_scikit_learn(seed):
 
 
 def test_a_query_without_relevant_documents_has_no_metric():
-    found = found_at(np.array([[0, 1]]), np.zeros((1, 2), bool), np.zeros((1, 2)), [1])
+    found = retrieval_metric_rows(np.array([[0, 1]]), np.zeros((1, 2), bool), np.zeros((1, 2)), [1])
     assert all(np.isnan(value).all() for *_, value in found)
     assert np.isnan(auc(np.zeros((1, 2)), np.zeros((1, 2), bool), np.ones((1, 2), bool)))
 
 
 def test_ties_are_broken_by_one_order_that_is_not_the_files():
-    ranked = order(np.zeros((3, 50)))
+    ranked = rank_documents(np.zeros((3, 50)))
 
     assert (ranked == ranked[0]).all() and sorted(ranked[0]) == list(range(50))
     assert not (ranked[0] == np.arange(50)).all()
@@ -58,16 +60,16 @@ def test_ties_are_broken_by_one_order_that_is_not_the_files():
 def test_own_documents_leave_the_pool_before_ancestors_are_looked_for():
     distance = np.array([[0, 0, 1, -1]])
     off = np.zeros((1, 4), bool)
-    truth = Truth(distance, distance == 1, off, np.array([[False, False, False, True]]))
+    truth = Relevance(distance, distance == 1, off, np.array([[False, False, False, True]]))
     queries = pd.DataFrame({"query_id": ["q"]})
     documents = pd.DataFrame({"kind": ["a", "a", "b", "b"]})
 
-    table = judge(np.array([[4.0, 3.0, 2.0, 1.0]]), queries, documents, truth, [2])
-    rows = table[table["document_kind"] == "all"].set_index(["credit", "metric"])["value"]
+    table = evaluate_ranking(np.array([[4.0, 3.0, 2.0, 1.0]]), queries, documents, truth, [2])
+    rows = table[table["document_kind"] == "all"].set_index(["relevance", "metric"])["value"]
 
     assert rows["ancestors", "mrr"] == 1
-    assert rows["chain", "distractor_auc"] == 1
-    assert rows["chain", "composition_own"] == 1
+    assert rows["chain", "hard_negative_auc"] == 1
+    assert rows["chain", "composition_subject"] == 1
     by_kind = table[(table["document_kind"] == "b") & (table["metric"] == "mrr")]["value"].item()
     assert by_kind == pytest.approx(1 / 3)
     composition = table[table["metric"].str.startswith("composition")]["value"].sum()

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.config.influence import Loss
+from factlife.config.influence import DocumentLoss
 from factlife.corpus.tokens import encode
 from factlife.influence.errors import InfluenceError
 from factlife.models.train import Collator
@@ -19,26 +19,26 @@ from factlife.recall.score import Answers
 
 
 @dataclass(frozen=True)
-class Text:
+class TokenizedText:
     """A text as a model reads it.
 
     Attributes:
         ids: its tokens.
-        scored: places of the tokens whose loss counts; at least 1, since nothing predicts the first.
-        rivals: for a margin, what else might stand at the first scored place; empty for cross-entropy.
+        scored_positions: positions of the tokens whose loss counts; at least 1, since nothing predicts the first.
+        rival_ids: for a margin, what else might stand at the first scored place; empty for cross-entropy.
     """
 
     ids: list[int]
-    scored: list[int]
-    rivals: tuple[int, ...] = ()
+    scored_positions: list[int]
+    rival_ids: tuple[int, ...] = ()
 
 
-def trimmed(text: Text) -> Text:
+def truncate_after_scored(text: TokenizedText) -> TokenizedText:
     """The text up to its last scored token: what stands behind it has no part in the loss of a causal model."""
-    return replace(text, ids=text.ids[: max(text.scored, default=0) + 1])
+    return replace(text, ids=text.ids[: max(text.scored_positions, default=0) + 1])
 
 
-def of_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = False) -> list[Text]:
+def tokenize_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = False) -> list[TokenizedText]:
     """Prompt and completion; the completion's tokens count.
 
     Raises:
@@ -57,20 +57,20 @@ def of_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = False) -
         if margin and not rivals:
             raise InfluenceError(f"query {query.query_id} has no candidate that begins otherwise; use cross-entropy")
         scored = list(range(len(prompt), len(prompt) + len(target)))
-        found.append(Text(prompt + target, scored[:1] if margin else scored, tuple(sorted(rivals))))
+        found.append(TokenizedText(prompt + target, scored[:1] if margin else scored, tuple(sorted(rivals))))
     return found
 
 
-def of_documents(
-    documents: pd.DataFrame, tokenizer: Any, values: dict[str, str], loss: Loss, *, longest: int
-) -> list[Text]:
+def tokenize_documents(
+    documents: pd.DataFrame, tokenizer: Any, values: dict[str, str], loss: DocumentLoss, *, longest: int
+) -> list[TokenizedText]:
     """Documents as training reads them; all their tokens count, or those of the values that they state.
 
     Args:
         documents: what is ranked.
         tokenizer: the model's.
         values: the value of each fact.
-        loss: ``all``, or ``answer`` for tokens of values of the document's facts, wherever they stand in it.
+        loss: ``all_tokens``, or ``answer_tokens`` for tokens of values of the document's facts, wherever they stand in it.
         longest: tokens that the model can read.
 
     Raises:
@@ -82,16 +82,16 @@ def of_documents(
             f"document {tokens['doc_id'][long].iloc[0]} has {tokens['input_ids'].str.len().max()} tokens, the model "
             f"reads {longest}; split it, or take a model with more positions"
         )
-    if loss == "all":
-        return [Text(list(ids), list(range(1, len(ids)))) for ids in tokens["input_ids"]]
+    if loss == "all_tokens":
+        return [TokenizedText(list(ids), list(range(1, len(ids)))) for ids in tokens["input_ids"]]
     places = tokenizer(documents["text"].tolist(), return_offsets_mapping=True)["offset_mapping"]
     found = [
-        Text(list(ids), [at for at, span in enumerate(spans) if at and _inside(span, said)])
+        TokenizedText(list(ids), [at for at, span in enumerate(spans) if at and _inside(span, said)])
         for ids, spans, said in zip(
             tokens["input_ids"], places, map(_spans, documents["text"], _values(documents, values)), strict=True
         )
     ]
-    if silent := sum(not text.scored for text in found):
+    if silent := sum(not text.scored_positions for text in found):
         logging.warning("%d of %d documents write no value of their facts: they score 0", silent, len(found))
     return found
 
@@ -116,23 +116,23 @@ def _inside(span: tuple[int, int], spans: list[tuple[int, int]]) -> bool:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Texts padded on the right.
 
     Attributes:
-        numbers: of the texts.
-        ids: (n, length), as is ``mask``.
-        mask: 1 at tokens, 0 at padding.
+        indices: of the texts.
+        input_ids: (n, length), as is ``attention_mask``.
+        attention_mask: 1 at tokens, 0 at padding.
         texts: what is in it.
     """
 
-    numbers: list[int]
-    ids: Tensor
-    mask: Tensor
-    texts: list[Text]
+    indices: list[int]
+    input_ids: Tensor
+    attention_mask: Tensor
+    texts: list[TokenizedText]
 
 
-def batches(texts: Sequence[Text], pad: int, tokens: int, device: Any = "cpu") -> Iterator[Batch]:
+def batch_texts(texts: Sequence[TokenizedText], pad: int, tokens: int, device: Any = "cpu") -> Iterator[TextBatch]:
     """Texts of similar length together, longest first, as many as fit into so many tokens."""
     collate, waiting = Collator(pad), sorted(range(len(texts)), key=lambda number: -len(texts[number].ids))
     while waiting:
@@ -140,20 +140,26 @@ def batches(texts: Sequence[Text], pad: int, tokens: int, device: Any = "cpu") -
         numbers, waiting = waiting[:count], waiting[count:]
         padded = collate([texts[number].ids for number in numbers])
         chosen = [texts[number] for number in numbers]
-        yield Batch(numbers, padded["input_ids"].to(device), padded["attention_mask"].to(device), chosen)
+        yield TextBatch(numbers, padded["input_ids"].to(device), padded["attention_mask"].to(device), chosen)
 
 
-def losses(model: Any, batch: Batch) -> Tensor:
+def text_losses(model: Any, batch: TextBatch) -> Tensor:
     """For each text, Σ over its scored tokens of their loss, in nats, (n,).
 
     Cross-entropy, or for a margin log Σ exp of the rivals' logits less the logit of the scored token.
     """
-    places = [(row, at) for row, text in enumerate(batch.texts) for at in text.scored]
-    rows, at = torch.tensor(places, dtype=torch.long, device=batch.ids.device).reshape(-1, 2).T
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows, at - 1].float()
-    wanted = logits.gather(1, batch.ids[rows, at][:, None])[:, 0]
-    if any(text.rivals for text in batch.texts):
-        others = [logits[number, list(batch.texts[row].rivals)].logsumexp(0) for number, (row, _) in enumerate(places)]
+    places = [(row, at) for row, text in enumerate(batch.texts) for at in text.scored_positions]
+    rows, at = torch.tensor(places, dtype=torch.long, device=batch.input_ids.device).reshape(-1, 2).T
+    logits = (
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        .logits[rows, at - 1]
+        .float()
+    )
+    wanted = logits.gather(1, batch.input_ids[rows, at][:, None])[:, 0]
+    if any(text.rival_ids for text in batch.texts):
+        others = [
+            logits[number, list(batch.texts[row].rival_ids)].logsumexp(0) for number, (row, _) in enumerate(places)
+        ]
         against = torch.stack(others)
     else:
         against = logits.logsumexp(1)

@@ -3,25 +3,25 @@
 from typing import TYPE_CHECKING
 
 from factlife import config, corpus, influence, jobs, models, world
-from factlife.config.influence import Attribution
+from factlife.config.influence import InfluenceSettings
 from factlife.config.models import Training
-from factlife.influence import patching
+from factlife.influence import tail_patch
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    settings = config.parse(Attribution, snakemake.params.attribution)
-    queries = influence.select(world.beside(snakemake.input.facts), settings)
-    documents = influence.pool(corpus.read(snakemake.input.documents), queries, settings)
+    settings = config.parse(InfluenceSettings, snakemake.params.influence)
+    queries = influence.select_queries(world.beside(snakemake.input.facts), settings)
+    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
     rankers = dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True))
-    patched = patching.run(
+    gains = tail_patch.run_tail_patch(
         *models.load(snakemake.input.model, job.device),
-        influence.read_all(rankers, queries, documents),
+        influence.read_all_scores(rankers, queries, documents),
         queries,
         documents,
         settings.tail_patch,
         config.parse(Training, snakemake.params.training),
         batch_tokens=snakemake.params.batch_tokens,
     )
-    patched.to_parquet(snakemake.output.patched, index=False)
+    gains.to_parquet(snakemake.output.gains, index=False)
