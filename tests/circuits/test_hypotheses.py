@@ -21,7 +21,7 @@ from factlife.circuits.hypotheses import (
 )
 from factlife.config.circuits import Hypothesis
 from factlife.models.anatomy import capture, patch
-from factlife.saes.dictionary import Coder, save
+from factlife.saes.dictionary import Dictionary, save_dictionary
 
 
 def says(component, **other):
@@ -158,25 +158,25 @@ def test_knocking_out_cuts_the_edges_out_of_the_part_alone():
 
 
 @pytest.fixture(scope="module")
-def coder(planted, tmp_path_factory):
+def dictionary(planted, tmp_path_factory):
     """Folder of an autoencoder of the residual stream after layer 0 whose every feature is one of its coordinates."""
     edges, _ = planted
     folder, width = tmp_path_factory.mktemp("sae"), edges.parts.d_model
     one, none = torch.eye(width), torch.zeros(width)
     about = {"hook_name": "model.layers.0", "hook_name_out": "model.layers.0", "hook_reads_input": False}
-    made = Coder(
+    made = Dictionary(
         torch.cat([one, -one], 1), torch.zeros(2 * width), torch.cat([one, -one]), none, torch.full((2 * width,), 1e-9)
     )
     made.metadata = about
-    save(made, folder / "layer-0")
+    save_dictionary(made, folder / "layer-0")
     return {"coordinates": folder}
 
 
-def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
+def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, dictionary):
     """A feature and its negative are a coordinate of the residual stream: putting both in place is patching it."""
     edges, prompts = planted
     batch = prompts["r", "forward"].test[0]
-    feature = load_feature(edges, says("coordinates/layer-0/5"), "h", coder)
+    feature = load_feature(edges, says("coordinates/layer-0/5"), "h", dictionary)
 
     def residual(inputs):
         with torch.no_grad(), capture({0: edges.model.model.layers[0]}) as found:
@@ -196,7 +196,13 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
     expected = (logits[:, 0] - logits[:, 1]).double().numpy()
     np.testing.assert_allclose(_without_feature(edges, feature, [batch]), expected, atol=1e-4)
     table = evaluate_hypotheses(
-        edges, prompts, {"h": says("coordinates/layer-0/5")}, {}, resamples=50, batch_tokens=512, coders=coder
+        edges,
+        prompts,
+        {"h": says("coordinates/layer-0/5")},
+        {},
+        resamples=50,
+        batch_tokens=512,
+        dictionaries=dictionary,
     )
     assert set(table["metric"]) == {"effect", "control_effect", "sensitivity", "specificity"}
 
@@ -209,9 +215,9 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, coder):
         ("coordinates/layer-0/64", "names feature 64 of coordinates/layer-0, which has features 0 to 63"),
     ],
 )
-def test_a_feature_that_is_not_there_is_an_error(planted, coder, component, message):
+def test_a_feature_that_is_not_there_is_an_error(planted, dictionary, component, message):
     with pytest.raises(CircuitError, match=message):
-        load_feature(planted[0], says(component), "h", coder)
+        load_feature(planted[0], says(component), "h", dictionary)
 
 
 def test_a_control_may_be_another_relation(planted):

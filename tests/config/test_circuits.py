@@ -26,7 +26,7 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
         ),
         (
             lambda c: c["hypotheses"]["first-mlp"].update(component="nothing/layer-1/17"),
-            "hypotheses.first-mlp.component names a feature of `nothing`, which saes does not train for people-pieces",
+            "hypotheses.first-mlp.component names a feature of `nothing`, which `dictionaries` does not train for people-pieces",
         ),
     ],
 )

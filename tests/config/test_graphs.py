@@ -19,12 +19,12 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
         ),
         (
             lambda g: g["models"].update({"functions": "batchtopk-transcoder"}),
-            ["not trained on `functions`", "add it to saes.batchtopk-transcoder.models"],
+            ["not trained on `functions`", "add it to dictionaries.batchtopk-transcoder.models"],
         ),
         (lambda g: g["models"].update({"people-pieces": "batchtopk-transcoders"}), ["did you mean `batchtopk-transcoder`?"]),
         (lambda g: g["models"].update({"nobody": "batchtopk-transcoder"}), ["`nobody`, which is not in models"]),
         (lambda g: g.update(pages=["p001.major", "p001.major"]), ["graphs.pages has duplicates"]),
-        (lambda g: g.update(node_share=0), ["graphs.node_share is 0"]),
+        (lambda g: g.update(node_threshold=0), ["graphs.node_threshold is 0"]),
         (lambda g: g.update(prompts={"mine": {"prompt": "Paris is in"}}), ["graphs.prompts.mine.answer is missing"]),
     ],
 )  # fmt: skip

@@ -6,9 +6,9 @@ import torch
 import tiny_models
 from factlife.graphs import graph as graphs
 from factlife.graphs import interventions
-from factlife.graphs.replacement import Held
+from factlife.graphs.replacement import FrozenModel
 from factlife.models.anatomy import capture, patch
-from factlife.saes.dictionary import Coder, CoderError
+from factlife.saes.dictionary import Dictionary, DictionaryError
 
 # Edges need heads that add up, graphs do not.
 tiny_models.MODELS["gemma2"] = (
@@ -25,38 +25,38 @@ def transcoders(held, generator, d_sae=24):
         rows = torch.nn.functional.normalize(torch.randn(d_sae, d, generator=generator), dim=-1)
         weights = {"W_enc": torch.randn(d, d_sae, generator=generator) / d**0.5, "W_dec": rows}
         biases = {"b_enc": 0.1 * torch.randn(d_sae, generator=generator), "b_dec": torch.randn(d, generator=generator)}
-        found.append(Coder(**weights, **biases, threshold=torch.full((d_sae,), 0.3), transcoder=True))
+        found.append(Dictionary(**weights, **biases, threshold=torch.full((d_sae,), 0.3), is_transcoder=True))
     return found
 
 
 @pytest.fixture(params=tiny_models.MODELS)
 def prompt(request, generator):
     model = tiny_models.tiny(request.param)
-    held = Held(model, torch.tensor([[1, 7, 12, 3, 30, 9]]))
+    held = FrozenModel(model, torch.tensor([[1, 7, 12, 3, 30, 9]]))
     skip = torch.tensor([True, *[False] * 5])
-    targets = graphs.token_targets(held.logits[-1], str, share=0.9, most=5)
+    targets = graphs.salient_logit_targets(held.logits[-1], str, desired_logit_prob=0.9, max_n_logits=5)
     return held, transcoders(held, generator), targets, skip
 
 
 def attributed(prompt, **more):
-    held, coders, targets, skip = prompt
-    return graphs.attribute(held, coders, targets, list("abcdef"), skip, **{"max_features": 1000} | more)
+    held, transcoders, targets, skip = prompt
+    return graphs.attribute(held, transcoders, targets, list("abcdef"), skip, **{"max_feature_nodes": 1000} | more)
 
 
-@pytest.mark.parametrize("max_features", [1000, 20])
-def test_rows_and_bias_add_up_to_pre_activations_and_logits(prompt, max_features):
-    graph = attributed(prompt, max_features=max_features)
+@pytest.mark.parametrize("max_feature_nodes", [1000, 20])
+def test_rows_and_bias_add_up_to_pre_activations_and_logits(prompt, max_feature_nodes):
+    graph = attributed(prompt, max_feature_nodes=max_feature_nodes)
 
     said, part = graph.effects.sum(1) + graph.bias, graph.parts
     for kind in ("features", "logits"):
         torch.testing.assert_close(said[part[kind]], graph.totals[part[kind]], rtol=1e-3, atol=1e-3)
-    assert len(graph.features) == min(max_features, len(graph.features) + graph.omitted)
+    assert len(graph.features) == min(max_feature_nodes, len(graph.features) + graph.omitted)
     assert not graph.effects[part["errors"]].any()
     assert not graph.effects[part["tokens"]].any()
 
 
 def test_the_locally_replaced_model_gives_the_models_logits(prompt):
-    assert attributed(prompt).logit_difference <= 1e-4
+    assert attributed(prompt).max_logit_error <= 1e-4
 
 
 def test_held_model_is_the_model_where_nothing_changes(prompt):
@@ -70,25 +70,25 @@ def test_held_model_is_the_model_where_nothing_changes(prompt):
 
 
 def test_total_effects_are_what_the_linear_model_measures(prompt):
-    held, coders, targets, skip = prompt
+    held, transcoders, targets, skip = prompt
     graph = attributed(prompt)
     predicted = graphs.total_effects(graph)
-    acts = graphs.active_features(held, coders, skip)
+    acts = graphs.feature_activations(held, transcoders, skip)
     chosen = torch.arange(len(graph.features))[::3]
-    ablated = interventions.steer(graph, coders, chosen, torch.zeros(len(chosen)))
+    ablated = interventions.steer_features(graph, transcoders, chosen, torch.zeros(len(chosen)))
     by_setting = {
-        setting: interventions.measure(held, coders, acts, targets, ablated, setting)
+        setting: interventions.measure_effects(held, transcoders, acts, targets, ablated, setting)
         for setting in interventions.SETTINGS
     }
     gates = [(a != 0).to(a) for a in acts]
 
     def said(ablated=None):
         def mlp(layer, read, _):
-            a = gates[layer] * coders[layer].preactivations(read)
+            a = gates[layer] * transcoders[layer].preactivations(read)
             if ablated is not None and ablated[0] == layer:
                 a = a.clone()
                 a[:, ablated[1], ablated[2]] = 0
-            return (a - acts[layer]) @ coders[layer].W_dec + held.writes[layer]
+            return (a - acts[layer]) @ transcoders[layer].W_dec + held.writes[layer]
 
         with torch.no_grad():
             _, hidden = held.run(held.embedding[None], mlp)
@@ -96,19 +96,21 @@ def test_total_effects_are_what_the_linear_model_measures(prompt):
 
     measured = torch.stack([said(place) - said() for place in graph.features.tolist()[::3]], 1)
     torch.testing.assert_close(-predicted[:, ::3], measured, rtol=1e-3, atol=2e-3)
-    torch.testing.assert_close(by_setting["fixed"], measured.T, rtol=1e-3, atol=2e-3)
-    expected = interventions.predict(graph, chosen, torch.zeros(len(chosen)))
-    torch.testing.assert_close(expected, by_setting["fixed"], rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(by_setting["linear"], measured.T, rtol=1e-3, atol=2e-3)
+    expected = interventions.predict_effects(graph, chosen, torch.zeros(len(chosen)))
+    torch.testing.assert_close(expected, by_setting["linear"], rtol=1e-3, atol=2e-3)
     # What is held makes a difference.
-    assert (by_setting["free"] - by_setting["frozen"]).abs().max() > 1e-3
-    assert (by_setting["frozen"] - by_setting["fixed"]).abs().max() > 1e-3
+    assert (by_setting["unfrozen"] - by_setting["frozen"]).abs().max() > 1e-3
+    assert (by_setting["frozen"] - by_setting["linear"]).abs().max() > 1e-3
 
 
 def test_a_change_with_nothing_held_is_what_a_hook_on_the_model_does(prompt):
-    held, coders, targets, skip = prompt
-    graph, acts = attributed(prompt), graphs.active_features(held, coders, skip)
+    held, transcoders, targets, skip = prompt
+    graph, acts = attributed(prompt), graphs.feature_activations(held, transcoders, skip)
     chosen = torch.arange(len(graph.features))[:2]
-    changes = interventions.steer(graph, coders, chosen, torch.tensor([0.0, 3.0]), runs=torch.tensor([0, 0]))
+    changes = interventions.steer_features(
+        graph, transcoders, chosen, torch.tensor([0.0, 3.0]), runs=torch.tensor([0, 0])
+    )
     (layer, position, _), (other, place, _) = graph.features[chosen].tolist()
     assert layer == other == 0
 
@@ -121,25 +123,25 @@ def test_a_change_with_nothing_held_is_what_a_hook_on_the_model_does(prompt):
     with torch.no_grad(), patch(held.places[0].writes, change), capture({"hidden": held.parts.final_norm}) as found:
         held.model(input_ids=held.ids)
     expected = held.values(targets, found["hidden"][0, -1]) - held.values(targets, held.hidden[-1])
-    (measured,) = interventions.measure(held, coders, acts, targets, changes, "free")
+    (measured,) = interventions.measure_effects(held, transcoders, acts, targets, changes, "unfrozen")
     torch.testing.assert_close(measured, expected, rtol=1e-3, atol=1e-4)
     sizes = graph.activations[chosen] * torch.tensor([1.0, 2.0])
     torch.testing.assert_close(changes.vectors.norm(dim=-1), sizes)
 
 
 def test_runs_are_alike_alone_and_in_batches(prompt):
-    held, coders, targets, skip = prompt
-    graph, acts = attributed(prompt), graphs.active_features(held, coders, skip)
+    held, transcoders, targets, skip = prompt
+    graph, acts = attributed(prompt), graphs.feature_activations(held, transcoders, skip)
     chosen = torch.arange(len(graph.features)).repeat(3)[:70]
-    changes = interventions.steer(graph, coders, chosen, torch.full((70,), 2.0))
-    together = interventions.measure(held, coders, acts, targets, changes, "replacement")
-    alone = interventions.measure(held, coders, acts, targets, changes.of(66, 67), "replacement")
+    changes = interventions.steer_features(graph, transcoders, chosen, torch.full((70,), 2.0))
+    together = interventions.measure_effects(held, transcoders, acts, targets, changes, "replacement")
+    alone = interventions.measure_effects(held, transcoders, acts, targets, changes.of(66, 67), "replacement")
     torch.testing.assert_close(together[66:67], alone, rtol=1e-3, atol=1e-4)
 
 
 def test_random_directions_are_as_long_in_the_same_places(generator):
     vectors = torch.randn(5, 8, generator=generator)
-    changes = interventions.Changes(torch.arange(5), torch.zeros(5), torch.ones(5), vectors)
+    changes = interventions.SteeringVectors(torch.arange(5), torch.zeros(5), torch.ones(5), vectors)
     control = interventions.random_directions(changes, 1)
     torch.testing.assert_close(control.vectors.norm(dim=-1), vectors.norm(dim=-1))
     assert (torch.cosine_similarity(control.vectors, vectors).abs() < 0.95).all()
@@ -165,7 +167,7 @@ def test_influence_sums_over_paths():
     effects[logit, second], effects[logit, token] = 3.0, 1.0
     weights = torch.tensor([0.0, 0.0, 0.0, 0.8])
 
-    torch.testing.assert_close(graphs.influence(effects, weights), torch.tensor([0.6, 0.6, 0.8, 0.0]))
+    torch.testing.assert_close(graphs.compute_node_influence(effects, weights), torch.tensor([0.6, 0.6, 0.8, 0.0]))
 
 
 def test_scores_and_pruning_of_a_graph_that_is_known():
@@ -174,35 +176,37 @@ def test_scores_and_pruning_of_a_graph_that_is_known():
     feature, error, token, logit = range(4)
     effects[feature, token] = 2.0
     effects[logit, feature], effects[logit, error] = 3.0, -1.0
-    target = graphs.Target("x", 0, 0.5, torch.zeros(3))
+    target = graphs.LogitTarget("x", 0, 0.5, torch.zeros(3))
     features, activations = torch.tensor([[0, 0, 5]]), torch.tensor([2.0])
-    graph = graphs.Graph(["a"], [1], 1, features, activations, [target], effects, torch.zeros(4), torch.ones(4), 0, 0.0)
+    graph = graphs.AttributionGraph(
+        ["a"], [1], 1, features, activations, [target], effects, torch.zeros(4), torch.ones(4), 0, 0.0
+    )
 
-    replacement, completeness = graphs.scores(graph)
+    replacement, completeness = graphs.compute_graph_scores(graph)
     assert replacement == pytest.approx(0.75)
     # Weights: logit .5, feature .375, token .375, error .125; only the logit has error among its inputs, a quarter.
     assert completeness == pytest.approx(1 - 0.5 * 0.25 / 1.375)
 
-    pruned = graphs.prune(graph, node_share=0.8, edge_share=0.98)
+    pruned = graphs.prune_graph(graph, node_threshold=0.8, edge_threshold=0.98)
     assert pruned.nodes.tolist() == [True, False, True, True]
     assert pruned.edges.nonzero().tolist() == [[feature, token], [logit, feature]]
 
 
 def test_targets_reach_the_share_and_a_contrast_is_a_difference():
     logits = torch.tensor([1.0, 3.0, 2.0, -5.0])
-    found = graphs.token_targets(logits, str, share=0.9, most=10)
+    found = graphs.salient_logit_targets(logits, str, desired_logit_prob=0.9, max_n_logits=10)
     assert [target.token for target in found] == [1, 2]
     assert float(found[0].weights @ logits) == pytest.approx(3.0 - 0.25)
-    forced = graphs.token_targets(logits, str, share=0.9, most=2, first=3)
+    forced = graphs.salient_logit_targets(logits, str, desired_logit_prob=0.9, max_n_logits=2, first=3)
     assert [target.token for target in forced] == [3, 1]
-    only = graphs.contrast(logits, str, 1, 2)
+    only = graphs.contrast_target(logits, str, 1, 2)
     assert float(only.weights @ logits) == 1.0
 
 
 def test_errors_say_what_to_do(prompt):
-    held, coders, targets, skip = prompt
+    held, transcoders, targets, skip = prompt
     with pytest.raises(graphs.GraphError, match="2 layers, but there are transcoders of 1"):
-        attributed((held, coders[:1], targets, skip))
-    coders[0].transcoder = False
-    with pytest.raises(CoderError, match="site is `transcoder`"):
-        attributed((held, coders, targets, skip))
+        attributed((held, transcoders[:1], targets, skip))
+    transcoders[0].is_transcoder = False
+    with pytest.raises(DictionaryError, match="site is `transcoder`"):
+        attributed((held, transcoders, targets, skip))

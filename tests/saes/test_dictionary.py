@@ -1,4 +1,4 @@
-"""Sparse coders: their files, their maths, their training on activations whose features are known."""
+"""Sparse dictionaries: their files, their maths, their training on activations whose features are known."""
 
 import json
 
@@ -7,19 +7,24 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from factlife.config.saes import Sae
-from factlife.saes import dictionary as sae
+from factlife.config.dictionaries import DictionarySettings
 from factlife.saes import training
-from factlife.saes.dictionary import Coder, CoderError
+from factlife.saes.dictionary import (
+    Dictionary,
+    DictionaryError,
+    load_dictionary,
+    save_dictionary,
+    save_for_circuit_tracer,
+)
 
 
-def coder(generator, *, d_in=6, d_sae=20, d_out=6, **more):
+def make_dictionary(generator, *, d_in=6, d_sae=20, d_out=6, **more):
     def random(*shape):
         return torch.randn(*shape, generator=generator)
 
     rows = torch.nn.functional.normalize(random(d_sae, d_out), dim=-1)
     weights = {"W_enc": random(d_in, d_sae), "b_enc": random(d_sae), "W_dec": rows, "b_dec": random(d_out)}
-    return Coder(**weights, **{"threshold": torch.full((d_sae,), 0.3)} | more)
+    return Dictionary(**weights, **{"threshold": torch.full((d_sae,), 0.3)} | more)
 
 
 @pytest.mark.parametrize(
@@ -28,23 +33,23 @@ def coder(generator, *, d_in=6, d_sae=20, d_out=6, **more):
         ({}, "jumprelu"),
         ({"threshold": torch.zeros(20)}, "standard"),
         ({"threshold": torch.zeros(20), "k": 3}, "topk"),
-        ({"transcoder": True, "d_out": 4}, "jumprelu_transcoder"),
-        ({"transcoder": True, "threshold": torch.zeros(20)}, "transcoder"),
+        ({"is_transcoder": True, "d_out": 4}, "jumprelu_transcoder"),
+        ({"is_transcoder": True, "threshold": torch.zeros(20)}, "transcoder"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_files_are_as_saelens_has_them_and_come_back_the_same(generator, tmp_path, more, architecture):
-    one = coder(generator, **more)
+    one = make_dictionary(generator, **more)
     one.metadata = {"hook_name": "model.layers.0"}
 
-    sae.save(one, tmp_path)
-    again = sae.load(tmp_path)
+    save_dictionary(one, tmp_path)
+    again = load_dictionary(tmp_path)
 
     x = torch.randn(50, 6, generator=generator)
     torch.testing.assert_close(again(x), one(x), rtol=0, atol=0)
     settings = json.loads((tmp_path / "cfg.json").read_text())
     assert settings["architecture"] == architecture
-    assert settings["apply_b_dec_to_input"] != one.transcoder
+    assert settings["apply_b_dec_to_input"] != one.is_transcoder
     assert (settings["d_in"], settings["d_sae"], settings["metadata"]["hook_name"]) == (6, 20, "model.layers.0")
     shapes = {name: tuple(value.shape) for name, value in load_file(tmp_path / "sae_weights.safetensors").items()}
     d_out = 4 if "d_out" in more else 6
@@ -53,15 +58,15 @@ def test_files_are_as_saelens_has_them_and_come_back_the_same(generator, tmp_pat
 
 
 def test_encoding_is_saelens_jumprelu(generator):
-    one, x = coder(generator), torch.randn(30, 6, generator=generator)
+    one, x = make_dictionary(generator), torch.randn(30, 6, generator=generator)
 
     z = (x - one.b_dec) @ one.W_enc + one.b_enc
     torch.testing.assert_close(one(x), (z * (z > 0.3)) @ one.W_dec + one.b_dec)
 
 
 def test_a_transcoder_reaches_circuit_tracer_under_its_names(generator, tmp_path):
-    one = coder(generator, transcoder=True)
-    sae.save_for_circuit_tracer([one, one], tmp_path)
+    one = make_dictionary(generator, is_transcoder=True)
+    save_for_circuit_tracer([one, one], tmp_path)
 
     told = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert told["transcoders"] == ["layer_0.safetensors", "layer_1.safetensors"]
@@ -74,18 +79,18 @@ def test_a_transcoder_reaches_circuit_tracer_under_its_names(generator, tmp_path
 
 
 def test_errors_say_what_to_do(generator, tmp_path):
-    with pytest.raises(CoderError, match="width 6, not 5"):
-        coder(generator)(torch.zeros(1, 5))
-    with pytest.raises(CoderError, match=r"has no cfg\.json"):
-        sae.load(tmp_path)
-    sae.save(coder(generator), tmp_path)
+    with pytest.raises(DictionaryError, match="width 6, not 5"):
+        make_dictionary(generator)(torch.zeros(1, 5))
+    with pytest.raises(DictionaryError, match=r"has no cfg\.json"):
+        load_dictionary(tmp_path)
+    save_dictionary(make_dictionary(generator), tmp_path)
     settings = json.loads((tmp_path / "cfg.json").read_text())
     (tmp_path / "cfg.json").write_text(json.dumps(settings | {"architecture": "gated"}))
-    with pytest.raises(CoderError, match="gated"):
-        sae.load(tmp_path)
+    with pytest.raises(DictionaryError, match="gated"):
+        load_dictionary(tmp_path)
     (tmp_path / "cfg.json").write_text(json.dumps(settings | {"normalize_activations": "layer_norm"}))
-    with pytest.raises(CoderError, match="fold"):
-        sae.load(tmp_path)
+    with pytest.raises(DictionaryError, match="fold"):
+        load_dictionary(tmp_path)
 
 
 def planted(generator, count, *, d=16, features=24, active=2):
@@ -101,20 +106,33 @@ def planted(generator, count, *, d=16, features=24, active=2):
 @pytest.mark.parametrize("site", ["residual", "transcoder"])
 @pytest.mark.parametrize(
     ("architecture", "unexplained", "share"),
-    [("batchtopk", 0.15, 0.6), ("matryoshka", 0.25, 0.4), ("topk", 0.2, 0.6), ("jumprelu", 0.25, 0.4), ("l1", 1, 0)],
+    [
+        ("batchtopk", 0.15, 0.6),
+        ("matryoshka_batchtopk", 0.25, 0.4),
+        ("topk", 0.2, 0.6),
+        ("jumprelu", 0.25, 0.4),
+        ("standard", 1, 0),
+    ],
 )
 def test_training_finds_planted_features(generator, architecture, unexplained, share, site):
-    settings = Sae(site=site, architecture=architecture, features=4, k=2, tokens=200_000, batch_tokens=512)
+    settings = DictionarySettings(
+        site=site,
+        architecture=architecture,
+        expansion_factor=4,
+        k=2,
+        training_tokens=200_000,
+        train_batch_size_tokens=512,
+    )
 
     def batches():
         while True:
             x, _ = planted(generator, 512)
             yield [(x, x), (3 * x, 3 * x)]
 
-    coders = training.train(batches(), settings)
+    dictionaries = training.train_on_batches(batches(), settings)
 
     x, directions = planted(generator, 4000)
-    for scale, one in zip((1, 3), coders, strict=True):
+    for scale, one in zip((1, 3), dictionaries, strict=True):
         error = (one(scale * x) / scale - x).square().sum() / (x - x.mean(0)).square().sum()
         l0 = float((one.encode(scale * x) > 0).float().sum(-1).mean())
         found = (torch.nn.functional.normalize(one.W_dec, dim=-1) @ directions.T).max(0).values
@@ -125,9 +143,9 @@ def test_training_finds_planted_features(generator, architecture, unexplained, s
 
 
 def test_dead_features_come_back_to_life(generator):
-    settings = Sae(architecture="topk", k=2, batch_tokens=256, dead_after=1000)
+    settings = DictionarySettings(architecture="topk", k=2, train_batch_size_tokens=256, dead_feature_tokens=1000)
     x, _ = planted(generator, 256)
-    learner = training.Learner(x, x, settings, 0)
+    learner = training.DictionaryTrainer(x, x, settings, 0)
     with torch.no_grad():
         learner.weights["b_enc"][:32] = -5.0  # half of them below nothing everywhere
     before = learner.weights["W_enc"][:, :32].clone()
@@ -143,11 +161,11 @@ def test_dead_features_come_back_to_life(generator):
 
 @pytest.mark.parametrize("site", ["residual", "transcoder"])
 def test_the_threshold_is_the_mean_of_batches_least_active_values(generator, site):
-    settings = Sae(site=site, k=2)
+    settings = DictionarySettings(site=site, k=2)
     batches = [planted(generator, count)[0] for count in (256, 500)]
-    learner = training.Learner(batches[0], batches[0], settings, 0)
+    learner = training.DictionaryTrainer(batches[0], batches[0], settings, 0)
 
-    one = learner.finish(batches)
+    one = learner.to_dictionary(batches)
 
     least = [one.preactivations(x).flatten().sort(descending=True).values[round(1.96 * len(x)) - 1] for x in batches]
     torch.testing.assert_close(one.threshold, (sum(least) / 2).expand(64))

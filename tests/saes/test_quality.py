@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from factlife.models.anatomy import anatomy, capture
 from factlife.saes import activations, probing, quality
-from factlife.saes.dictionary import Coder
-from factlife.saes.features import Text, name
+from factlife.saes.dictionary import Dictionary
+from factlife.saes.features import TokenContexts, label_feature
 
 WORDS = ["<pad>", "<bos>", "<eos>", *(f"w{number}" for number in range(37))]
 
@@ -51,7 +51,7 @@ def random_weights(model: PreTrainedModel) -> PreTrainedModel:
 def perfect(d):
     """Two features a dimension, one for each sign: reconstructs everything."""
     both = torch.cat([torch.eye(d), -torch.eye(d)], 0)
-    return Coder(both.T.clone(), torch.zeros(2 * d), both.clone(), torch.zeros(d), torch.zeros(2 * d))
+    return Dictionary(both.T.clone(), torch.zeros(2 * d), both.clone(), torch.zeros(d), torch.zeros(2 * d))
 
 
 @pytest.fixture
@@ -61,36 +61,37 @@ def sequences(generator):
 
 @pytest.mark.parametrize("site", ["residual", "mlp", "attention"])
 def test_a_perfect_coder_recovers_everything_and_ablation_nothing(tiny_model, tiny_tokenizer, sequences, site):
-    coders = [perfect(16), perfect(16)]
+    dictionaries = [perfect(16), perfect(16)]
     sample = torch.randn(200, 16)
-    chosen = [quality.substitutes(coder, (sample, sample), 16, "coder") for coder in coders]
+    chosen = [quality.build_substitutes(dictionary, (sample, sample), 16, "dictionary") for dictionary in dictionaries]
 
-    text = quality.on_text(tiny_model, tiny_tokenizer, sequences, site, chosen)
-    features, alive = quality.on_features(tiny_model, tiny_tokenizer, sequences, site, coders)
+    text = quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, site, chosen)
+    features, alive = quality.count_active_features(tiny_model, tiny_tokenizer, sequences, site, dictionaries)
     nothing = pd.DataFrame(columns=["layer", "name", "subject", "variance", "error", "recalled", "clean"])
-    table = quality.summarise(text, features, alive, nothing, resamples=10)
+    table = quality.summarise_quality(text, features, alive, nothing, resamples=10)
 
     def metric(layer, name, which):
         rows = table[(table["layer"] == layer) & (table["architecture"] == name) & (table["metric"] == which)]
         return rows["estimate"].item()
 
     for layer in (0, 1):
-        assert metric(layer, "coder", "explained_variance") == pytest.approx(1, abs=1e-6)
+        assert metric(layer, "dictionary", "explained_variance") == pytest.approx(1, abs=1e-6)
         assert metric(layer, "pca", "explained_variance") == pytest.approx(1, abs=1e-5)  # of full rank
-        assert metric(layer, "coder", "loss_recovered") == pytest.approx(1, abs=1e-4)
-        assert metric(layer, "zero", "loss_recovered") == 0
-        assert metric(layer, "mean", "loss_recovered_from_mean") == 0
-        assert metric(layer, "coder", "kl_div_with_sae") == pytest.approx(0, abs=1e-5)
+        assert metric(layer, "dictionary", "ce_loss_score") == pytest.approx(1, abs=1e-4)
+        assert metric(layer, "zero", "ce_loss_score") == 0
+        assert metric(layer, "mean", "ce_loss_score_mean_ablation") == 0
+        assert metric(layer, "dictionary", "kl_div_with_sae") == pytest.approx(0, abs=1e-5)
         assert metric(layer, "zero", "cossim") == 0
-        assert metric(layer, "coder", "l0") == 16
-        assert metric(layer, "coder", "l2_ratio") == pytest.approx(1)
-    assert metric("all", "coder", "loss_recovered") == pytest.approx(1, abs=1e-4)
+        assert metric(layer, "dictionary", "l0") == 16
+        assert metric(layer, "dictionary", "l2_ratio") == pytest.approx(1)
+    assert metric("all", "dictionary", "ce_loss_score") == pytest.approx(1, abs=1e-4)
 
 
 def test_without_passes_of_the_model_reconstruction_is_the_same(tiny_model, tiny_tokenizer, sequences):
-    chosen = [quality.substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "coder") for _ in range(2)]
+    chosen = [quality.build_substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "dictionary") for _ in range(2)]
     full, short = (
-        quality.on_text(tiny_model, tiny_tokenizer, sequences, "mlp", chosen, splice=splice) for splice in (True, False)
+        quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, "mlp", chosen, splice=splice)
+        for splice in (True, False)
     )
     told = ["layer", "name", "document", "tokens", "error", "variance", "cosine", "length"]
     full = full[full["layer"] != "all"].reset_index(drop=True)
@@ -99,9 +100,9 @@ def test_without_passes_of_the_model_reconstruction_is_the_same(tiny_model, tiny
 
 
 def test_losses_are_the_models_own(tiny_model, tiny_tokenizer, sequences):
-    chosen = [quality.substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "coder") for _ in range(2)]
+    chosen = [quality.build_substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "dictionary") for _ in range(2)]
 
-    text = quality.on_text(tiny_model, tiny_tokenizer, sequences, "residual", chosen)
+    text = quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, "residual", chosen)
 
     for document, ids in enumerate(sequences):
         ids = torch.tensor([ids])
@@ -112,7 +113,7 @@ def test_losses_are_the_models_own(tiny_model, tiny_tokenizer, sequences):
 
 def test_special_tokens_keep_what_they_have(tiny_model, tiny_tokenizer):
     ids = torch.tensor([[1, 5, 6]])
-    place = activations.places(anatomy(tiny_model), "residual")[0]
+    place = activations.dictionary_sites(anatomy(tiny_model), "residual")[0]
     with torch.no_grad(), capture({"clean": place.writes}) as before:
         tiny_model(input_ids=ids)
     zero = (place, lambda x, y: torch.zeros_like(y))
@@ -126,11 +127,15 @@ def test_special_tokens_keep_what_they_have(tiny_model, tiny_tokenizer):
 
 def test_streaming_gives_every_position_of_the_text_once_a_round(tiny_model, tiny_tokenizer, sequences):
     generator = torch.Generator().manual_seed(0)
-    sizes = {"batch_tokens": 35, "buffer": 1, "uses": 1}
-    batch = next(activations.stream(tiny_model, tiny_tokenizer, sequences, "transcoder", **sizes, generator=generator))
+    sizes = {"batch_size_tokens": 35, "buffer_batches": 1, "activation_reuse": 1}
+    batch = next(
+        activations.stream_activations(
+            tiny_model, tiny_tokenizer, sequences, "transcoder", **sizes, generator=generator
+        )
+    )
 
     wanted = [
-        torch.cat([activations.read(tiny_model, torch.tensor([ids]), torch.ones(1, len(ids)), "transcoder")[layer][side][0, 1:] for ids in sequences])
+        torch.cat([activations.read_activations(tiny_model, torch.tensor([ids]), torch.ones(1, len(ids)), "transcoder")[layer][side][0, 1:] for ids in sequences])
         for layer in (0, 1) for side in (0, 1)
     ]  # fmt: skip
     for found, one in zip([side for pair in batch for side in pair], wanted, strict=True):
@@ -148,7 +153,7 @@ def test_probing_reads_what_is_there_and_guesses_what_is_not():
     features = np.concatenate([rng.normal(size=(n, 9)), there], 1)
     prompts = pd.DataFrame({"subject": np.arange(n), "relation": relation, "value": rng.integers(0, 50, n).astype(str)})
 
-    table = probing.probe(rng.normal(size=(n, 10)), features, prompts)
+    table = probing.probe_layer(rng.normal(size=(n, 10)), features, prompts)
 
     mean = table[table["task"].str.startswith("relation")].groupby(["source", "k"])["accuracy"].mean()
     assert mean["features", 1] == 1
@@ -158,10 +163,10 @@ def test_probing_reads_what_is_there_and_guesses_what_is_not():
 def test_a_label_is_the_rule_behind_the_feature(tiny_tokenizer):
     generator = torch.Generator().manual_seed(0)
     sequences = [[1, *torch.randint(3, 40, (20,), generator=generator).tolist()] for _ in range(60)]
-    text = Text(tiny_tokenizer, sequences)
+    text = TokenContexts(tiny_tokenizer, sequences)
     for keys, words in ((text.here, "on"), (text.before, "after"), (text.after, "before")):
         active = keys == 7
-        label, detection = name(active, np.flatnonzero(active), text)
+        label, detection = label_feature(active, np.flatnonzero(active), text)
         assert label == f'{words} "{text.words[7].strip()}"'
         assert detection == 1.0
-    assert name(np.zeros(len(text.here), bool), np.array([], int), text) == ("never active", 0.5)
+    assert label_feature(np.zeros(len(text.here), bool), np.array([], int), text) == ("never active", 0.5)

@@ -115,4 +115,5 @@ rule circuits:
     input:
         rules.summarise_tracing.output if TRACES else [],
         rules.summarise_circuits.output if CIRCUITS else [],
+        rules.saes.input,
         rules.graphs.input,

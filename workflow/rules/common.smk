@@ -580,41 +580,8 @@ def saes_of_hypotheses(wildcards):
     )
 
 
-SAES_ASKED = [
-    (sae, model, seed)
-    for sae, settings_ in config["saes"].items()
-    for model in settings_["models"]
-    if model in config["run"]["models"]
-    for seed in config["models"][model]["seeds"]
-]
-
-
-def for_all_saes(pattern):
-    """The pattern for every SAE of the models that are run, and each of their seeds."""
-    return [
-        pattern.format(sae=sae, model=model, seed=seed)
-        for sae, model, seed in SAES_ASKED
-    ]
-
-
-def inputs_of_saes(wildcards):
-    training = config["models"][wildcards.model]["training"]
-    corpus = config["saes"][wildcards.sae]["corpus"] or training["corpus"]
-    return {"documents": f"results/corpora/{corpus}/documents.parquet"}
-
-
-def for_all_graphs(pattern):
-    return for_all_models(pattern, only=config["graphs"]["models"])
-
-
-def coders_of_graphs(wildcards):
-    """The transcoders that replace a model's MLPs, and what their features are about."""
-    coders = f"results/saes/{wildcards.model}/seed-{wildcards.seed}/{config['graphs']['models'][wildcards.model]}"
-    return {"coders": coders, "features": f"{coders}.features.parquet"}
-
-
 wildcard_constraints:
-    sae=one_of(config["saes"]),
+    sae=one_of(config["dictionaries"]),
     world=one_of(config["worlds"]),
     corpus=one_of(config["corpora"]),
     tokenizer=one_of([*config["tokenizers"], *config["models"]]),

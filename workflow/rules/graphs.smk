@@ -1,37 +1,20 @@
-rule train_saes:
-    """Train sparse autoencoders or transcoders for every layer of a model, measure and describe them."""
-    input:
-        unpack(inputs_of_saes),
-        unpack(world_of_model),
-        model="results/models/{model}/seed-{seed}",
-    output:
-        folder=directory("results/saes/{model}/seed-{seed}/{sae}"),
-        quality="results/saes/{model}/seed-{seed}/{sae}.quality.csv",
-        features="results/saes/{model}/seed-{seed}/{sae}.features.parquet",
-    log:
-        "logs/train_saes/{model}/seed-{seed}/{sae}.log",
-    benchmark:
-        "logs/train_saes/{model}/seed-{seed}/{sae}.benchmark.jsonl"
-    conda:
-        "../envs/torch.yaml"
-    threads: TORCH_THREADS
-    resources:
-        mem_mb=8000,
-        runtime=240,
-        gpu=gpus_of_model,
-    params:
-        sae=lookup(within=config, dpath="saes/{sae}"),
-        code=code_of("train_saes"),
-        torch_threads=TORCH_THREADS,
-    script:
-        "../scripts/train_saes.py"
+GRAPHS = for_all_models(
+    "results/graphs/{model}/seed-{seed}", only=config["graphs"]["models"]
+)
 
 
-rule attribute_facts:
-    """Explain a model's facts by attribution graphs, intervene on their features, and write pages to look at them."""
+def transcoders_of_model(wildcards):
+    """The transcoders that replace a model's MLPs, and the descriptions of their features."""
+    transcoder = config["graphs"]["models"][wildcards.model]
+    folder = f"results/saes/{wildcards.model}/seed-{wildcards.seed}/{transcoder}"
+    return {"transcoders": folder, "features": f"{folder}.features.parquet"}
+
+
+rule build_attribution_graphs:
+    """Build attribution graphs of a model's facts, intervene on their features, and write a page for some of them."""
     input:
         unpack(world_of_model),
-        unpack(coders_of_graphs),
+        unpack(transcoders_of_model),
         model="results/models/{model}/seed-{seed}",
     output:
         folder=report(
@@ -40,14 +23,14 @@ rule attribute_facts:
             category="4. Location",
             subcategory="Attribution graphs",
             labels={"graph": "{name}", "model": "{model}", "seed": "{seed}"},
-            caption="../report/graph.rst",
+            caption="../report/attribution-graph.rst",
         ),
         scores="results/graphs/{model}/seed-{seed}.scores.parquet",
         interventions="results/graphs/{model}/seed-{seed}.interventions.parquet",
     log:
-        "logs/attribute_facts/{model}/seed-{seed}.log",
+        "logs/build_attribution_graphs/{model}/seed-{seed}.log",
     benchmark:
-        "logs/attribute_facts/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/build_attribution_graphs/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -61,35 +44,25 @@ rule attribute_facts:
             for key, value in config["graphs"].items()
             if key not in ("models", "resamples")
         },
-        coders=lookup(within=config, dpath="graphs/models/{model}"),
-        code=code_of("attribute_facts"),
+        transcoder=lookup(within=config, dpath="graphs/models/{model}"),
+        code=code_of("build_attribution_graphs"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/attribute_facts.py"
+        "../scripts/build_attribution_graphs.py"
 
 
 rule summarise_graphs:
-    """Put what SAEs and attribution graphs are worth into tables, and draw them."""
+    """Summarise the scores of attribution graphs and their predictions of interventions, and plot the predictions."""
     input:
-        saes=for_all_saes("results/saes/{model}/seed-{seed}/{sae}.quality.csv"),
-        scores=for_all_graphs("results/graphs/{model}/seed-{seed}.scores.parquet"),
-        interventions=for_all_graphs(
-            "results/graphs/{model}/seed-{seed}.interventions.parquet"
-        ),
+        scores=expand("{graph}.scores.parquet", graph=GRAPHS),
+        interventions=expand("{graph}.interventions.parquet", graph=GRAPHS),
     output:
-        saes="results/tables/sae.csv",
-        graphs="results/tables/graphs.csv",
-        interventions=report(
+        table="results/tables/graphs.csv",
+        figure=report(
             "results/figures/graphs-interventions.svg",
             category="4. Location",
             labels={"figure": "Attribution graphs: predicted and measured"},
             caption="../report/graphs-interventions.rst",
-        ),
-        quality=report(
-            "results/figures/sae-quality.svg",
-            category="4. Location",
-            labels={"figure": "Sparse autoencoders and transcoders"},
-            caption="../report/sae-quality.rst",
         ),
     log:
         "logs/summarise_graphs/all.log",
@@ -109,6 +82,6 @@ rule summarise_graphs:
 
 
 rule graphs:
-    """Sparse autoencoders, transcoders and attribution graphs."""
+    """Attribution graphs."""
     input:
-        rules.summarise_graphs.output if SAES_ASKED else [],
+        rules.summarise_graphs.output if GRAPHS else [],

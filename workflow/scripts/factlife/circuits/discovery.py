@@ -71,12 +71,12 @@ def discover_circuits(
     checkpoints: Sequence[tuple[int, Path]],
     settings: Circuits,
     stated: Mapping[str, Hypothesis] | None = None,
-    coders: Mapping[str, str | Path] | None = None,
+    dictionaries: Mapping[str, str | Path] | None = None,
     known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> CircuitResults:
     """Find the circuits of relations, validate them, and follow them over training; test hypotheses and class heads.
 
-    ``stated`` are the hypotheses about this model, ``coders`` the folders of the autoencoders that they name, ``known``
+    ``stated`` are the hypotheses about this model, ``dictionaries`` the folders of the autoencoders that they name, ``known``
     circuits in the format of MIB, by relation, against which those that are found are held.
 
     Raises:
@@ -159,7 +159,7 @@ def discover_circuits(
         ),
         resamples=settings.resamples,
         batch_tokens=settings.batch_tokens,
-        coders=coders,
+        dictionaries=dictionaries,
     )
     asked = [] if edges.parts.post_normed else [pair for pairs in halves.values() for pair in pairs[1]]
     heads = classify_heads(model, asked, resamples=settings.resamples)

@@ -20,8 +20,8 @@ from factlife.circuits.edges import CircuitError, ComputationGraph, logit_differ
 from factlife.circuits.validation import run_circuits
 from factlife.config.circuits import Hypothesis
 from factlife.models.anatomy import patch
-from factlife.saes.activations import Place
-from factlife.saes.dictionary import Coder, load
+from factlife.saes.activations import DictionarySite
+from factlife.saes.dictionary import Dictionary, load_dictionary
 
 ALPHA = 0.05
 _EXACT = 12
@@ -77,7 +77,7 @@ def evaluate_hypotheses(
     *,
     resamples: int,
     batch_tokens: int,
-    coders: Mapping[str, str | Path] | None = None,
+    dictionaries: Mapping[str, str | Path] | None = None,
 ) -> pd.DataFrame:
     """Test hypotheses: knock the part out, so that all that read it get what it wrote in the corrupted run.
 
@@ -90,7 +90,7 @@ def evaluate_hypotheses(
         generated: those that ``exploratory_hypotheses`` made; theirs by Benjamini and Hochberg's.
         resamples: bootstrap resamples of subjects behind intervals.
         batch_tokens: tokens in a forward pass.
-        coders: folders of sparse autoencoders by name, for hypotheses about features.
+        dictionaries: folders of sparse autoencoders by name, for hypotheses about features.
 
     Returns:
         Per hypothesis rows of ``effect``, ``control_effect`` (the same on control prompts, as a share of the same logit
@@ -122,7 +122,7 @@ def evaluate_hypotheses(
                 other = prompts.get((asked[1], hypothesis.probe_kind))
                 ours = HypothesisPrompts(ours.test, other.test if other else [])
             if hypothesis.feature:
-                without = partial(_without_feature, edges, load_feature(edges, hypothesis, name, coders or {}))
+                without = partial(_without_feature, edges, load_feature(edges, hypothesis, name, dictionaries or {}))
             else:
                 mask = ablation_mask(edges.graph, hypothesis.component, name)
                 without = partial(_without_part, edges, mask, batch_tokens)
@@ -177,13 +177,13 @@ def ablation_mask(graph: ComputationGraph, component: str, name: str) -> Tensor:
 class DictionaryFeature(NamedTuple):
     """A feature of a sparse autoencoder or transcoder, and where that sits."""
 
-    coder: Coder
-    place: Place
+    dictionary: Dictionary
+    place: DictionarySite
     number: int
 
 
 def load_feature(
-    edges: CircuitModel, hypothesis: Hypothesis, name: str, coders: Mapping[str, str | Path]
+    edges: CircuitModel, hypothesis: Hypothesis, name: str, dictionaries: Mapping[str, str | Path]
 ) -> DictionaryFeature:
     """The feature that a hypothesis names.
 
@@ -191,20 +191,22 @@ def load_feature(
         CircuitError: there is no such autoencoder, layer or feature, or it is of another width than the model.
     """
     sae, layer, number = hypothesis.feature
-    if sae not in coders:
-        raise CircuitError(f"hypothesis `{name}` names autoencoder `{sae}`; there are {', '.join(coders) or 'none'}")
-    if not (Path(coders[sae]) / layer).is_dir():
+    if sae not in dictionaries:
+        raise CircuitError(
+            f"hypothesis `{name}` names autoencoder `{sae}`; there are {', '.join(dictionaries) or 'none'}"
+        )
+    if not (Path(dictionaries[sae]) / layer).is_dir():
         last = edges.parts.n_layers - 1
         raise CircuitError(f"hypothesis `{name}` names {layer} of `{sae}`, which has layer-0 to layer-{last}")
-    coder = load(Path(coders[sae]) / layer, str(edges.model.device))
-    if number >= coder.d_sae:
+    dictionary = load_dictionary(Path(dictionaries[sae]) / layer, str(edges.model.device))
+    if number >= dictionary.d_sae:
         raise CircuitError(
-            f"hypothesis `{name}` names feature {number} of {sae}/{layer}, which has features 0 to {coder.d_sae - 1}"
+            f"hypothesis `{name}` names feature {number} of {sae}/{layer}, which has features 0 to {dictionary.d_sae - 1}"
         )
-    if coder.d_in != edges.parts.d_model:
-        raise CircuitError(f"{sae}/{layer} reads width {coder.d_in}; the model has {edges.parts.d_model}")
-    reads, writes = (edges.model.get_submodule(coder.metadata[key]) for key in ("hook_name", "hook_name_out"))
-    return DictionaryFeature(coder, Place(reads, coder.metadata["hook_reads_input"], writes), number)
+    if dictionary.d_in != edges.parts.d_model:
+        raise CircuitError(f"{sae}/{layer} reads width {dictionary.d_in}; the model has {edges.parts.d_model}")
+    reads, writes = (edges.model.get_submodule(dictionary.metadata[key]) for key in ("hook_name", "hook_name_out"))
+    return DictionaryFeature(dictionary, DictionarySite(reads, dictionary.metadata["hook_reads_input"], writes), number)
 
 
 def _without_part(edges: CircuitModel, mask: Tensor, batch_tokens: int, batches: Sequence[PromptPairs]) -> np.ndarray:
@@ -213,16 +215,16 @@ def _without_part(edges: CircuitModel, mask: Tensor, batch_tokens: int, batches:
 
 def _without_feature(edges: CircuitModel, feature: DictionaryFeature, batches: Sequence[PromptPairs]) -> np.ndarray:
     """Logit differences of clean runs in which a feature is as active as in the corrupted run, (pair,)."""
-    coder, place, number = feature
+    dictionary, place, number = feature
     found = []
     for batch in batches:
         active: list[Tensor] = []
 
         def look(hidden: Tensor, active: list[Tensor] = active) -> None:
-            active.append(coder.encode(hidden)[..., number])
+            active.append(dictionary.encode(hidden)[..., number])
 
         def change(hidden: Tensor, active: list[Tensor] = active) -> Tensor:
-            return hidden + (active[0] - active[1])[..., None] * coder.W_dec[number]
+            return hidden + (active[0] - active[1])[..., None] * dictionary.W_dec[number]
 
         with torch.no_grad(), patch(place.reads, look, inputs=place.input):
             edges.model.base_model(inputs_embeds=batch.corrupted, use_cache=False)

@@ -6,7 +6,7 @@ Imports no torch, so that reading the workflow stays fast.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,7 @@ from factlife.config.checks import problems, root_model
 from factlife.config.circuits import Circuits, Hypothesis
 from factlife.config.collapse import Collapse
 from factlife.config.corpora import Corpus, Tokenizer
+from factlife.config.dictionaries import DictionarySettings
 from factlife.config.dynamics import Dynamics
 from factlife.config.editing import Editing
 from factlife.config.explain import explain_error
@@ -23,7 +24,6 @@ from factlife.config.influence import Influence
 from factlife.config.ledger import Ledger
 from factlife.config.models import Model
 from factlife.config.recall import Recall, Run
-from factlife.config.saes import Sae
 from factlife.config.tracing import Tracing
 from factlife.config.worlds import World
 
@@ -34,6 +34,8 @@ class ConfigError(ValueError):
 
 class Config(Section):
     """Factlife's configuration."""
+
+    renamed: ClassVar[dict[str, str]] = {"saes": "dictionaries"}
 
     run: Run = key(Run(), "What is made.")
     worlds: dict[Name, World] = key({}, "Worlds by name.")
@@ -49,8 +51,8 @@ class Config(Section):
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
     ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
     collapse: Collapse = key(Collapse(), "Models that learn from their own text.")
-    saes: dict[Name, Sae] = key({}, "Sparse autoencoders and transcoders by name.")
-    graphs: Graphs = key(Graphs(), "How facts are explained by attribution graphs.")
+    dictionaries: dict[Name, DictionarySettings] = key({}, "Sparse autoencoders and transcoders by name.")
+    graphs: Graphs = key(Graphs(), "Attribution graphs of facts.")
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
@@ -77,4 +79,4 @@ def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
     return found
 
 
-__all__ = ["Config", "ConfigError", "Sae", "parse", "read_config", "root_model", "sections"]
+__all__ = ["Config", "ConfigError", "parse", "read_config", "root_model", "sections"]

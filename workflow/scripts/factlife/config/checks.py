@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from factlife.config import circuits, collapse, dynamics, editing, graphs, influence, ledger, saes, tracing, written
+from factlife.config import (
+    circuits,
+    collapse,
+    dictionaries,
+    dynamics,
+    editing,
+    graphs,
+    influence,
+    ledger,
+    tracing,
+    written,
+)
 from factlife.config.base import missing
 from factlife.config.models import Scratch, Trained
 
@@ -88,6 +99,6 @@ def problems(config: Config) -> Iterable[str]:
     yield from influence.problems(config)
     yield from dynamics.problems(config)
     yield from collapse.problems(config)
-    yield from saes.problems(config)
+    yield from dictionaries.problems(config)
     yield from graphs.problems(config)
     yield from written.problems(config)

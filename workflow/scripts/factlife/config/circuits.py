@@ -91,7 +91,7 @@ class Hypothesis(Section):
     component: Annotated[str, Field(pattern=r"^(a\d+(\.h\d+)?|m\d+|[A-Za-z0-9-]+/layer-\d+/\d+)$")] = key(
         ...,
         "A head `a1.h3`, all heads of a layer `a1`, an MLP `m1`, or a feature `batchtopk-residual/layer-1/17` of a "
-        "dictionary in `saes`.",
+        "dictionary in `dictionaries`.",
     )  # fmt: skip
     relation: str = key(..., "Relation whose validation prompts test the claim; one of `circuits.relations`.")
     probe_kind: Literal["forward", "paraphrase", "question"] = key("forward", "Kind of the prompts.")
@@ -137,10 +137,10 @@ def problems(config: Config) -> Iterable[str]:
             if relation not in relations:
                 yield f"{where}.{field} is `{relation}`, which is not in circuits.relations; there are {', '.join(relations)}"
         if hypothesis.feature:
-            sae = config.saes.get(hypothesis.feature[0])
+            sae = config.dictionaries.get(hypothesis.feature[0])
             if sae is None or hypothesis.model not in sae.models:
-                trained = [name for name, sae in config.saes.items() if hypothesis.model in sae.models]
+                trained = [name for name, sae in config.dictionaries.items() if hypothesis.model in sae.models]
                 yield (
-                    f"{where}.component names a feature of `{hypothesis.feature[0]}`, which saes does not train for "
+                    f"{where}.component names a feature of `{hypothesis.feature[0]}`, which `dictionaries` does not train for "
                     f"{hypothesis.model}; there are {', '.join(trained) or 'none'}"
                 )

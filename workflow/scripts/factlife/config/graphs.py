@@ -1,9 +1,9 @@
-"""Attribution graphs: which facts they explain, and how."""
+"""Settings of attribution graphs: the facts to explain, pruning, and interventions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,51 +12,73 @@ from factlife.config.base import Count, Name, Section, key, missing
 if TYPE_CHECKING:
     from factlife.config import Config
 
-Share = Annotated[float, Field(gt=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class Prompt(Section):
-    """A prompt of one's own that gets a graph."""
+class CustomPrompt(Section):
+    """A prompt of your own that gets a graph."""
 
-    prompt: str = key(..., "Text.")
-    answer: str = key(..., "What should follow after a space; a single token.")
-    wrong: str | None = key(None, "What it is held against; empty for the most probable other token.")
+    renamed: ClassVar[dict[str, str]] = {"wrong": "wrong_answer"}
+
+    prompt: str = key(..., "Prompt text.")
+    answer: str = key(..., "Answer that should follow the prompt after a space; must be a single token.")
+    wrong_answer: str | None = key(
+        None, "Answer to contrast with the correct one; null uses the most probable other token."
+    )
 
 
 class Graphs(Section):
     """Attribution graphs of facts, and interventions on their features."""
 
-    models: dict[Name, Name] = key({}, "Models, of those that are run, and which of `saes` replaces their MLPs.")
+    renamed: ClassVar[dict[str, str]] = {
+        "scored": "scored_facts",
+        "mass": "desired_logit_prob",
+        "logits": "max_n_logits",
+        "max_features": "max_feature_nodes",
+        "node_share": "node_threshold",
+        "edge_share": "edge_threshold",
+        "multiples": "steering_factors",
+        "others": "random_features",
+    }
+
+    models: dict[Name, Name] = key(
+        {}, "Models to build graphs of, each with the transcoder from `dictionaries` that replaces its MLPs."
+    )
     pages: Annotated[int, Field(ge=0)] | list[str] = key(
         3,
-        "How many facts get a page, or their ids; facts of the panel that the model knows come first, relations in turn.",
+        "Number of facts that get a page, or the ids of these facts. A number takes facts from the panel, those that the "
+        "model knows first, one relation after the other.",
     )
-    prompts: dict[Name, Prompt] = key({}, "Prompts of one's own that get a page too, by name.")
-    scored: Count = key(12, "Facts, those with pages included, whose graphs are scored and intervened on.")
-    mass: Share = key(0.95, "Share of probability that the explained tokens have together.")
-    logits: Count = key(10, "Explained tokens, at most.")
-    max_features: Count = key(4000, "Features that get a node, at most; others count as error.")
-    node_share: Share = key(0.8, "Share of influence that the shown nodes hold.")
-    edge_share: Share = key(0.98, "Share of influence that the shown edges hold.")
-    multiples: list[float] = key(
-        [0.0, 2.0], "What features are multiplied by in interventions; 0 ablates.", min_length=1
+    prompts: dict[Name, CustomPrompt] = key({}, "Prompts of your own that also get a page, by name.")
+    scored_facts: Count = key(12, "Number of facts with graph scores and interventions, including those with a page.")
+    desired_logit_prob: PositiveFraction = key(0.95, "Total probability of the output tokens that get a logit node.")
+    max_n_logits: Count = key(10, "Maximum number of logit nodes.")
+    max_feature_nodes: Count = key(4000, "Maximum number of feature nodes; further features join the error nodes.")
+    node_threshold: PositiveFraction = key(0.8, "Fraction of total influence that the nodes keep after pruning.")
+    edge_threshold: PositiveFraction = key(0.98, "Fraction of total influence that the edges keep after pruning.")
+    steering_factors: list[float] = key(
+        [0.0, 2.0],
+        "Factors by which interventions multiply a feature's activation; 0 ablates the feature.",
+        min_length=1,
     )
-    others: Count = key(30, "Features that are not shown and are intervened on all the same, drawn at random.")
-    resamples: Count = key(1000, "Bootstrap resamples of facts behind every interval.")
-    seed: Annotated[int, Field(ge=0)] = key(0, "Of random features and directions.")
+    random_features: Count = key(30, "Number of random features outside the pruned graph to intervene on as well.")
+    resamples: Count = key(1000, "Bootstrap resamples of facts for each interval.")
+    seed: Annotated[int, Field(ge=0)] = key(0, "Seed of the random features and directions.")
 
 
 def problems(config: Config) -> Iterator[str]:
-    """What in the section cannot be run."""
+    """Errors that involve other sections of the config."""
     for model, name in config.graphs.models.items():
-        at = f"graphs.models.{model}"
-        yield from missing(at, model, config.models, "models")
-        yield from missing(at, name, config.saes, "saes")
-        if name not in config.saes:
+        where = f"graphs.models.{model}"
+        yield from missing(where, model, config.models, "models")
+        yield from missing(where, name, config.dictionaries, "dictionaries")
+        if name not in config.dictionaries:
             continue
-        if (site := config.saes[name].site) != "transcoder":
-            yield f"{at} is `{name}`, whose site is `{site}`: graphs need transcoders; name one whose site is `transcoder`"
-        if model not in config.saes[name].models:
-            yield f"{at} is `{name}`, which is not trained on `{model}`: add it to saes.{name}.models"
+        if (site := config.dictionaries[name].site) != "transcoder":
+            yield (
+                f"{where} is `{name}`, whose site is `{site}`: graphs need transcoders; name one whose site is `transcoder`"
+            )
+        if model not in config.dictionaries[name].models:
+            yield f"{where} is `{name}`, which is not trained on `{model}`: add it to dictionaries.{name}.models"
     if isinstance(config.graphs.pages, list) and len(set(config.graphs.pages)) < len(config.graphs.pages):
         yield "graphs.pages has duplicates"

@@ -13,12 +13,12 @@ import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from factlife.graphs.graph import Graph, Pruned, influence, shares
-from factlife.saes.features import neuronpedia
+from factlife.graphs.graph import AttributionGraph, PrunedGraph, compute_node_influence, normalize_matrix
+from factlife.saes.features import feature_to_neuronpedia
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 # Error nodes are circuit-tracer's `0_{layer}_{position}` elsewhere, which is also the id of a feature of layer 0.
-KINDS = {
+FEATURE_TYPES = {
     "features": "cross layer transcoder",
     "errors": "mlp reconstruction error",
     "tokens": "embedding",
@@ -28,7 +28,7 @@ _PINNED, _ALIKE = 14, 0.5
 
 
 @dataclass
-class Group:
+class Supernode:
     """Features of like connections.
 
     Attributes:
@@ -43,12 +43,12 @@ class Group:
 
 
 @dataclass
-class Shown:
+class GraphPage:
     """A graph to be shown.
 
     Attributes:
         name: of the fact or prompt.
-        explained: ``answer`` or ``contrast``.
+        attribution_target: ``answer`` or ``contrast``.
         prompt: text.
         graph: whole.
         pruned: what is shown of it.
@@ -60,20 +60,20 @@ class Shown:
     """
 
     name: str
-    explained: str
+    attribution_target: str
     prompt: str
-    graph: Graph
-    pruned: Pruned
+    graph: AttributionGraph
+    pruned: PrunedGraph
     scores: dict[str, Any]
     interventions: pd.DataFrame
     labels: pd.Series
     pinned: list[int]
-    groups: list[Group]
+    groups: list[Supernode]
 
     @property
     def slug(self) -> str:
         """Name of its files: the fact's, where it explains the answer."""
-        return self.name if self.explained == "answer" else f"{self.name}.{self.explained}"
+        return self.name if self.attribution_target == "answer" else f"{self.name}.{self.attribution_target}"
 
 
 def cantor(layer: int, feature: int) -> int:
@@ -81,7 +81,7 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def node_ids(graph: Graph) -> list[str]:
+def node_ids(graph: AttributionGraph) -> list[str]:
     """An id for each node, all different."""
     n, last = len(graph.tokens), graph.n_layers + 1
     ids = [f"{layer}_{feature}_{position}" for layer, position, feature in graph.features.tolist()]
@@ -90,7 +90,7 @@ def node_ids(graph: Graph) -> list[str]:
     return ids + [f"{last}_{'contrast' if one.token is None else one.token}_{n - 1}" for one in graph.targets]
 
 
-def to_json(shown: Shown, scan: str, settings: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
+def graph_to_json(shown: GraphPage, scan: str, settings: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
     """The pruned graph in Neuronpedia's graph schema, version 1, which is circuit-tracer's with ids that do not collide.
 
     Args:
@@ -104,7 +104,9 @@ def to_json(shown: Shown, scan: str, settings: dict[str, Any], provenance: dict[
     nodes = {place: node | {"node_id": ids[place]} for place, node in enumerate(_nodes(shown)) if pruned.nodes[place]}
     links = _links(graph, pruned)
     what = (
-        "the answer's token and its rivals" if shown.explained == "answer" else "the answer's logit less a wrong one's"
+        "the answer's token and its rivals"
+        if shown.attribution_target == "answer"
+        else "the answer's logit less a wrong one's"
     )
     return {
         "metadata": {
@@ -113,7 +115,7 @@ def to_json(shown: Shown, scan: str, settings: dict[str, Any], provenance: dict[
             "transcoder_list": [],
             "prompt_tokens": [_visible(token) for token in graph.tokens],
             "prompt": shown.prompt,
-            "node_threshold": settings["node_share"],
+            "node_threshold": settings["node_threshold"],
             "schema_version": 1,
             "info": {
                 "description": f"What {what} came from. MLPs are replaced by transcoders plus error.",
@@ -121,15 +123,18 @@ def to_json(shown: Shown, scan: str, settings: dict[str, Any], provenance: dict[
                 "generator": {"name": "factlife", "version": "1"},
             },
             "generation_settings": {
-                "max_n_logits": settings["logits"],
-                "desired_logit_prob": settings["mass"],
-                "max_feature_nodes": settings["max_features"],
-                "explained": shown.explained,
+                "max_n_logits": settings["max_n_logits"],
+                "desired_logit_prob": settings["desired_logit_prob"],
+                "max_feature_nodes": settings["max_feature_nodes"],
+                "attribution_target": shown.attribution_target,
                 "dtype": "float32",
                 "inputs": provenance.get("inputs", {}),
                 "versions": provenance.get("versions", {}),
             },
-            "pruning_settings": {"node_threshold": settings["node_share"], "edge_threshold": settings["edge_share"]},
+            "pruning_settings": {
+                "node_threshold": settings["node_threshold"],
+                "edge_threshold": settings["edge_threshold"],
+            },
             "replacement_score": shown.scores["replacement_score"],
             "completeness_score": shown.scores["completeness_score"],
         },
@@ -142,7 +147,7 @@ def to_json(shown: Shown, scan: str, settings: dict[str, Any], provenance: dict[
     }
 
 
-def _nodes(shown: Shown) -> list[dict[str, Any]]:
+def _nodes(shown: GraphPage) -> list[dict[str, Any]]:
     """Every node's description, in the graph's order."""
     graph, n, top = shown.graph, len(shown.graph.tokens), str(shown.graph.n_layers + 1)
     rows = []
@@ -158,7 +163,7 @@ def _nodes(shown: Shown) -> list[dict[str, Any]]:
         label = f'Output "{_visible(target.label)}" (p={target.probability:.3f})'
         token = int(target.weights.argmax()) if target.token is None else target.token
         rows.append((top, n - 1, token, f"L_{token}-{n - 1}", label))
-    kinds = [KINDS[kind] for kind, part in graph.parts.items() for _ in range(part.stop - part.start)]
+    kinds = [FEATURE_TYPES[kind] for kind, part in graph.parts.items() for _ in range(part.stop - part.start)]
     active = [*graph.activations.tolist(), *[None] * (len(rows) - len(graph.features))]
     chances = [*[0.0] * (len(rows) - len(graph.targets)), *(target.probability for target in graph.targets)]
     first = graph.parts["logits"].start
@@ -182,21 +187,23 @@ def _nodes(shown: Shown) -> list[dict[str, Any]]:
     ]
 
 
-def _links(graph: Graph, pruned: Pruned) -> list[tuple[int, int]]:
+def _links(graph: AttributionGraph, pruned: PrunedGraph) -> list[tuple[int, int]]:
     """The shown edges as (target, source), those through which most influence goes first."""
     weights = graph.weights
-    score = shares(graph.effects) * (influence(graph.effects, weights) + weights)[:, None]
+    score = normalize_matrix(graph.effects) * (compute_node_influence(graph.effects, weights) + weights)[:, None]
     targets, sources = pruned.edges.nonzero(as_tuple=True)
     order = score[targets, sources].argsort(descending=True, stable=True)
     return list(zip(targets[order].tolist(), sources[order].tolist(), strict=True))
 
 
-def _pinned(shown: Shown, ids: list[str]) -> dict[str, Any]:
+def _pinned(shown: GraphPage, ids: list[str]) -> dict[str, Any]:
     groups = [[group.label, *(ids[i] for i in group.features)] for group in shown.groups]
     return {"pinnedIds": [ids[place] for place in shown.pinned], "supernodes": groups}
 
 
-def pins(graph: Graph, pruned: Pruned, labels: pd.Series) -> tuple[list[int], list[Group]]:
+def choose_pinned_nodes(
+    graph: AttributionGraph, pruned: PrunedGraph, labels: pd.Series
+) -> tuple[list[int], list[Supernode]]:
     """The nodes to start from: the most influential features, the tokens and the target that they join; and groups.
 
     Alike are features whose edges, in and out, have a cosine above one half on average (average linkage); a group is
@@ -208,9 +215,9 @@ def pins(graph: Graph, pruned: Pruned, labels: pd.Series) -> tuple[list[int], li
         labels: of features, by layer and number.
     """
     f, part = len(graph.features), graph.parts
-    through = influence(graph.effects, graph.weights)[:f] * pruned.nodes[:f]
+    through = compute_node_influence(graph.effects, graph.weights)[:f] * pruned.nodes[:f]
     best = through.argsort(descending=True, stable=True)[: min(_PINNED, int(pruned.nodes[:f].sum()))]
-    joined = (shares(graph.effects)[best][:, part["tokens"]] * pruned.edges[best][:, part["tokens"]]).sum(0)
+    joined = (normalize_matrix(graph.effects)[best][:, part["tokens"]] * pruned.edges[best][:, part["tokens"]]).sum(0)
     tokens = [part["tokens"].start + int(place) for place in joined.argsort(descending=True)[:5] if joined[place] > 0]
     pinned = [*best.tolist(), *sorted(tokens), part["logits"].start]
     if len(best) < 2:
@@ -225,11 +232,11 @@ def pins(graph: Graph, pruned: Pruned, labels: pd.Series) -> tuple[list[int], li
         features = best[member == number].tolist()
         names = [str(labels.get((layer, n), "features")) for layer, _, n in graph.features[features].tolist()]
         if len(features) > 1:
-            groups.append(Group(Counter(names).most_common(1)[0][0], features))
+            groups.append(Supernode(Counter(names).most_common(1)[0][0], features))
     return pinned, groups
 
 
-def page(shown: Shown, graph: dict[str, Any], features: pd.DataFrame, facts: dict[str, Any]) -> str:
+def render_page(shown: GraphPage, graph: dict[str, Any], features: pd.DataFrame, facts: dict[str, Any]) -> str:
     """One HTML file with all that it needs: the graph's JSON, its features, and what is not shown.
 
     Args:
@@ -249,7 +256,7 @@ def page(shown: Shown, graph: dict[str, Any], features: pd.DataFrame, facts: dic
 
 
 def _feature(row: pd.Series) -> dict[str, Any]:
-    told = neuronpedia(row, int(row.name[1]), "")
+    told = feature_to_neuronpedia(row, int(row.name[1]), "")
     return {
         "label": told["label"],
         "detection": round(told["label_detection_score"], 3),
@@ -265,16 +272,16 @@ def _feature(row: pd.Series) -> dict[str, Any]:
     }
 
 
-def _more(shown: Shown) -> dict[str, Any]:
+def _more(shown: GraphPage) -> dict[str, Any]:
     """What the schema has no place for, by node: input that is constant, error or not shown; interventions."""
     graph, pruned = shown.graph, shown.pruned
-    part, share = graph.parts, shares(graph.effects)
+    part, share = graph.parts, normalize_matrix(graph.effects)
     error = share[:, part["errors"]].sum(1)
     seen = (share * pruned.edges)[
         :, [*range(part["features"].stop), *range(part["tokens"].start, part["tokens"].stop)]
     ].sum(1)
-    table = shown.interventions[shown.interventions["multiple"] == 0]
-    columns = ["predicted", "replacement", "frozen", "free", "random_free"]
+    table = shown.interventions[shown.interventions["steering_factor"] == 0]
+    columns = ["predicted", "replacement", "frozen", "unfrozen", "random_unfrozen"]
     ablated = {
         (row.layer, row.position, row.feature): {name: _short(getattr(row, name)) for name in columns}
         for row in table.itertuples()
@@ -295,19 +302,19 @@ def _more(shown: Shown) -> dict[str, Any]:
     return found
 
 
-def _errors(shown: Shown) -> dict[str, Any]:
+def _errors(shown: GraphPage) -> dict[str, Any]:
     """Influence of errors by layer, and of tokens by position."""
     graph = shown.graph
-    through, part = influence(graph.effects, graph.weights), graph.parts
+    through, part = compute_node_influence(graph.effects, graph.weights), graph.parts
     return {
         "errors": [_short(one) for one in through[part["errors"]].view(graph.n_layers, -1).sum(1)],
         "tokens": [_short(one) for one in through[part["tokens"]]],
     }
 
 
-def write(
-    folder: Path, shown: list[Shown], features: pd.DataFrame, *, scan: str, settings: dict[str, Any],
-    provenance: dict[str, Any], about: dict[str, Any],
+def write_graphs(
+    folder: Path, shown: list[GraphPage], features: pd.DataFrame, *, scan: str, settings: dict[str, Any],
+    provenance: dict[str, Any], model_info: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write ``{slug}.json`` and ``{slug}.html`` of each graph, their index, and the features that they show.
 
@@ -320,22 +327,22 @@ def write(
         scan: names the transcoders.
         settings: of the attribution.
         provenance: what made them.
-        about: what pages say of the model.
+        model_info: what pages say of the model.
     """
     features = features.set_index(["layer", "feature"])
     index, told = [], folder / "features" / scan
     told.mkdir(parents=True)
     names = [one.slug for one in shown]
     for one in shown:
-        graph = to_json(one, scan, settings, provenance)
+        graph = graph_to_json(one, scan, settings, provenance)
         index.append(graph["metadata"])
         (folder / f"{one.slug}.json").write_text(json.dumps(graph, ensure_ascii=False, allow_nan=False))
-        facts = about | {"pages": names, "explained": one.explained, "name": one.name}
-        (folder / f"{one.slug}.html").write_text(page(one, graph, features, facts))
+        facts = model_info | {"pages": names, "attribution_target": one.attribution_target, "name": one.name}
+        (folder / f"{one.slug}.html").write_text(render_page(one, graph, features, facts))
         kept = one.graph.features[one.pruned.nodes[: len(one.graph.features)]]
         for layer, _, number in kept.tolist():
             paired = cantor(layer, number)
-            text = json.dumps(neuronpedia(features.loc[(layer, number)], paired, scan), ensure_ascii=False)
+            text = json.dumps(feature_to_neuronpedia(features.loc[(layer, number)], paired, scan), ensure_ascii=False)
             (told / f"{paired}.json").write_text(text)
     (folder / "graph-metadata.json").write_text(json.dumps({"graphs": index}, ensure_ascii=False))
 

@@ -8,12 +8,12 @@ import pandas as pd
 _HELD = {
     "replacement": "transcoders, attention held",
     "frozen": "real MLPs, attention held",
-    "free": "nothing held",
+    "unfrozen": "nothing held",
 }
 _POINTS = 400
 
 
-def interventions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_interventions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.TopLevelMixin:
     """Measured against predicted change of the answer's logit when a feature is ablated, less held from left to right.
 
     Args:
@@ -22,10 +22,10 @@ def interventions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.TopLevelMix
     """
     if table.empty:
         return alt.Chart(pd.DataFrame({"no graphs": []})).mark_point()
-    asked = table[(table["multiple"] == 0) & (table["explained"] == "answer")]
+    asked = table[(table["steering_factor"] == 0) & (table["attribution_target"] == "answer")]
     drawn = asked.sample(min(_POINTS, len(asked)), random_state=0)
-    told = summary[(summary["metric"] == "pearson") & (summary["explained"] == "answer")]
-    told = told[(told["predictor"] == "paths") & (told["features"] == "all") & (told["multiple"] == 0)]
+    told = summary[(summary["metric"] == "pearson") & (summary["attribution_target"] == "answer")]
+    told = told[(told["predictor"] == "total") & (told["feature_set"] == "all") & (told["steering_factor"] == 0)]
     said = told.groupby("setting")["estimate"].mean()
     rows = []
     for setting, words in _HELD.items():

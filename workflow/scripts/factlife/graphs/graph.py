@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factlife.graphs.replacement import Held, Target
-from factlife.saes.dictionary import Coder, CoderError
+from factlife.graphs.replacement import FrozenModel, LogitTarget
+from factlife.saes.dictionary import Dictionary, DictionaryError
 
 _BATCH = 64
 
@@ -20,7 +20,7 @@ class GraphError(ValueError):
 
 
 @dataclass
-class Graph:
+class AttributionGraph:
     """Nodes and the direct effects between them, in the order features, errors (layer by layer), tokens, logits.
 
     Attributes:
@@ -33,8 +33,8 @@ class Graph:
         effects: (n_nodes, n_nodes), direct effect of the column's node on the row's: on its pre-activation or logit.
         bias: (n_nodes,), what depends on no node: biases, and what the beginning-of-sequence token's MLPs write.
         totals: (n_nodes,), pre-activation or logit in the model: the sum of a row's effects and its bias.
-        omitted: active features left out because there are more than ``max_features``; they count as error.
-        logit_difference: largest difference between the logits of the locally replaced model and the model's.
+        omitted: active features left out because there are more than ``max_feature_nodes``; they count as error.
+        max_logit_error: largest difference between the logits of the locally replaced model and the model's.
     """
 
     tokens: list[str]
@@ -42,12 +42,12 @@ class Graph:
     n_layers: int
     features: Tensor
     activations: Tensor
-    targets: list[Target]
+    targets: list[LogitTarget]
     effects: Tensor
     bias: Tensor
     totals: Tensor
     omitted: int
-    logit_difference: float
+    max_logit_error: float
 
     @property
     def parts(self) -> dict[str, slice]:
@@ -60,7 +60,7 @@ class Graph:
             "logits": slice(f + e + t, len(self.effects)),
         }
 
-    def about(self, targets: slice) -> Graph:
+    def about(self, targets: slice) -> AttributionGraph:
         """The same graph with some of its targets only."""
         first = self.parts["logits"].start
         keep = torch.arange(len(self.effects))
@@ -78,52 +78,62 @@ class Graph:
         return weights
 
 
-def token_targets(logits: Tensor, words: Any, *, share: float, most: int, first: int | None = None) -> list[Target]:
+def salient_logit_targets(
+    logits: Tensor, words: Any, *, desired_logit_prob: float, max_n_logits: int, first: int | None = None
+) -> list[LogitTarget]:
     """The most probable tokens up to a share of probability, each logit less the mean over the vocabulary.
 
     Args:
         logits: (vocabulary,), at the last position.
         words: text of a token id.
-        share: of probability that they should have together.
-        most: tokens, at most.
+        desired_logit_prob: total probability that the tokens should reach.
+        max_n_logits: maximum number of tokens.
         first: a token that is always one of them, and the first.
     """
     probabilities = logits.softmax(-1)
     order = probabilities.argsort(descending=True)
-    count = int((probabilities[order].cumsum(0) < share).sum()) + 1
+    count = int((probabilities[order].cumsum(0) < desired_logit_prob).sum()) + 1
     chosen = order[:count].tolist()
     if first is not None:
         chosen = [first, *(token for token in chosen if token != first)]
     uniform = torch.full_like(logits, 1 / len(logits))
     found = []
-    for token in chosen[:most]:
+    for token in chosen[:max_n_logits]:
         weights = -uniform
         weights[token] += 1
-        found.append(Target(words(token), token, float(probabilities[token]), weights))
+        found.append(LogitTarget(words(token), token, float(probabilities[token]), weights))
     return found
 
 
-def contrast(logits: Tensor, words: Any, right: int, wrong: int) -> Target:
+def contrast_target(logits: Tensor, words: Any, right: int, wrong: int) -> LogitTarget:
     """The logit of the right token less that of a wrong one."""
     weights = torch.zeros_like(logits)
     weights[right], weights[wrong] = 1.0, -1.0
-    return Target(f"{words(right)} − {words(wrong)}", None, 1.0, weights)
+    return LogitTarget(f"{words(right)} − {words(wrong)}", None, 1.0, weights)
 
 
-def active_features(held: Held, coders: list[Coder], skip: Tensor) -> list[Tensor]:
+def feature_activations(held: FrozenModel, transcoders: list[Dictionary], skip: Tensor) -> list[Tensor]:
     """Activations of each layer's features, (n, d_sae); nothing at the positions in ``skip``, (n,)."""
-    if len(coders) != held.parts.n_layers:
-        raise GraphError(f"the model has {held.parts.n_layers} layers, but there are transcoders of {len(coders)}")
-    if any(not coder.transcoder for coder in coders):
-        raise CoderError("graphs need transcoders, which read what an MLP reads; name one whose site is `transcoder`")
+    if len(transcoders) != held.parts.n_layers:
+        raise GraphError(f"the model has {held.parts.n_layers} layers, but there are transcoders of {len(transcoders)}")
+    if any(not transcoder.is_transcoder for transcoder in transcoders):
+        raise DictionaryError(
+            "graphs need transcoders, which read what an MLP reads; name one whose site is `transcoder`"
+        )
     with torch.no_grad():
-        found = [coder.encode(read) for coder, read in zip(coders, held.reads, strict=True)]
+        found = [transcoder.encode(read) for transcoder, read in zip(transcoders, held.reads, strict=True)]
     return [a.masked_fill(skip[:, None], 0.0) for a in found]
 
 
 def attribute(
-    held: Held, coders: list[Coder], targets: list[Target], tokens: list[str], skip: Tensor, *, max_features: int
-) -> Graph:
+    held: FrozenModel,
+    transcoders: list[Dictionary],
+    targets: list[LogitTarget],
+    tokens: list[str],
+    skip: Tensor,
+    *,
+    max_feature_nodes: int,
+) -> AttributionGraph:
     """The attribution graph of one prompt.
 
     MLPs are replaced by transcoders plus error; attention patterns, norms and the errors are held, so that everything
@@ -131,25 +141,27 @@ def attribute(
 
     Args:
         held: the prompt's pass.
-        coders: a transcoder for each layer.
+        transcoders: a transcoder for each layer.
         targets: what is explained.
         tokens: the prompt, token by token.
         skip: (n,), positions whose MLPs have no features: special tokens, whose residual stream is the same in every
             prompt; what is written there is bias.
-        max_features: features that get a node, those of greatest influence first.
+        max_feature_nodes: features that get a node, those of greatest influence first.
     """
     n, n_layers = len(tokens), held.parts.n_layers
-    acts = active_features(held, coders, skip)
+    acts = feature_activations(held, transcoders, skip)
     places = torch.cat([_with_layer(layer, a.nonzero()) for layer, a in enumerate(acts)])
     strength = torch.cat([a[a != 0] for a in acts])
-    decoded = [a @ coder.W_dec for a, coder in zip(acts, coders, strict=True)]
+    decoded = [a @ transcoder.W_dec for a, transcoder in zip(acts, transcoders, strict=True)]
     constant = torch.stack([
-        torch.where(skip[:, None], write, coder.b_dec) for write, coder in zip(held.writes, coders, strict=True)
+        torch.where(skip[:, None], write, transcoder.b_dec) for write, transcoder in zip(held.writes, transcoders, strict=True)
     ])  # fmt: skip
     errors = torch.stack(held.writes) - torch.stack(decoded) - constant
 
-    passes = _Passes(held, coders, constant)
-    vectors = torch.cat([a[a != 0][:, None] * c.W_dec[a.nonzero()[:, 1]] for a, c in zip(acts, coders, strict=True)])
+    passes = _Passes(held, transcoders, constant)
+    vectors = torch.cat(
+        [a[a != 0][:, None] * c.W_dec[a.nonzero()[:, 1]] for a, c in zip(acts, transcoders, strict=True)]
+    )
     f, device = len(places), held.embedding.device
     size = f + n_layers * n + n + len(targets)
     effects = torch.zeros(size, size, device=device)
@@ -173,10 +185,10 @@ def attribute(
     totals[logit_rows] = held.values(targets, held.hidden[-1])
     visited = torch.zeros(f, dtype=torch.bool, device=device)
     weights[logit_rows] = torch.tensor([target.probability for target in targets], device=device)
-    while int(visited.sum()) < min(f, max_features):
-        room = min(f, max_features) - int(visited.sum())
+    while int(visited.sum()) < min(f, max_feature_nodes):
+        room = min(f, max_feature_nodes) - int(visited.sum())
         # Where all fit, their order is of no importance.
-        rank = influence(effects, weights)[:f] if f > max_features else strength
+        rank = compute_node_influence(effects, weights)[:f] if f > max_feature_nodes else strength
         batch = rank.masked_fill(visited, -1.0).topk(min(room, 8 * _BATCH)).indices
         for rows in batch[places[batch, 0].argsort()].split(_BATCH):
             put(rows, passes.features(places[rows]))
@@ -186,7 +198,7 @@ def attribute(
     columns = f + places[~visited, 0] * n + places[~visited, 1]
     effects.index_add_(1, columns, effects[:, :f][:, ~visited])
     keep = torch.cat([visited, torch.ones(size - f, dtype=torch.bool, device=device)])
-    return Graph(
+    return AttributionGraph(
         tokens, held.ids[0].tolist(), n_layers, places[visited].cpu(), strength[visited].cpu(), targets,
         effects[keep][:, keep].cpu(), bias[keep].cpu(), totals[keep].cpu(), int((~visited).sum()),
         passes.replaced_logits(acts, errors),
@@ -196,8 +208,8 @@ def attribute(
 class _Passes:
     """One forward pass over the held model with what MLPs write as variables; each row of effects is a gradient of it."""
 
-    def __init__(self, held: Held, coders: list[Coder], constant: Tensor) -> None:
-        self.held, self.coders, self.constant = held, coders, constant
+    def __init__(self, held: FrozenModel, transcoders: list[Dictionary], constant: Tensor) -> None:
+        self.held, self.transcoders, self.constant = held, transcoders, constant
         rows = (_BATCH, -1, -1)
         self.embedding = held.embedding.expand(*rows).clone().requires_grad_()
         self.writes = [write.expand(*rows).clone().requires_grad_() for write in held.writes]
@@ -216,18 +228,18 @@ class _Passes:
             At the embedding, (rows, n, d_model); at what MLPs write, (layers, rows, n, d_model); constants, (rows,).
         """
         pairs = [
-            (self.reads[layer][row, position], self.coders[layer].W_enc[:, feature])
+            (self.reads[layer][row, position], self.transcoders[layer].W_enc[:, feature])
             for row, (layer, position, feature) in enumerate(places.tolist())
         ]
         found = self._gradients(sum((read * encoder).sum() for read, encoder in pairs), len(places))
         constants = [
-            float(self.reads_of_nothing[layer][0, position] @ self.coders[layer].W_enc[:, feature])
-            + float(self.coders[layer].b_enc[feature])
+            float(self.reads_of_nothing[layer][0, position] @ self.transcoders[layer].W_enc[:, feature])
+            + float(self.transcoders[layer].b_enc[feature])
             for layer, position, feature in places.tolist()
         ]
         return (*found[:2], found[2] + torch.tensor(constants, device=found[2].device))
 
-    def logits(self, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor]:
+    def logits(self, targets: list[LogitTarget]) -> tuple[Tensor, Tensor, Tensor]:
         """The same of targets."""
         values = self.held.values(targets, self.hidden[: len(targets), -1])
         found = self._gradients(values.diagonal().sum(), len(targets))
@@ -245,8 +257,8 @@ class _Passes:
         """Largest difference of logits when MLPs are replaced by transcoders plus error, nothing else held."""
 
         def mlp(layer: int, read: Tensor, _: Tensor) -> Tensor:
-            active = self.coders[layer].encode(read) * (acts[layer].sum(-1, keepdim=True) != 0)
-            return active @ self.coders[layer].W_dec + self.constant[layer] + errors[layer]
+            active = self.transcoders[layer].encode(read) * (acts[layer].sum(-1, keepdim=True) != 0)
+            return active @ self.transcoders[layer].W_dec + self.constant[layer] + errors[layer]
 
         _, hidden = self.held.run(self.held.embedding[None], mlp, free=True)
         said = self.held.parts.unembedding(hidden[0]) * self.held.parts.logit_scale
@@ -258,15 +270,15 @@ def _with_layer(layer: int, places: Tensor) -> Tensor:
     return torch.cat([torch.full_like(places[:, :1], layer), places], 1)
 
 
-def shares(effects: Tensor) -> Tensor:
+def normalize_matrix(effects: Tensor) -> Tensor:
     """Each row's absolute effects as shares of their sum."""
     size = effects.abs()
     return size / size.sum(1, keepdim=True).clamp(min=1e-10)
 
 
-def influence(effects: Tensor, weights: Tensor) -> Tensor:
+def compute_node_influence(effects: Tensor, weights: Tensor) -> Tensor:
     """Σ_{k≥1} w Aᵏ for the row-normalised |A|: how much of the targets goes through each node, over all paths."""
-    normalised, total = shares(effects), torch.zeros_like(weights)
+    normalised, total = normalize_matrix(effects), torch.zeros_like(weights)
     now = weights @ normalised
     while now.any():
         total += now
@@ -275,7 +287,7 @@ def influence(effects: Tensor, weights: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedGraph:
     """What is shown of a graph.
 
     Attributes:
@@ -289,19 +301,19 @@ class Pruned:
     rank: Tensor
 
 
-def prune(graph: Graph, *, node_share: float, edge_share: float) -> Pruned:
+def prune_graph(graph: AttributionGraph, *, node_threshold: float, edge_threshold: float) -> PrunedGraph:
     """Keep the fewest nodes, then the fewest edges, that hold given shares of influence (circuit-tracer's rule).
 
     Tokens and targets are always kept; features and errors that lead nowhere, and features that nothing leads to, go.
     """
     part, weights = graph.parts, graph.weights
-    through = influence(graph.effects, weights)
-    rank = cumulative(through)
-    nodes = through >= smallest(through, node_share)
+    through = compute_node_influence(graph.effects, weights)
+    rank = cumulative_scores(through)
+    nodes = through >= find_threshold(through, node_threshold)
     nodes[part["tokens"]] = nodes[part["logits"]] = True
     kept = graph.effects * nodes[:, None] * nodes
-    scores = shares(kept) * (influence(kept, weights) + weights)[:, None]
-    edges = (scores >= smallest(scores.flatten(), edge_share)) & (scores > 0)
+    scores = normalize_matrix(kept) * (compute_node_influence(kept, weights) + weights)[:, None]
+    edges = (scores >= find_threshold(scores.flatten(), edge_threshold)) & (scores > 0)
     inner = slice(0, part["tokens"].start)
     while True:
         before = int(nodes.sum())
@@ -309,17 +321,17 @@ def prune(graph: Graph, *, node_share: float, edge_share: float) -> Pruned:
         nodes[part["features"]] &= edges[part["features"]].any(1)
         edges &= nodes[:, None] & nodes
         if int(nodes.sum()) == before:
-            return Pruned(nodes, edges, rank)
+            return PrunedGraph(nodes, edges, rank)
 
 
-def smallest(scores: Tensor, share: float) -> Tensor:
+def find_threshold(scores: Tensor, share: float) -> Tensor:
     """The smallest of the largest scores that together have a share of all."""
     ordered = scores.sort(descending=True).values
     total = ordered.cumsum(0)
     return ordered[min(int((total < share * total[-1]).sum()), len(ordered) - 1)]
 
 
-def cumulative(scores: Tensor) -> Tensor:
+def cumulative_scores(scores: Tensor) -> Tensor:
     """For each score the share of all that it has together with those above it."""
     order = scores.argsort(descending=True, stable=True)
     found = torch.empty_like(scores)
@@ -327,20 +339,20 @@ def cumulative(scores: Tensor) -> Tensor:
     return found
 
 
-def scores(graph: Graph) -> tuple[float, float]:
+def compute_graph_scores(graph: AttributionGraph) -> tuple[float, float]:
     """Replacement and completeness score, both of the unpruned graph.
 
     Replacement: influence of tokens over that of tokens and errors. Completeness: mean over nodes, weighted by
     influence, of the share of their input that is no error.
     """
-    part, through = graph.parts, influence(graph.effects, graph.weights)
+    part, through = graph.parts, compute_node_influence(graph.effects, graph.weights)
     tokens, errors = through[part["tokens"]].sum(), through[part["errors"]].sum()
-    explained = 1 - shares(graph.effects)[:, part["errors"]].sum(1)
+    explained = 1 - normalize_matrix(graph.effects)[:, part["errors"]].sum(1)
     weight = through + graph.weights
     return float(tokens / (tokens + errors)), float((explained * weight).sum() / weight.sum())
 
 
-def total_effects(graph: Graph) -> Tensor:
+def total_effects(graph: AttributionGraph) -> Tensor:
     """(n_targets, n_features): change of each target when a feature is doubled, through all paths.
 
     With the active set fixed everything is linear: a feature whose pre-activation changes by a share of itself

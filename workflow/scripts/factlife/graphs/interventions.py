@@ -8,19 +8,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from factlife.graphs.graph import Graph, total_effects
-from factlife.graphs.replacement import Held, Target
-from factlife.saes.dictionary import Coder
+from factlife.graphs.graph import AttributionGraph, total_effects
+from factlife.graphs.replacement import FrozenModel, LogitTarget
+from factlife.saes.dictionary import Dictionary
 
-# `fixed`: features do not switch on or off, so that all is linear; `replacement`: transcoders in place of MLPs;
-# `frozen`: the model's own MLPs; attention patterns and norms are held in these three; `free`: nothing is held.
-Setting = Literal["fixed", "replacement", "frozen", "free"]
-SETTINGS: tuple[Setting, ...] = ("fixed", "replacement", "frozen", "free")
+# `linear`: features do not switch on or off, so that all is linear; `replacement`: transcoders in place of MLPs;
+# `frozen`: the model's own MLPs; attention patterns and norms are held in these three; `unfrozen`: nothing is held.
+Setting = Literal["linear", "replacement", "frozen", "unfrozen"]
+SETTINGS: tuple[Setting, ...] = ("linear", "replacement", "frozen", "unfrozen")
 _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Changes:
+class SteeringVectors:
     """Vectors added to what MLPs write, several runs at once.
 
     Attributes:
@@ -35,45 +35,51 @@ class Changes:
     positions: Tensor
     vectors: Tensor
 
-    def of(self, first: int, last: int) -> Changes:
+    def of(self, first: int, last: int) -> SteeringVectors:
         """Those of runs from ``first`` to before ``last``, counted anew."""
         keep = (self.runs >= first) & (self.runs < last)
-        return Changes(self.runs[keep] - first, self.layers[keep], self.positions[keep], self.vectors[keep])
+        return SteeringVectors(self.runs[keep] - first, self.layers[keep], self.positions[keep], self.vectors[keep])
 
 
-def steer(
-    graph: Graph, coders: list[Coder], features: Tensor, multiples: Tensor, runs: Tensor | None = None
-) -> Changes:
+def steer_features(
+    graph: AttributionGraph,
+    transcoders: list[Dictionary],
+    features: Tensor,
+    multiples: Tensor,
+    runs: Tensor | None = None,
+) -> SteeringVectors:
     """Features set to multiples of what they are: 0 ablates them.
 
     Args:
         graph: has them.
-        coders: one a layer.
+        transcoders: one a layer.
         features: (changes,), numbers of the graph's features.
         multiples: (changes,).
         runs: (changes,), those of one run are changed together; each by itself if not given.
     """
     places = graph.features[features]
-    rows = torch.stack([coders[layer].W_dec[number] for layer, _, number in places.tolist()])
+    rows = torch.stack([transcoders[layer].W_dec[number] for layer, _, number in places.tolist()])
     size = ((multiples - 1) * graph.activations[features]).to(rows)
     runs = torch.arange(len(features)) if runs is None else runs
-    return Changes(runs, places[:, 0], places[:, 1], size[:, None] * rows)
+    return SteeringVectors(runs, places[:, 0], places[:, 1], size[:, None] * rows)
 
 
-def random_directions(changes: Changes, seed: int) -> Changes:
+def random_directions(changes: SteeringVectors, seed: int) -> SteeringVectors:
     """The control: vectors of the same lengths in the same places, in random directions."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(changes.vectors.shape, generator=generator).to(changes.vectors)
     noise *= changes.vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-    return Changes(changes.runs, changes.layers, changes.positions, noise)
+    return SteeringVectors(changes.runs, changes.layers, changes.positions, noise)
 
 
-def predict(graph: Graph, features: Tensor, multiples: Tensor, runs: Tensor | None = None) -> Tensor:
-    """Changes of the targets, (runs, targets), along all paths through the graph; arguments as of ``steer``."""
+def predict_effects(graph: AttributionGraph, features: Tensor, multiples: Tensor, runs: Tensor | None = None) -> Tensor:
+    """Changes of the targets, (runs, targets), along all paths through the graph; arguments as of ``steer_features``."""
     return _summed(total_effects(graph), features, multiples, runs)
 
 
-def predict_direct(graph: Graph, features: Tensor, multiples: Tensor, runs: Tensor | None = None) -> Tensor:
+def predict_direct_effects(
+    graph: AttributionGraph, features: Tensor, multiples: Tensor, runs: Tensor | None = None
+) -> Tensor:
     """The same along edges to the targets alone: what one gets without propagating."""
     return _summed(graph.effects[graph.parts["logits"], graph.parts["features"]], features, multiples, runs)
 
@@ -86,15 +92,20 @@ def _summed(effects: Tensor, features: Tensor, multiples: Tensor, runs: Tensor |
 
 
 @torch.no_grad()
-def measure(
-    held: Held, coders: list[Coder], acts: list[Tensor], targets: list[Target], changes: Changes, setting: Setting
+def measure_effects(
+    held: FrozenModel,
+    transcoders: list[Dictionary],
+    acts: list[Tensor],
+    targets: list[LogitTarget],
+    changes: SteeringVectors,
+    setting: Setting,
 ) -> Tensor:
     """Changes of the targets, (runs, targets), in runs in which vectors are added to what MLPs write.
 
     Args:
         held: the prompt's pass.
-        coders: one a layer.
-        acts: activations of each layer's features in that pass, (n, d_sae), from ``active_features``.
+        transcoders: one a layer.
+        acts: activations of each layer's features in that pass, (n, d_sae), from ``feature_activations``.
         targets: what is measured.
         changes: what is added.
         setting: what is held, see ``SETTINGS``.
@@ -106,23 +117,23 @@ def measure(
         some = changes.of(first, min(first + _BATCH, count))
         rows = min(_BATCH, count - first)
 
-        def mlp(layer: int, read: Tensor, written: Tensor, some: Changes = some) -> Tensor:
+        def mlp(layer: int, read: Tensor, written: Tensor, some: SteeringVectors = some) -> Tensor:
             here = some.layers == layer
-            said = _written(held, coders[layer], acts[layer], layer, read, written, setting)
+            said = _written(held, transcoders[layer], acts[layer], layer, read, written, setting)
             at = some.runs[here].to(said.device), some.positions[here].to(said.device)
             return said.index_put(at, some.vectors[here].to(said), accumulate=True)
 
-        _, hidden = held.run(held.embedding.expand(rows, -1, -1), mlp, free=setting == "free")
+        _, hidden = held.run(held.embedding.expand(rows, -1, -1), mlp, free=setting == "unfrozen")
         found.append(held.values(targets, hidden[:, -1]) - before)
     return torch.cat(found).cpu()
 
 
 def _written(
-    held: Held, coder: Coder, acts: Tensor, layer: int, read: Tensor, written: Tensor, setting: Setting
+    held: FrozenModel, transcoder: Dictionary, acts: Tensor, layer: int, read: Tensor, written: Tensor, setting: Setting
 ) -> Tensor:
-    if setting in ("frozen", "free"):
+    if setting in ("frozen", "unfrozen"):
         return written
     # Where nothing was asked of features, at special tokens, none is.
-    asked = (acts != 0) if setting == "fixed" else (acts != 0).any(-1, keepdim=True)
-    now = coder.preactivations(read) if setting == "fixed" else coder.encode(read)
-    return held.writes[layer] + (now * asked - acts) @ coder.W_dec
+    asked = (acts != 0) if setting == "linear" else (acts != 0).any(-1, keepdim=True)
+    now = transcoder.preactivations(read) if setting == "linear" else transcoder.encode(read)
+    return held.writes[layer] + (now * asked - acts) @ transcoder.W_dec

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from factlife.models.anatomy import Anatomy, anatomy, capture, patch
-from factlife.saes.activations import places
+from factlife.saes.activations import dictionary_sites
 
 # What a layer's MLP writes, (batch, position, d), from what it reads and what the real MLP would write.
 Mlp = Callable[[int, Tensor, Tensor], Tensor]
@@ -23,7 +23,7 @@ _held: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
-class Target:
+class LogitTarget:
     """What is explained: a weighted sum of logits at the last position, before a cap, if the model has one.
 
     Attributes:
@@ -39,7 +39,7 @@ class Target:
     weights: Tensor
 
 
-class Held:
+class FrozenModel:
     """One prompt's pass, and the model with that pass's attention patterns and norm scales.
 
     Attributes:
@@ -59,7 +59,7 @@ class Held:
             ids: (1, n).
         """
         self.model, self.parts, self.ids = model, anatomy(model), ids
-        self.places = places(self.parts, "transcoder")
+        self.places = dictionary_sites(self.parts, "transcoder")
         self.patterns: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self.scales: dict[nn.Module, Tensor] = {}
         reads = {layer: place.reads for layer, place in enumerate(self.places)}
@@ -102,7 +102,7 @@ class Held:
             self.model.base_model(input_ids=self.ids.expand(len(embedding), -1), use_cache=False)
         return [found[layer] for layer in range(self.parts.n_layers)], ended["hidden"]
 
-    def values(self, targets: Sequence[Target], hidden: Tensor) -> Tensor:
+    def values(self, targets: Sequence[LogitTarget], hidden: Tensor) -> Tensor:
         """Targets, (…, n_targets), from what the unembedding reads, (…, d_model); before a cap, if there is one."""
         weights = torch.stack([target.weights for target in targets]).to(self.hidden)
         bias = self.parts.unembedding.bias

@@ -10,22 +10,22 @@ import pandas as pd
 
 from factlife import stats
 
-GRAPH_KEYS = ["model", "seed", "explained", "setting", "predictor", "features", "multiple"]
-SETTINGS = ["fixed", "replacement", "frozen", "free"]
+GRAPH_KEYS = ["model", "seed", "attribution_target", "setting", "predictor", "feature_set", "steering_factor"]
+SETTINGS = ["linear", "replacement", "frozen", "unfrozen"]
 INFLUENTIAL = 30
 _TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 _SCORES = [
-    "replacement_score", "completeness_score", "active_features", "omitted_features", "shown_nodes", "shown_edges",
-    "logit_difference", "row_error", "recalled",
+    "replacement_score", "completeness_score", "active_features", "omitted_features", "nodes_after_pruning", "edges_after_pruning",
+    "max_logit_error", "max_row_error", "recalled",
 ]  # fmt: skip
 
 
-def read(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Tables one below the other; nothing where there is none."""
     return pd.concat([pd.DataFrame(), *map(pd.read_parquet, paths)], ignore_index=True)
 
 
-def graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+def summarise_graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
     """Scores of graphs, and how well they predict interventions, with intervals over facts.
 
     Args:
@@ -34,7 +34,7 @@ def graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resamples: int)
         resamples: of subjects.
 
     Returns:
-        ``GRAPH_KEYS`` and tidy columns. ``predictor`` is ``paths`` (through the whole graph), ``direct`` (edges to the
+        ``GRAPH_KEYS`` and tidy columns. ``predictor`` is ``total`` (through the whole graph), ``direct`` (edges to the
         target alone) or ``shuffled`` (the prediction for another feature of the graph, the control); ``features`` are
         all that were changed, those ``shown``, or the 30 most ``influential`` by prediction. ``pearson``, ``slope`` (of
         the measured on the predicted change) and ``sign_agreement`` are means over facts; ``effect_over_random`` is the
@@ -43,17 +43,17 @@ def graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resamples: int)
     if scores.empty:
         return pd.DataFrame(columns=[*GRAPH_KEYS, *_TIDY])
     rows = []
-    for (model, seed, explained), one in scores.groupby(["model", "seed", "explained"], sort=False):
-        keys = dict.fromkeys(GRAPH_KEYS, "") | {"model": model, "seed": seed, "explained": explained}
+    for (model, seed, explained), one in scores.groupby(["model", "seed", "attribution_target"], sort=False):
+        keys = dict.fromkeys(GRAPH_KEYS, "") | {"model": model, "seed": seed, "attribution_target": explained}
         values = one[_SCORES].to_numpy(dtype=float)
         rows.append(stats.tidy(keys, _SCORES, stats.cluster_bootstrap(values, _subjects(one), resamples=resamples)))
     for (model, seed, explained, multiple), one in interventions.groupby(
-        ["model", "seed", "explained", "multiple"], sort=False
+        ["model", "seed", "attribution_target", "steering_factor"], sort=False
     ):
         for name, some in _selections(one):
             keys = {
-                "model": model, "seed": seed, "explained": explained, "setting": "", "predictor": "", "features": name,
-                "multiple": multiple,
+                "model": model, "seed": seed, "attribution_target": explained, "setting": "", "predictor": "", "feature_set": name,
+                "steering_factor": multiple,
             }  # fmt: skip
             rows += _predictions(some, keys, resamples)
     return pd.concat(rows, ignore_index=True)
@@ -61,7 +61,7 @@ def graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resamples: int)
 
 def _selections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "all", table
-    yield "shown", table[table["shown"]]
+    yield "pruned_graph", table[table["in_pruned_graph"]]
     size = table["predicted"].abs().groupby(table["fact_id"]).rank(ascending=False, method="first")
     yield "influential", table[size <= INFLUENTIAL]
 
@@ -69,7 +69,7 @@ def _selections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def _predictions(table: pd.DataFrame, keys: dict, resamples: int) -> list[pd.DataFrame]:
     rng = np.random.default_rng(0)
     shuffled = table.groupby("fact_id")["predicted"].transform(lambda column: rng.permutation(column.to_numpy()))
-    predicted = {"paths": table["predicted"], "direct": table["predicted_direct"], "shuffled": shuffled}
+    predicted = {"total": table["predicted"], "direct": table["predicted_direct"], "shuffled": shuffled}
     rows = []
     for setting in SETTINGS:
         for name, column in predicted.items():
@@ -82,7 +82,7 @@ def _predictions(table: pd.DataFrame, keys: dict, resamples: int) -> list[pd.Dat
                     keys | {"setting": setting, "predictor": name}, ["pearson", "slope", "sign_agreement"], interval
                 )
             )
-    for setting in ("frozen", "free"):
+    for setting in ("frozen", "unfrozen"):
         sizes = table[[setting, f"random_{setting}"]].abs().groupby(table["fact_id"], sort=False).sum().reset_index()
         interval = stats.ratio_bootstrap(
             sizes[[setting]].to_numpy(), sizes[[f"random_{setting}"]].to_numpy(), _subjects(sizes), resamples=resamples

@@ -1,4 +1,4 @@
-"""What coders read and write at each layer, streamed: never more than a buffer of it in memory."""
+"""What dictionaries read and write at each layer, streamed: never more than a buffer of it in memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from factlife.models.anatomy import Anatomy, anatomy, capture
 
-Pair = tuple[Tensor, Tensor]
+ActivationPair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a coder of one layer sits.
+class DictionarySite:
+    """Where a dictionary of one layer sits.
 
     Attributes:
         reads: what it reads goes into, or comes out of, this module.
@@ -29,21 +29,21 @@ class Place:
     writes: nn.Module
 
 
-def places(parts: Anatomy, site: str) -> list[Place]:
+def dictionary_sites(parts: Anatomy, site: str) -> list[DictionarySite]:
     """The place of each layer for a site of the config."""
     if site == "transcoder":
-        return [Place(block.mlp, True, block.mlp_post_norm or block.mlp) for block in parts.blocks]
+        return [DictionarySite(block.mlp, True, block.mlp_post_norm or block.mlp) for block in parts.blocks]
     writes = {
         "residual": [block.module for block in parts.blocks],
         "attention": [block.attention_post_norm or block.attention for block in parts.blocks],
         "mlp": [block.mlp_post_norm or block.mlp for block in parts.blocks],
     }[site]
-    return [Place(module, False, module) for module in writes]
+    return [DictionarySite(module, False, module) for module in writes]
 
 
-def read(model: Any, ids: Tensor, mask: Tensor, site: str) -> list[Pair]:
-    """What the coder of each layer reads and should write, each (batch, position, d), at every position."""
-    where = places(anatomy(model), site)
+def read_activations(model: Any, ids: Tensor, mask: Tensor, site: str) -> list[ActivationPair]:
+    """What the dictionary of each layer reads and should write, each (batch, position, d), at every position."""
+    where = dictionary_sites(anatomy(model), site)
     inputs = {layer: place.reads for layer, place in enumerate(where) if place.input}
     outputs = {layer: place.writes for layer, place in enumerate(where)}
     with torch.no_grad(), capture(inputs, inputs=True) as taken, capture(outputs) as written:
@@ -51,7 +51,7 @@ def read(model: Any, ids: Tensor, mask: Tensor, site: str) -> list[Pair]:
     return [(taken.get(layer, written[layer]), written[layer]) for layer in range(len(where))]
 
 
-def batches(sequences: Sequence[Sequence[int]], tokens: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
+def token_batches(sequences: Sequence[Sequence[int]], tokens: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and mask, both (batch, position), of sequences in their order; no more tokens than asked, padding included."""
     start = 0
     while start < len(sequences):
@@ -65,7 +65,7 @@ def batches(sequences: Sequence[Sequence[int]], tokens: int, pad: int) -> Iterat
         start = end
 
 
-def special(tokenizer: Any, ids: Tensor) -> Tensor:
+def special_tokens_mask(tokenizer: Any, ids: Tensor) -> Tensor:
     """Where no feature is asked for: special tokens, and first positions, (…, position) as ``ids``.
 
     Where a tokenizer puts no beginning of a sequence, models treat its first token as one: all attention rests there,
@@ -76,17 +76,17 @@ def special(tokenizer: Any, ids: Tensor) -> Tensor:
     return found
 
 
-def stream(
+def stream_activations(
     model: Any,
     tokenizer: Any,
     sequences: Sequence[Sequence[int]],
     site: str,
     *,
-    batch_tokens: int,
-    buffer: int,
-    uses: int,
+    batch_size_tokens: int,
+    buffer_batches: int,
+    activation_reuse: int,
     generator: torch.Generator,
-) -> Iterator[list[Pair]]:
+) -> Iterator[list[ActivationPair]]:
     """Shuffled batches of activations for every layer, without end: sequences are read again in another order.
 
     Args:
@@ -94,38 +94,38 @@ def stream(
         tokenizer: its special tokens are left out.
         sequences: token ids of documents.
         site: of the config.
-        batch_tokens: positions in a batch.
-        buffer: batches that are shuffled together, all that is ever in memory.
-        uses: times that each activation is used before the next buffer is filled.
+        batch_size_tokens: positions in a batch.
+        buffer_batches: batches that are shuffled together, all that is ever in memory.
+        activation_reuse: times that each activation is used before the next buffer is filled.
         generator: of the order.
 
     Yields:
-        For each layer what its coder reads and should write, (batch_tokens, d_in) and (batch_tokens, d_out); the
+        For each layer what its dictionary reads and should write, (batch_size_tokens, d_in) and (batch_size_tokens, d_out); the
         positions are the same at every layer.
     """
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id or 0
-    held: list[list[Pair]] = []
+    held: list[list[ActivationPair]] = []
     count = 0
     while True:
         order = torch.randperm(len(sequences), generator=generator).tolist()
         # Similar lengths meet, so that little is padding; a chunk is a random part of the text.
         for chunk in torch.tensor(order).split(256):
             near = sorted((sequences[number] for number in chunk.tolist()), key=len)
-            for ids, mask in batches(near, 8192, pad):
+            for ids, mask in token_batches(near, 8192, pad):
                 ids, mask = ids.to(device), mask.to(device)
-                keep = mask.bool() & ~special(tokenizer, ids)
-                held.append([(x[keep], y[keep]) for x, y in read(model, ids, mask, site)])
+                keep = mask.bool() & ~special_tokens_mask(tokenizer, ids)
+                held.append([(x[keep], y[keep]) for x, y in read_activations(model, ids, mask, site)])
                 count += int(keep.sum())
-            if count >= batch_tokens * buffer:
+            if count >= batch_size_tokens * buffer_batches:
                 layers = _joined(held)
-                for _ in range(uses):
-                    yield from _shuffled(layers, batch_tokens, generator)
+                for _ in range(activation_reuse):
+                    yield from _shuffled(layers, batch_size_tokens, generator)
                 del layers
                 held, count = [], 0
 
 
-def _joined(held: list[list[Pair]]) -> list[Pair]:
+def _joined(held: list[list[ActivationPair]]) -> list[ActivationPair]:
     """All batches of each layer as one; a layer's batches are let go as soon as they are joined."""
     layers = []
     for layer in range(len(held[0])):
@@ -137,7 +137,7 @@ def _joined(held: list[list[Pair]]) -> list[Pair]:
     return layers
 
 
-def _shuffled(layers: list[Pair], size: int, generator: torch.Generator) -> Iterator[list[Pair]]:
+def _shuffled(layers: list[ActivationPair], size: int, generator: torch.Generator) -> Iterator[list[ActivationPair]]:
     order = torch.randperm(len(layers[0][0]), generator=generator).to(layers[0][0].device)
     for rows in order.split(size):
         if len(rows) == size:

@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from factlife.config.saes import Sae
+from factlife.config.dictionaries import DictionarySettings
 from factlife.models.anatomy import anatomy
-from factlife.saes.activations import places
+from factlife.saes.activations import dictionary_sites
 
-WEIGHTS, SETTINGS = "sae_weights.safetensors", "cfg.json"
+WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
 _JUMPRELU = ("jumprelu", "jumprelu_transcoder")
 _RELU = ("standard", "transcoder")
 
 
-class CoderError(ValueError):
+class DictionaryError(ValueError):
     """An SAE or transcoder cannot be used; the text says what to do."""
 
 
 @dataclass
-class Coder:
+class Dictionary:
     """A finished sparse autoencoder, or transcoder, on raw activations; decoder rows have length 1.
 
     Attributes:
@@ -35,7 +35,7 @@ class Coder:
         b_dec: (d_out,).
         threshold: (d_sae,); a feature is active where its pre-activation is above it.
         k: features that are kept at each position, the largest ones; None where only the threshold decides.
-        transcoder: reads one place and reconstructs another; if not, it reads what it reconstructs, less ``b_dec``.
+        is_transcoder: reads one place and reconstructs another; if not, it reads what it reconstructs, less ``b_dec``.
         metadata: what else its file says: model, site, layer, how it was trained.
     """
 
@@ -45,7 +45,7 @@ class Coder:
     b_dec: Tensor
     threshold: Tensor
     k: int | None = None
-    transcoder: bool = False
+    is_transcoder: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -62,14 +62,14 @@ class Coder:
         """z, (…, d_sae), from what it reads, (…, d_in).
 
         Raises:
-            CoderError: the width of ``x`` is another.
+            DictionaryError: the width of ``x`` is another.
         """
         if x.shape[-1] != self.d_in:
-            raise CoderError(
+            raise DictionaryError(
                 f"{self.metadata.get('name', 'this SAE')} reads vectors of width {self.d_in}, not {x.shape[-1]}; "
                 "it was trained on another model or site"
             )
-        return (x if self.transcoder else x - self.b_dec) @ self.W_enc + self.b_enc
+        return (x if self.is_transcoder else x - self.b_dec) @ self.W_enc + self.b_enc
 
     def encode(self, x: Tensor) -> Tensor:
         """Features' activations, (…, d_sae), from what it reads, (…, d_in)."""
@@ -85,10 +85,10 @@ class Coder:
         """The reconstruction, (…, d_out), from what it reads, (…, d_in)."""
         return self.decode(self.encode(x))
 
-    def to(self, device: str) -> Coder:
+    def to(self, device: str) -> Dictionary:
         """Itself on a device."""
         moved = {name: getattr(self, name).to(device) for name in _NAMES}
-        return Coder(**moved, k=self.k, transcoder=self.transcoder, metadata=self.metadata)
+        return Dictionary(**moved, k=self.k, is_transcoder=self.is_transcoder, metadata=self.metadata)
 
 
 _NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
@@ -100,43 +100,43 @@ def top_k(a: Tensor, k: int) -> Tensor:
     return torch.zeros_like(a).scatter(-1, places, values)
 
 
-def save(coder: Coder, folder: str | Path) -> None:
-    """Write a coder as SAELens does (6.x): ``cfg.json`` and ``sae_weights.safetensors``.
+def save_dictionary(dictionary: Dictionary, folder: str | Path) -> None:
+    """Write a dictionary as SAELens does (6.x): ``cfg.json`` and ``sae_weights.safetensors``.
 
     A threshold makes architecture ``jumprelu``, which is also how SAELens saves BatchTopK; without one it is
     ``standard``. SAELens has no TopK transcoder: give those a threshold.
 
     Raises:
-        CoderError: a transcoder with k.
+        DictionaryError: a transcoder with k.
     """
-    if coder.transcoder and coder.k is not None:
-        raise CoderError("SAELens' format has no TopK transcoder; calibrate a threshold and set k to None")
-    architecture = "topk" if coder.k is not None else "jumprelu" if coder.threshold.any() else "standard"
-    if coder.transcoder:
+    if dictionary.is_transcoder and dictionary.k is not None:
+        raise DictionaryError("SAELens' format has no TopK transcoder; calibrate a threshold and set k to None")
+    architecture = "topk" if dictionary.k is not None else "jumprelu" if dictionary.threshold.any() else "standard"
+    if dictionary.is_transcoder:
         architecture = {"jumprelu": "jumprelu_transcoder", "standard": "transcoder"}[architecture]
     settings = {
-        "d_in": coder.d_in,
-        "d_sae": coder.d_sae,
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
         "dtype": "float32",
         "device": "cpu",
         "architecture": architecture,
-        "apply_b_dec_to_input": not coder.transcoder,
+        "apply_b_dec_to_input": not dictionary.is_transcoder,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": coder.metadata,
+        "metadata": dictionary.metadata,
     }
-    settings |= {"d_out": coder.W_dec.shape[1]} if coder.transcoder else {}
-    settings |= {"k": coder.k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {}
-    weights = {name: getattr(coder, name).contiguous().float().cpu() for name in _NAMES}
+    settings |= {"d_out": dictionary.W_dec.shape[1]} if dictionary.is_transcoder else {}
+    settings |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {}
+    weights = {name: getattr(dictionary, name).contiguous().float().cpu() for name in _NAMES}
     if architecture not in _JUMPRELU:
         del weights["threshold"]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(weights, Path(folder) / WEIGHTS)
-    (Path(folder) / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+    save_file(weights, Path(folder) / WEIGHTS_FILE)
+    (Path(folder) / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def about(model: Any, names: Any, settings: Sae, layer: int) -> dict[str, Any]:
-    """A coder's metadata: what SAELens wants to know, and how it was trained.
+def dictionary_metadata(model: Any, names: Any, settings: DictionarySettings, layer: int) -> dict[str, Any]:
+    """A dictionary's metadata: what SAELens wants to know, and how it was trained.
 
     Args:
         model: the model.
@@ -144,7 +144,7 @@ def about(model: Any, names: Any, settings: Sae, layer: int) -> dict[str, Any]:
         settings: of its training.
         layer: of the model.
     """
-    place = places(anatomy(model), settings.site)[layer]
+    place = dictionary_sites(anatomy(model), settings.site)[layer]
     modules = {id(module): name for name, module in model.named_modules()}
     return {
         "name": f"{names.model}/seed-{names.seed}/{names.sae}/layer-{layer}",
@@ -161,59 +161,63 @@ def about(model: Any, names: Any, settings: Sae, layer: int) -> dict[str, Any]:
     }
 
 
-def load(folder: str | Path, device: str = "cpu") -> Coder:
-    """Read a coder that ``save`` or SAELens wrote.
+def load_dictionary(folder: str | Path, device: str = "cpu") -> Dictionary:
+    """Read a dictionary that ``save_dictionary`` or SAELens wrote.
 
     Raises:
-        CoderError: a file is missing, or its architecture or settings are ones that are not known here.
+        DictionaryError: a file is missing, or its architecture or settings are ones that are not known here.
     """
     folder = Path(folder)
-    for name in (SETTINGS, WEIGHTS):
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise CoderError(f"{folder} has no {name}; train it again, or name a layer that there is")
-    settings, weights = json.loads((folder / SETTINGS).read_text()), load_file(folder / WEIGHTS, device=device)
+            raise DictionaryError(f"{folder} has no {name}; train it again, or name a layer that there is")
+    settings, weights = json.loads((folder / CONFIG_FILE).read_text()), load_file(folder / WEIGHTS_FILE, device=device)
     architecture = settings["architecture"]
     if architecture not in (*_JUMPRELU, *_RELU, "topk"):
-        raise CoderError(f"{folder} has architecture `{architecture}`, which is not known here")
+        raise DictionaryError(f"{folder} has architecture `{architecture}`, which is not known here")
     transcoder = architecture.endswith("transcoder")
     if settings["apply_b_dec_to_input"] == transcoder or settings["normalize_activations"] != "none":
-        raise CoderError(f"{folder} reads scaled or shifted activations; fold that into its weights and save it again")
+        raise DictionaryError(
+            f"{folder} reads scaled or shifted activations; fold that into its weights and save it again"
+        )
     weights.setdefault("threshold", torch.zeros_like(weights["b_enc"]))
     metadata = {"name": str(folder)} | settings.get("metadata", {})
-    return Coder(
-        **{name: weights[name] for name in _NAMES}, k=settings.get("k"), transcoder=transcoder, metadata=metadata
+    return Dictionary(
+        **{name: weights[name] for name in _NAMES}, k=settings.get("k"), is_transcoder=transcoder, metadata=metadata
     )
 
 
-def save_for_circuit_tracer(coders: list[Coder], folder: str | Path) -> None:
+def save_for_circuit_tracer(dictionaries: list[Dictionary], folder: str | Path) -> None:
     """Write transcoders as a set that circuit-tracer reads: ``config.yaml``, and ``layer_{layer}.safetensors`` for each."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for layer, coder in enumerate(coders):
-        weights = {name: weight.contiguous().cpu() for name, weight in circuit_tracer_weights(coder).items()}
+    for layer, dictionary in enumerate(dictionaries):
+        weights = {name: weight.contiguous().cpu() for name, weight in circuit_tracer_weights(dictionary).items()}
         save_file(weights, Path(folder) / f"layer_{layer}.safetensors")
     settings = {
-        "model_name": coders[0].metadata.get("model_name", ""),
+        "model_name": dictionaries[0].metadata.get("model_name", ""),
         "model_kind": "transcoder_set",
         "feature_input_hook": "mlp.hook_in",
         "feature_output_hook": "mlp.hook_out",
-        "scan": str(coders[0].metadata.get("name", "")).removesuffix("/layer-0").replace("/", "-"),
-        "transcoders": [f"layer_{layer}.safetensors" for layer in range(len(coders))],
+        "scan": str(dictionaries[0].metadata.get("name", "")).removesuffix("/layer-0").replace("/", "-"),
+        "transcoders": [f"layer_{layer}.safetensors" for layer in range(len(dictionaries))],
     }
     # JSON is YAML.
     (Path(folder) / "config.yaml").write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def load_all(folder: str | Path, device: str = "cpu") -> list[Coder]:
-    """Read the coders of all layers from ``{folder}/layer-{layer}``.
+def load_dictionaries(folder: str | Path, device: str = "cpu") -> list[Dictionary]:
+    """Read the dictionaries of all layers from ``{folder}/layer-{layer}``.
 
     Raises:
-        CoderError: see ``load``.
+        DictionaryError: see ``load_dictionary``.
     """
     count = len(list(Path(folder).glob("layer-*")))
-    return [load(Path(folder) / f"layer-{layer}", device) for layer in range(count)]
+    return [load_dictionary(Path(folder) / f"layer-{layer}", device) for layer in range(count)]
 
 
-def circuit_tracer_weights(coder: Coder) -> dict[str, Tensor]:
+def circuit_tracer_weights(dictionary: Dictionary) -> dict[str, Tensor]:
     """A transcoder's weights as circuit-tracer reads them: encoder transposed, its own name for the threshold."""
     names = {"b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec", "threshold": "activation_function.threshold"}
-    return {"W_enc": coder.W_enc.T.contiguous()} | {theirs: getattr(coder, ours) for ours, theirs in names.items()}
+    return {"W_enc": dictionary.W_enc.T.contiguous()} | {
+        theirs: getattr(dictionary, ours) for ours, theirs in names.items()
+    }

@@ -14,14 +14,14 @@ from scipy import sparse
 from torch import Tensor
 
 from factlife.models.anatomy import anatomy, weight
-from factlife.saes.activations import batches, read, special
-from factlife.saes.dictionary import Coder
+from factlife.saes.activations import read_activations, special_tokens_mask, token_batches
+from factlife.saes.dictionary import Dictionary
 
 EXAMPLES, _WINDOW, _BINS, _TOKENS = 8, 12, 20, 10
 
 
-def describe(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, coders: list[Coder]
+def describe_features(
+    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, dictionaries: list[Dictionary]
 ) -> pd.DataFrame:
     """Describe every feature of every layer; of activations only those that are not zero are kept.
 
@@ -30,37 +30,37 @@ def describe(
         tokenizer: its tokenizer.
         sequences: token ids of the documents in which examples are looked for.
         site: of the config.
-        coders: one a layer.
+        dictionaries: one a layer.
 
     Returns:
-        One row per layer and feature: ``label`` and its ``detection`` score (balanced accuracy of the label's rule on
-        the other half of the positions), ``frequency`` (share of positions), ``act_max``, ``top_logits`` and
-        ``bottom_logits`` (tokens), ``histogram`` and ``bins`` of positive activations, ``examples`` as JSON: the best
-        ones, each with ``tokens``, ``acts`` and ``at``.
+        One row per layer and feature: ``label`` and its ``detection_score`` (balanced accuracy of the label's rule on
+        the other half of the positions), ``activation_frequency`` (share of positions), ``act_max``, ``top_logits`` and
+        ``bottom_logits`` (tokens), ``histogram`` and ``bin_edges`` of positive activations, ``examples`` as JSON: the best
+        ones, each with ``tokens``, ``acts`` and ``position``.
     """
-    text = Text(tokenizer, sequences)
-    found: list[list[sparse.csr_array]] = [[] for _ in coders]
+    text = TokenContexts(tokenizer, sequences)
+    found: list[list[sparse.csr_array]] = [[] for _ in dictionaries]
     device = next(model.parameters()).device
-    for ids, mask in batches(sequences, 8192, tokenizer.pad_token_id or 0):
+    for ids, mask in token_batches(sequences, 8192, tokenizer.pad_token_id or 0):
         ids, mask = ids.to(device), mask.to(device)
-        keep = mask.bool() & ~special(tokenizer, ids)
-        for layer, (x, _) in enumerate(read(model, ids, mask, site)):
-            found[layer].append(sparse.csr_array(coders[layer].encode(x[keep]).cpu().numpy()))
+        keep = mask.bool() & ~special_tokens_mask(tokenizer, ids)
+        for layer, (x, _) in enumerate(read_activations(model, ids, mask, site)):
+            found[layer].append(sparse.csr_array(dictionaries[layer].encode(x[keep]).cpu().numpy()))
     tables = []
-    for layer, coder in enumerate(coders):
+    for layer, dictionary in enumerate(dictionaries):
         activations = sparse.vstack(found[layer], format="csc")
         found[layer] = []
-        top, bottom = promoted(model, tokenizer, coder)
+        top, bottom = top_and_bottom_tokens(model, tokenizer, dictionary)
         rows = [
             _row(_column(activations, feature), text) | {"top_logits": top[feature], "bottom_logits": bottom[feature]}
-            for feature in range(coder.d_sae)
+            for feature in range(dictionary.d_sae)
         ]
-        tables.append(pd.DataFrame(rows).assign(layer=layer, feature=range(coder.d_sae)))
+        tables.append(pd.DataFrame(rows).assign(layer=layer, feature=range(dictionary.d_sae)))
     frame = pd.concat(tables, ignore_index=True)
     return frame[["layer", "feature", *(column for column in frame.columns if column not in ("layer", "feature"))]]
 
 
-class Text:
+class TokenContexts:
     """Positions that are not special tokens, in reading order, with their neighbours.
 
     Attributes:
@@ -98,7 +98,7 @@ class Text:
         return {
             "tokens": tokens,
             "acts": [round(acts.get(j, 0.0), 3) for j in range(first, last)],
-            "at": int(i - first),
+            "position": int(i - first),
         }
 
 
@@ -109,24 +109,24 @@ def _column(activations: sparse.csc_array, number: int) -> np.ndarray:
     return column
 
 
-def _row(activations: np.ndarray, text: Text) -> dict[str, Any]:
+def _row(activations: np.ndarray, text: TokenContexts) -> dict[str, Any]:
     positive = activations[activations > 0]
     best = np.argsort(-activations, kind="stable")[: 4 * EXAMPLES]
     best = best[activations[best] > 0]
     counts, edges = np.histogram(positive, bins=_BINS, range=(0, positive.max() if len(positive) else 1))
-    label, detection = name(activations > 0, best, text)
+    label, detection = label_feature(activations > 0, best, text)
     return {
         "label": label,
-        "detection": detection,
-        "frequency": len(positive) / max(1, len(activations)),
+        "detection_score": detection,
+        "activation_frequency": len(positive) / max(1, len(activations)),
         "act_max": float(positive.max()) if len(positive) else 0.0,
         "histogram": counts.tolist(),
-        "bins": [round(float(edge), 4) for edge in edges],
+        "bin_edges": [round(float(edge), 4) for edge in edges],
         "examples": json.dumps([text.example(position, activations) for position in _different(best, text)], ensure_ascii=False),
     }  # fmt: skip
 
 
-def _different(best: np.ndarray, text: Text) -> list[int]:
+def _different(best: np.ndarray, text: TokenContexts) -> list[int]:
     """The best positions, no two in the same three tokens."""
     chosen: dict[tuple, int] = {}
     for position in best:
@@ -134,7 +134,7 @@ def _different(best: np.ndarray, text: Text) -> list[int]:
     return list(chosen.values())[:EXAMPLES]
 
 
-def name(active: np.ndarray, best: np.ndarray, text: Text) -> tuple[str, float]:
+def label_feature(active: np.ndarray, best: np.ndarray, text: TokenContexts) -> tuple[str, float]:
     """The rule that best says where a feature is active, and how well it says so elsewhere.
 
     A rule is a set of up to three tokens, taken from the best examples, for a position's own token, the one before,
@@ -178,12 +178,14 @@ def _balanced(said: np.ndarray, true: np.ndarray) -> float:
     return float(np.mean(rates)) if len(rates) == 2 else 0.5
 
 
-def promoted(model: Any, tokenizer: Any, coder: Coder) -> tuple[list[list[str]], list[list[str]]]:
+def top_and_bottom_tokens(
+    model: Any, tokenizer: Any, dictionary: Dictionary
+) -> tuple[list[list[str]], list[list[str]]]:
     """Tokens whose logits each feature raises and lowers most, by itself: its decoder through the final norm's gain."""
     parts = anatomy(model)
-    gain = getattr(parts.final_norm, "weight", torch.ones(1, device=coder.W_dec.device))
+    gain = getattr(parts.final_norm, "weight", torch.ones(1, device=dictionary.W_dec.device))
     with torch.no_grad():
-        scores = _centred(coder.W_dec, parts.final_norm) * gain @ weight(parts.unembedding).T
+        scores = _centred(dictionary.W_dec, parts.final_norm) * gain @ weight(parts.unembedding).T
     top, bottom = scores.topk(_TOKENS).indices.tolist(), scores.topk(_TOKENS, largest=False).indices.tolist()
     words = {id_: tokenizer.decode([id_]) for id_ in {id_ for rows in (top, bottom) for row in rows for id_ in row}}
     return [[words[id_] for id_ in row] for row in top], [[words[id_] for id_ in row] for row in bottom]
@@ -193,12 +195,12 @@ def _centred(vectors: Tensor, norm: Any) -> Tensor:
     return vectors - vectors.mean(-1, keepdim=True) if "LayerNorm" in type(norm).__name__ else vectors
 
 
-def neuronpedia(row: pd.Series, index: int, scan: str) -> dict[str, Any]:
+def feature_to_neuronpedia(row: pd.Series, index: int, scan: str) -> dict[str, Any]:
     """A feature as Neuronpedia's feature layout has it (Anthropic's format)."""
     examples = [
         {
             "tokens_acts_list": one["acts"],
-            "train_token_ind": one["at"],
+            "train_token_ind": one["position"],
             "is_repeated_datapoint": False,
             "tokens": one["tokens"],
         }
@@ -208,13 +210,13 @@ def neuronpedia(row: pd.Series, index: int, scan: str) -> dict[str, Any]:
         "transcoder_id": scan,
         "index": index,
         "label": row["label"],
-        "label_detection_score": round(float(row["detection"]), 4),
+        "label_detection_score": round(float(row["detection_score"]), 4),
         "examples_quantiles": [{"quantile_name": "Top activations", "examples": examples}],
         "top_logits": list(row["top_logits"]),
         "bottom_logits": list(row["bottom_logits"]),
         "act_min": 0.0,
         "act_max": float(row["act_max"]),
-        "quantile_values": [float(edge) for edge in row["bins"]],
+        "quantile_values": [float(edge) for edge in row["bin_edges"]],
         "histogram": [int(count) for count in row["histogram"]],
-        "activation_frequency": float(row["frequency"]),
+        "activation_frequency": float(row["activation_frequency"]),
     }

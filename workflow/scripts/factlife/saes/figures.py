@@ -7,19 +7,21 @@ import pandas as pd
 
 _QUALITY = {
     "explained_variance": "explained variance",
-    "explained_variance_at_values": "the same, before a value",
-    "recall_share": "recall kept",
-    "loss_recovered": "loss recovered",
+    "explained_variance_before_value": "the same, before a value",
+    "recall_preserved": "recall kept",
+    "ce_loss_score": "loss recovered",
 }
-_COMPARED = {"coder": "features", "pca": "PCA, same rank", "mean": "mean (ablation)"}
+_COMPARED = {"dictionary": "features", "pca": "PCA, same rank", "mean": "mean (ablation)"}
 
 
-def quality(table: pd.DataFrame) -> alt.Chart:
-    """What coders keep of each layer, beside PCA of the same rank and the mean, one row a coder."""
+def plot_quality(table: pd.DataFrame) -> alt.Chart:
+    """What dictionaries keep of each layer, beside PCA of the same rank and the mean, one row a dictionary."""
     rows = table[table["metric"].isin(_QUALITY)].copy()
-    rows["with"] = rows["architecture"].where(rows["architecture"].isin([*_COMPARED, "zero"]), "coder").map(_COMPARED)
+    rows["with"] = (
+        rows["architecture"].where(rows["architecture"].isin([*_COMPARED, "zero"]), "dictionary").map(_COMPARED)
+    )
     rows = rows.dropna(subset="with").assign(kept=rows["metric"].map(_QUALITY))
-    rows["coder"] = rows["sae"] + ", " + rows["model"]
+    rows["dictionary"] = rows["dictionary"] + ", " + rows["model"]
     base = alt.Chart(rows).encode(
         x=alt.X("layer:N", title="layer", axis=alt.Axis(labelAngle=0)),
         xOffset=alt.XOffset("with:N", sort=[*_COMPARED.values()]),
@@ -33,7 +35,7 @@ def quality(table: pd.DataFrame) -> alt.Chart:
         (intervals + points)
         .properties(width=190, height=150)
         .facet(
-            row=alt.Row("coder:N", title=None, header=alt.Header(labelOrient="top", labelAnchor="start")),
+            row=alt.Row("dictionary:N", title=None, header=alt.Header(labelOrient="top", labelAnchor="start")),
             column=alt.Column("kept:N", title=None, sort=[*_QUALITY.values()]),
         )
     )

@@ -10,10 +10,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-BUDGETS = (1, 2, 5)
+N_PROBE_COLUMNS = (1, 2, 5)
 
 
-def tasks(relations: np.ndarray, values: np.ndarray, *, most: int = 12, least: int = 8) -> dict[str, np.ndarray]:
+def probing_tasks(
+    relations: np.ndarray, values: np.ndarray, *, most: int = 12, least: int = 8
+) -> dict[str, np.ndarray]:
     """Yes-or-no questions about prompts: is it this relation; does this value follow.
 
     Args:
@@ -39,7 +41,7 @@ def tasks(relations: np.ndarray, values: np.ndarray, *, most: int = 12, least: i
     return found
 
 
-def k_sparse(activations: np.ndarray, yes: np.ndarray, train: np.ndarray, k: int | None) -> float:
+def k_sparse_accuracy(activations: np.ndarray, yes: np.ndarray, train: np.ndarray, k: int | None) -> float:
     """Balanced accuracy on the other half of a logistic regression on k columns.
 
     Columns are those whose means differ most between classes, in standard deviations, on the training half (Gurnee
@@ -62,12 +64,12 @@ def k_sparse(activations: np.ndarray, yes: np.ndarray, train: np.ndarray, k: int
     return float(balanced_accuracy_score(yes[~train], probe.predict(x[~train][:, columns])))
 
 
-def probe(raw: np.ndarray, features: np.ndarray, prompts: pd.DataFrame) -> pd.DataFrame:
+def probe_layer(raw: np.ndarray, features: np.ndarray, prompts: pd.DataFrame) -> pd.DataFrame:
     """Probe one layer for relations and values.
 
     Args:
         raw: (prompts, d_in), activations before a value.
-        features: (prompts, d_sae), the coder's.
+        features: (prompts, d_sae), the dictionary's.
         prompts: their ``subject, relation, value``; halves are disjoint in subjects.
 
     Returns:
@@ -75,13 +77,13 @@ def probe(raw: np.ndarray, features: np.ndarray, prompts: pd.DataFrame) -> pd.Da
     """
     subjects = pd.factorize(prompts["subject"], sort=True)[0]
     train, rows = subjects % 2 == 0, []
-    asked = tasks(prompts["relation"].to_numpy(), prompts["value"].to_numpy())
+    asked = probing_tasks(prompts["relation"].to_numpy(), prompts["value"].to_numpy())
     for task, (yes, among) in asked.items():
         halves = [(among & half & label).sum() for half in (train, ~train) for label in (yes, ~yes)]
         if min(halves) < 2:
             continue
         for source, activations in (("features", features), ("raw", raw)):
-            for k in (*BUDGETS, None) if source == "raw" else BUDGETS:
-                accuracy = k_sparse(activations[among], yes[among], train[among], k)
+            for k in (*N_PROBE_COLUMNS, None) if source == "raw" else N_PROBE_COLUMNS:
+                accuracy = k_sparse_accuracy(activations[among], yes[among], train[among], k)
                 rows.append({"task": task, "source": source, "k": k or "all", "accuracy": accuracy})
     return pd.DataFrame(rows, columns=["task", "source", "k", "accuracy"])

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from factlife.config.saes import Sae
-from factlife.saes.activations import Pair, stream
-from factlife.saes.dictionary import Coder, top_k
+from factlife.config.dictionaries import DictionarySettings
+from factlife.saes.activations import ActivationPair, stream_activations
+from factlife.saes.dictionary import Dictionary, top_k
 
 _AUXILIARY = 1 / 8
 _BANDWIDTH = 0.05
@@ -24,14 +24,23 @@ _CALIBRATION, _SPARSER = 8, 0.98
 _PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
-def fit(model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], settings: Sae) -> list[Coder]:
-    """Train one coder for each layer of a model on token ids of documents."""
+def train_dictionaries(
+    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], settings: DictionarySettings
+) -> list[Dictionary]:
+    """Train one dictionary for each layer of a model on token ids of documents."""
     generator = torch.Generator().manual_seed(settings.seed)
-    how = {"batch_tokens": settings.batch_tokens, "buffer": _BUFFER, "uses": settings.uses, "generator": generator}
-    return train(stream(model, tokenizer, sequences, settings.site, **how), settings)
+    how = {
+        "batch_size_tokens": settings.train_batch_size_tokens,
+        "buffer_batches": _BUFFER,
+        "activation_reuse": settings.activation_reuse,
+        "generator": generator,
+    }
+    return train_on_batches(stream_activations(model, tokenizer, sequences, settings.site, **how), settings)
 
 
-def split(documents: pd.DataFrame, tokenizer: Any, settings: Sae) -> tuple[list[list[int]], list[list[int]]]:
+def split_documents(
+    documents: pd.DataFrame, tokenizer: Any, settings: DictionarySettings
+) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of documents for training and of those held out, both in random order.
 
     Held out are those that the corpus holds out or, where it holds out none, a share of all.
@@ -39,7 +48,7 @@ def split(documents: pd.DataFrame, tokenizer: Any, settings: Sae) -> tuple[list[
     shuffled = documents.sample(frac=1, random_state=settings.seed)
     apart = (shuffled["split"] != "train").to_numpy()
     if not apart.any():
-        apart = np.arange(len(shuffled)) < max(1, round(settings.held_out * len(shuffled)))
+        apart = np.arange(len(shuffled)) < max(1, round(settings.held_out_fraction * len(shuffled)))
     ids = [tokens[:_LONGEST] for tokens in tokenizer(shuffled["text"].tolist())["input_ids"]]
     kept, held_out = [], []
     for tokens, out in zip(ids, apart, strict=True):
@@ -47,54 +56,54 @@ def split(documents: pd.DataFrame, tokenizer: Any, settings: Sae) -> tuple[list[
     return kept, held_out
 
 
-def about(sequences: list[list[int]], tokens: int) -> list[list[int]]:
+def take_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
     """The first sequences that together have at least so many tokens, or all of them."""
     ends = np.cumsum([len(ids) for ids in sequences])
     return sequences[: int(np.searchsorted(ends, tokens)) + 1]
 
 
-def train(batches: Iterable[list[Pair]], settings: Sae) -> list[Coder]:
-    """Train one coder a layer on batches that hold all layers' activations.
+def train_on_batches(batches: Iterable[list[ActivationPair]], settings: DictionarySettings) -> list[Dictionary]:
+    """Train one dictionary a layer on batches that hold all layers' activations.
 
     Args:
         batches: as many as there are steps and a few more, each with (batch, d_in) and (batch, d_out) for every layer.
         settings: how.
 
     Returns:
-        The coders, with thresholds at which a little less than ``k`` features are active on average.
+        The dictionaries, with thresholds at which a little less than ``k`` features are active on average.
     """
-    steps = max(1, settings.tokens // settings.batch_tokens)
-    learners: list[Learner] = []
+    steps = max(1, settings.training_tokens // settings.train_batch_size_tokens)
+    learners: list[DictionaryTrainer] = []
     batches = iter(batches)
     for step, layers in zip(range(steps), batches, strict=False):
-        learners = learners or [Learner(x, y, settings, layer) for layer, (x, y) in enumerate(layers)]
+        learners = learners or [DictionaryTrainer(x, y, settings, layer) for layer, (x, y) in enumerate(layers)]
         losses = [learner.step(x, y, step / steps) for learner, (x, y) in zip(learners, layers, strict=True)]
         if step % max(1, steps // 10) == 0:
             logging.info("step %d of %d: unexplained %s", step, steps, " ".join(f"{loss:.4f}" for loss in losses))
     last = [[x for x, _ in layers] for layers in itertools.islice(batches, _CALIBRATION)]
-    return [learner.finish(xs) for learner, xs in zip(learners, zip(*last, strict=True), strict=True)]
+    return [learner.to_dictionary(xs) for learner, xs in zip(learners, zip(*last, strict=True), strict=True)]
 
 
-class Learner:
-    """A coder in training, on activations scaled to mean length √d.
+class DictionaryTrainer:
+    """A dictionary in training, on activations scaled to mean length √d.
 
     Attributes:
-        weights: ``W_enc, b_enc, W_dec, b_dec`` and, for JumpReLU, ``log_threshold``; shapes as in ``Coder``.
-        silent: (d_sae,), tokens since each feature was active.
+        weights: ``W_enc, b_enc, W_dec, b_dec`` and, for JumpReLU, ``log_threshold``; shapes as in ``Dictionary``.
+        tokens_since_active: (d_sae,), tokens since each feature was active.
         weight: of the L1 penalty, steered so that ``k`` features are active.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, settings: Sae, layer: int) -> None:
+    def __init__(self, x: Tensor, y: Tensor, settings: DictionarySettings, layer: int) -> None:
         """Start from the first batch: its lengths give the scales, its mean the decoder's bias."""
-        self.settings, self.transcoder = settings, settings.site == "transcoder"
+        self.settings, self.is_transcoder = settings, settings.site == "transcoder"
         (_, d_in), d_out = x.shape, y.shape[1]
-        d_sae = settings.features * d_in
+        d_sae = settings.expansion_factor * d_in
         self.scale_in, self.scale_out = (d**0.5 / t.norm(dim=-1).mean() for t, d in ((x, d_in), (y, d_out)))
         generator = torch.Generator().manual_seed(1000 * settings.seed + layer)
         rows = nn.functional.normalize(torch.randn(d_sae, d_out, generator=generator), dim=-1).to(x.device)
         encoder = nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1).to(x.device)
         self.weights = {
-            "W_enc": (encoder if self.transcoder else rows).T.clone(),
+            "W_enc": (encoder if self.is_transcoder else rows).T.clone(),
             "b_enc": torch.zeros(d_sae, device=x.device),
             "W_dec": rows,
             "b_dec": (self.scale_out * y).mean(0),
@@ -104,8 +113,8 @@ class Learner:
         for weight in self.weights.values():
             weight.requires_grad_()
         self.optimizer = torch.optim.Adam(self.weights.values(), lr=settings.learning_rate, betas=(0.9, 0.999))
-        self.silent = torch.zeros(d_sae, device=x.device)
-        self.weight = 1e-2
+        self.tokens_since_active = torch.zeros(d_sae, device=x.device)
+        self.l1_coefficient = 1e-2
 
     def step(self, x: Tensor, y: Tensor, done: float) -> float:
         """One step; ``done`` is the share of training before it.
@@ -119,12 +128,12 @@ class Learner:
         z = self.preactivations(x)
         a = self.active(z)
         variance = (y - y.mean(0)).square().sum()
-        left, penalty = self.unexplained(a, y, variance), self.penalty(a, z)
+        left, penalty = self.unexplained(a, y, variance), self.sparsity_penalty(a, z)
         with torch.no_grad():
-            self.silent = torch.where((a > 0).any(0), 0.0, self.silent + len(x))
+            self.tokens_since_active = torch.where((a > 0).any(0), 0.0, self.tokens_since_active + len(x))
         loss = left + penalty
-        if (self.silent > self.settings.dead_after).any():
-            loss = loss + _AUXILIARY * self.revival(z, y - self.decode(a).detach())
+        if (self.tokens_since_active > self.settings.dead_feature_tokens).any():
+            loss = loss + _AUXILIARY * self.auxk_loss(z, y - self.decode(a).detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -134,7 +143,7 @@ class Learner:
 
     def preactivations(self, x: Tensor) -> Tensor:
         """z, (batch, d_sae), from scaled activations, (batch, d_in)."""
-        read = x if self.transcoder else x - self.weights["b_dec"]
+        read = x if self.is_transcoder else x - self.weights["b_dec"]
         return torch.addmm(self.weights["b_enc"], read, self.weights["W_enc"])
 
     def decode(self, a: Tensor) -> Tensor:
@@ -147,16 +156,16 @@ class Learner:
         match self.settings.architecture:
             case "topk":  # Gao et al. 2024
                 return top_k(z.relu(), k)
-            case "batchtopk" | "matryoshka":  # Bussmann et al. 2024: the k · batch largest of the batch
+            case "batchtopk" | "matryoshka_batchtopk":  # Bussmann et al. 2024: the k · batch largest of the batch
                 return nn.functional.threshold(z, max(0.0, kth_largest(z.detach(), k * len(z)).item()), 0.0)
             case "jumprelu":  # Rajamanoharan et al. 2024
                 return JumpReLU.apply(z, self.weights["log_threshold"].exp())
-            case "l1":
+            case "standard":
                 return z.relu()
 
     def unexplained(self, a: Tensor, y: Tensor, variance: Tensor) -> Tensor:
         """Squared error over variance; for Matryoshka the mean over nested prefixes (Bussmann et al. 2025)."""
-        if self.settings.architecture != "matryoshka":
+        if self.settings.architecture != "matryoshka_batchtopk":
             return (self.decode(a) - y).square().sum() / variance
         ends = [round(share * a.shape[1]) for share in _PREFIXES]
         said, errors = self.weights["b_dec"], []
@@ -165,33 +174,33 @@ class Learner:
             errors.append((said - y).square().sum() / variance)
         return torch.stack(errors).mean()
 
-    def penalty(self, a: Tensor, z: Tensor) -> Tensor | float:
+    def sparsity_penalty(self, a: Tensor, z: Tensor) -> Tensor | float:
         """What holds L0 at k where nothing else does."""
         match self.settings.architecture:
             case "jumprelu":
                 # (L0 / k − 1)², as in Gemma Scope 2's training: k is asked for, not a weight that leads to it.
                 active = Step.apply(z, self.weights["log_threshold"].exp()).sum(-1).mean()
                 return 0.5 * (active / self.settings.k - 1).square()
-            case "l1":
+            case "standard":
                 count = float((a > 0).sum(-1).float().mean())
-                self.weight *= (max(count, 1e-3) / self.settings.k) ** 0.03
-                return self.weight * a.sum(-1).mean() / a.shape[1] ** 0.5
+                self.l1_coefficient *= (max(count, 1e-3) / self.settings.k) ** 0.03
+                return self.l1_coefficient * a.sum(-1).mean() / a.shape[1] ** 0.5
         return 0.0
 
-    def revival(self, z: Tensor, error: Tensor) -> Tensor:
+    def auxk_loss(self, z: Tensor, error: Tensor) -> Tensor:
         """AuxK (Gao et al. 2024): dead features reconstruct what living ones leave, as share of its variance.
 
         Not rectified: a feature that is below nothing everywhere would have no gradient, and stay dead.
         """
-        dead = (self.silent > self.settings.dead_after).nonzero().flatten()
+        dead = (self.tokens_since_active > self.settings.dead_feature_tokens).nonzero().flatten()
         k = min(len(dead), error.shape[1] // 2)
         said = top_k(z[:, dead], k) @ self.weights["W_dec"][dead]
         share = min(1.0, len(dead) / (error.shape[1] // 2))
         return share * (said - error).square().sum() / (error - error.mean(0)).square().sum()
 
     @torch.no_grad()
-    def finish(self, xs: Sequence[Tensor]) -> Coder:
-        """The coder on raw activations: scales folded into the weights, and a threshold for each feature.
+    def to_dictionary(self, xs: Sequence[Tensor]) -> Dictionary:
+        """The dictionary on raw activations: scales folded into the weights, and a threshold for each feature.
 
         The threshold is the mean, over batches, of the least activation that is among the k · batch largest (Bussmann
         et al. 2024, eq. 6), with k two hundredths lower, so that in other text, too, no more than k are active.
@@ -207,20 +216,20 @@ class Learner:
                 # All by one factor, so that what the penalty has not reached is reached.
                 learned = w["log_threshold"].exp()
                 threshold = learned * least(learned)
-            case "l1":
+            case "standard":
                 threshold = torch.zeros_like(w["b_enc"])
             case _:
                 threshold = least(1.0).expand_as(w["b_enc"])
-        per_position = self.settings.architecture == "topk" and not self.transcoder
+        per_position = self.settings.architecture == "topk" and not self.is_transcoder
         # Activations are divided by scale_out, so that decoder rows keep length 1.
-        return Coder(
+        return Dictionary(
             W_enc=w["W_enc"].detach() * self.scale_in / self.scale_out,
             b_enc=w["b_enc"].detach() / self.scale_out,
             W_dec=w["W_dec"].detach().clone(),
             b_dec=w["b_dec"].detach() / self.scale_out,
             threshold=torch.zeros_like(w["b_enc"]) if per_position else threshold.detach() / self.scale_out,
             k=self.settings.k if per_position else None,
-            transcoder=self.transcoder,
+            is_transcoder=self.is_transcoder,
         )
 
 

@@ -13,48 +13,50 @@ import pandas as pd
 import pytest
 import torch
 
-from factlife.config.graphs import Graphs, Prompt
-from factlife.graphs import explain, export, tables
+from factlife.config.graphs import CustomPrompt, Graphs
+from factlife.graphs import build, export, tables
 from factlife.graphs.export import cantor
 from factlife.graphs.graph import GraphError
 from factlife.models.anatomy import anatomy
 from factlife.saes import features
-from factlife.saes.activations import places
-from factlife.saes.dictionary import Coder
+from factlife.saes.activations import dictionary_sites
+from factlife.saes.dictionary import Dictionary
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def coders(small_model):
+def transcoders(small_model):
     """Random transcoders with active features."""
     generator, found = torch.Generator().manual_seed(0), []
-    for _ in places(anatomy(small_model), "transcoder"):
+    for _ in dictionary_sites(anatomy(small_model), "transcoder"):
         rows = torch.nn.functional.normalize(torch.randn(40, 32, generator=generator), dim=-1)
         weights = {"W_enc": torch.randn(32, 40, generator=generator) / 6, "W_dec": rows, "b_dec": torch.zeros(32)}
-        found.append(Coder(**weights, b_enc=torch.zeros(40), threshold=torch.full((40,), 0.2), transcoder=True))
+        found.append(Dictionary(**weights, b_enc=torch.zeros(40), threshold=torch.full((40,), 0.2), is_transcoder=True))
     return found
 
 
 @pytest.fixture(scope="module")
-def described(small_model, small_tokenizer, small_world, coders):
+def described(small_model, small_tokenizer, small_world, transcoders):
     """What their features are about."""
     texts = small_world.probes["prompt"].tolist()[:20]
-    return features.describe(small_model, small_tokenizer, small_tokenizer(texts)["input_ids"], "transcoder", coders)
+    return features.describe_features(
+        small_model, small_tokenizer, small_tokenizer(texts)["input_ids"], "transcoder", transcoders
+    )
 
 
-def ask(model, tokenizer, world, coders, described=None, **settings):
+def ask(model, tokenizer, world, transcoders, described=None, **settings):
     """Graphs with little in them."""
     labels = pd.Series(dtype=str) if described is None else described.set_index(["layer", "feature"])["label"]
-    settings = {"pages": 1, "scored": 3, "others": 10} | settings
-    return explain.explain(model, tokenizer, world, coders, labels, Graphs(**settings))
+    settings = {"pages": 1, "scored_facts": 3, "random_features": 10} | settings
+    return build.build_attribution_graphs(model, tokenizer, world, transcoders, labels, Graphs(**settings))
 
 
 @pytest.fixture(scope="module")
-def explained(small_model, small_tokenizer, small_world, coders, described):
+def explained(small_model, small_tokenizer, small_world, transcoders, described):
     """Three facts, one of them with a page."""
-    return ask(small_model, small_tokenizer, small_world, coders, described)
+    return ask(small_model, small_tokenizer, small_world, transcoders, described)
 
 
 @pytest.fixture(scope="module")
@@ -62,41 +64,45 @@ def written(explained, described, tmp_path_factory):
     """The folder with the page."""
     folder = tmp_path_factory.mktemp("graphs")
     settings = Graphs().model_dump()
-    export.write(
+    export.write_graphs(
         folder,
-        explained.shown,
+        explained.pages,
         described,
         scan="small",
         settings=settings,
         provenance={},
-        about={"model": "m", "seed": 0},
+        model_info={"model": "m", "seed": 0},
     )
     return folder
 
 
 def test_every_fact_has_scores_and_interventions_for_answer_and_contrast(explained):
     scores, rows = pd.DataFrame(explained.scores), pd.concat(explained.interventions)
-    assert scores.groupby("explained")["fact_id"].nunique().to_dict() == {"answer": 3, "contrast": 3}
+    assert scores.groupby("attribution_target")["fact_id"].nunique().to_dict() == {"answer": 3, "contrast": 3}
     assert scores["replacement_score"].between(0, 1).all() and scores["completeness_score"].between(0, 1).all()
-    assert scores["logit_difference"].max() < 1e-4 and scores["row_error"].max() < 1e-3
-    np.testing.assert_allclose(rows["predicted"], rows["fixed"], rtol=1e-2, atol=1e-3)
+    assert scores["max_logit_error"].max() < 1e-4 and scores["max_row_error"].max() < 1e-3
+    np.testing.assert_allclose(rows["predicted"], rows["linear"], rtol=1e-2, atol=1e-3)
     # Taking a feature out and doubling it are opposite where all is linear.
     wide = rows.pivot_table(
-        index=["fact_id", "explained", "layer", "position", "feature"], columns="multiple", values="fixed"
+        index=["fact_id", "attribution_target", "layer", "position", "feature"],
+        columns="steering_factor",
+        values="linear",
     )
     np.testing.assert_allclose(wide[0.0], -wide[2.0], rtol=1e-2, atol=1e-3)
-    assert rows.groupby(["fact_id", "explained"])["shown"].sum().min() > 0
+    assert rows.groupby(["fact_id", "attribution_target"])["in_pruned_graph"].sum().min() > 0
 
 
 def test_groups_are_taken_out_together(explained):
-    for shown in explained.shown:
-        alone = shown.interventions.query("multiple == 0").set_index(["layer", "position", "feature"])["predicted"]
+    for shown in explained.pages:
+        alone = shown.interventions.query("steering_factor == 0").set_index(["layer", "position", "feature"])[
+            "predicted"
+        ]
         assert all(len(group.features) > 1 for group in shown.groups)
         for group in shown.groups:
             places = [tuple(place) for place in shown.graph.features[group.features].tolist()]
             assert group.ablated["predicted"] == pytest.approx(alone[places].sum(), rel=1e-3, abs=1e-4)
-            assert {"replacement", "frozen", "free"} < set(group.ablated)
-    assert any(shown.groups for shown in explained.shown)
+            assert {"replacement", "frozen", "unfrozen"} < set(group.ablated)
+    assert any(shown.groups for shown in explained.pages)
 
 
 def test_json_is_neuronpedias_and_ids_do_not_collide(written):
@@ -125,7 +131,7 @@ def test_json_is_neuronpedias_and_ids_do_not_collide(written):
 
 
 def test_every_id_differs_even_where_circuit_tracers_do_not(explained):
-    graph = explained.shown[0].graph
+    graph = explained.pages[0].graph
     ids = export.node_ids(graph)
     assert len(set(ids)) == len(ids) == len(graph.effects)
     # An error of layer 1 and feature 1 of layer 0 at the same position would both be `0_1_…` there.
@@ -255,8 +261,10 @@ class Browser:
 def test_named_facts_come_first_and_own_prompts_before(small_model, small_tokenizer, small_world):
     name = small_world.facts.query("relation == 'major' and taught").iloc[-1]["fact_id"]
     probe = small_world.probes.query("fact_id == @name and kind == 'forward'").iloc[0]
-    own = {"mine": Prompt(prompt=probe["prompt"], answer=probe["target"])}
-    found = explain.questions(small_model, small_tokenizer, small_world, Graphs(pages=[name], prompts=own, scored=4))
+    own = {"mine": CustomPrompt(prompt=probe["prompt"], answer=probe["target"])}
+    found = build.select_prompts(
+        small_model, small_tokenizer, small_world, Graphs(pages=[name], prompts=own, scored_facts=4)
+    )
     assert [one.name for one in found[:2]] == ["mine", name] and len(found) == 4
     assert [one.page for one in found] == [True, True, False, False]
     # Values of several tokens are nobody's unless they are asked for.
@@ -265,15 +273,15 @@ def test_named_facts_come_first_and_own_prompts_before(small_model, small_tokeni
     assert len({one.subject for one in found[2:]}) == 2
 
 
-def test_errors_say_what_to_do(small_model, small_tokenizer, small_world, coders):
-    asked = (small_model, small_tokenizer, small_world, coders)
+def test_errors_say_what_to_do(small_model, small_tokenizer, small_world, transcoders):
+    asked = (small_model, small_tokenizer, small_world, transcoders)
     date = small_world.facts.query("relation == 'birth_date'").iloc[0]["fact_id"]
     with pytest.raises(GraphError, match=r"explains one token, but the tokenizer writes .* with 2"):
         ask(*asked, pages=[date])
     with pytest.raises(GraphError, match=r"graphs.pages names nobody.major, which no forward probe asks for"):
         ask(*asked, pages=["nobody.major"])
     with pytest.raises(GraphError, match="2 layers, but there are transcoders of 1"):
-        ask(small_model, small_tokenizer, small_world, coders[:1])
+        ask(small_model, small_tokenizer, small_world, transcoders[:1])
 
 
 def test_tables_say_how_well_predictions_agree():
@@ -281,19 +289,19 @@ def test_tables_say_how_well_predictions_agree():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"predicted": rng.normal(size=80), "fact_id": np.repeat(["a.x", "b.x"], 40)})
     rows = rows.assign(
-        model="m", seed=0, explained="answer", multiple=0.0, shown=True, predicted_direct=rng.normal(size=80),
-        fixed=2 * rows["predicted"], replacement=2 * rows["predicted"], frozen=2 * rows["predicted"],
-        free=-rows["predicted"], random_frozen=0.5 * rows["predicted"], random_free=0.25 * rows["predicted"],
+        model="m", seed=0, attribution_target="answer", steering_factor=0.0, in_pruned_graph=True, predicted_direct=rng.normal(size=80),
+        linear=2 * rows["predicted"], replacement=2 * rows["predicted"], frozen=2 * rows["predicted"],
+        unfrozen=-rows["predicted"], random_frozen=0.5 * rows["predicted"], random_unfrozen=0.25 * rows["predicted"],
     )  # fmt: skip
-    scores = dict.fromkeys(tables._SCORES, 1.0) | {"model": "m", "seed": 0, "explained": "answer"}
-    table = tables.graphs(
+    scores = dict.fromkeys(tables._SCORES, 1.0) | {"model": "m", "seed": 0, "attribution_target": "answer"}
+    table = tables.summarise_graphs(
         pd.DataFrame([scores | {"fact_id": name} for name in ("a.x", "b.x")]), rows, resamples=20
-    ).set_index(["setting", "predictor", "features", "metric"])["estimate"]
+    ).set_index(["setting", "predictor", "feature_set", "metric"])["estimate"]
 
-    assert table["frozen", "paths", "all", "pearson"] == pytest.approx(1)
-    assert table["frozen", "paths", "all", "slope"] == pytest.approx(2)
-    assert table["free", "paths", "shown", "pearson"] == pytest.approx(-1)
-    assert table["free", "paths", "influential", "sign_agreement"] == 0
+    assert table["frozen", "total", "all", "pearson"] == pytest.approx(1)
+    assert table["frozen", "total", "all", "slope"] == pytest.approx(2)
+    assert table["unfrozen", "total", "pruned_graph", "pearson"] == pytest.approx(-1)
+    assert table["unfrozen", "total", "influential", "sign_agreement"] == 0
     assert abs(table["frozen", "direct", "all", "pearson"]) < 0.4
     assert abs(table["frozen", "shuffled", "all", "pearson"]) < 0.4
     assert table["frozen", "", "all", "effect_over_random"] == pytest.approx(4)
@@ -301,4 +309,4 @@ def test_tables_say_how_well_predictions_agree():
 
 
 def test_no_graphs_make_an_empty_table():
-    assert tables.graphs(tables.read([]), tables.read([]), resamples=5).empty
+    assert tables.summarise_graphs(tables.read_tables([]), tables.read_tables([]), resamples=5).empty
