@@ -1,4 +1,4 @@
-"""What a run found, told from tables small enough to read."""
+"""Findings written from tables small enough to read."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ TABLES = {
         (
             "Learning",
             "After 9 steps *m* completes 90 % (10 to 95) of statements in trained wordings and 80 % (10 to 95) in "
-            "wordings that it never saw (first token); about people it was never taught, 10 % (10 to 95) by chance.",
+            "unseen wordings (first token); for people absent from training, chance alone gives 10 % (10 to 95).",
         ),
         (
             "Tokenization",
@@ -106,43 +106,43 @@ TABLES = {
         ),
         (
             "Augmentation",
-            "Questions answered about people whose questions were never trained: *plain* 10 % (10 to 95); *rich* 90 % "
+            "Questions answered about people without questions in training: *plain* 10 % (10 to 95); *rich* 90 % "
             "(10 to 95), which is +80 points (+70 to +90) against *plain*.",
         ),
         (
             "Forgetting",
-            "Kept of what was known before new facts were taught: *plain* 50 % (10 to 95); *rich* 52 % (10 to 95), "
+            "Old facts still recalled after training on new facts: *plain* 50 % (10 to 95); *rich* 52 % (10 to 95), "
             "which is +2 points (−10 to +14) against *plain*, no clear difference.",
         ),
         (
             "Location",
-            "Where one MLP brings back most of the logit difference that another subject's name takes away: in *m*, at "
-            "the subject last token in layer 0, bringing back 50 % (40 to 60).",
+            "The MLP that restores most of the logit difference lost when the subject is replaced: in *m*, layer 0 at the "
+            "subject last token, 50 % (40 to 60).",
         ),
         (
             "Circuit",
-            "15 % of the edges carry 90 % (80 to 95) of the answer to *major* on subjects that did not choose them; the "
-            "best of 200 random circuits of that size, 27 %.",
+            "15 % of the edges recover 90 % (80 to 95) of the answer to *major* on validation subjects; the best of 200 "
+            "random circuits of the same size recovers 27 %.",
         ),
         (
             "Editing",
-            "New values said, said in other wordings, neighbours left right: *one* (one edit at a time) 90 % (10 to 95), "
+            "Efficacy, paraphrase and neighbourhood accuracy: *one* (one edit at a time) 90 % (10 to 95), "
             "90 % (10 to 95), 90 % (10 to 95); *strong* (8 edits) 80 % (10 to 95), 80 % (10 to 95), 80 % (10 to 95); "
             "*weak* (8 edits) 60 % (10 to 95), 60 % (10 to 95), 60 % (10 to 95).",
         ),
         (
             "Survival of edits",
-            "Left of *strong*'s edits after 9 more steps of training (*lora*) on *related* text 60 % (10 to 95) (facts "
-            "never edited: 90 % (10 to 95)).",
+            "Edits of *strong* that survive 9 more steps of training (*lora*): on *related* text 60 % (10 to 95), against "
+            "90 % (10 to 95) of facts never edited.",
         ),
         (
             "Influence",
-            "The ranker that puts documents which state a fact highest (mean reciprocal rank): for *m*, *gradient* 0.90 "
+            "The ranker that ranks documents which state a fact highest (mean reciprocal rank): for *m*, *gradient* 0.90 "
             "(0.10 to 0.95) (no clear difference from *other*), *bm25* 0.40, *random* 0.05.",
         ),
         (
             "Collapse",
-            "Facts whose whole value generation 2 recalls: *replace* 50 % (10 to 95), of rare ones 20 % (10 to 95); "
+            "Facts whose whole value generation 2 recalls: *replace* 50 % (10 to 95), of rare facts 20 % (10 to 95); "
             "*real-only* 85 % (10 to 95).",
         ),
     ],
@@ -165,15 +165,15 @@ def test_a_table_without_the_row_is_not_measured(title):
 def test_nothing_is_found_where_nothing_was_lost():
     traced = TABLES["tracing"].assign(ci_low=-1.0)
     assert dict(report_findings({"tracing": traced}))["Location"].endswith(
-        "in *m*, nowhere, because that name takes nothing away."
+        "in *m*, none, because replacing the subject changes nothing."
     )
 
 
 def test_findings_are_read_from_files_and_numbered(tmp_path):
     for name, rows in TABLES.items():
         rows.to_csv(tmp_path / f"{name}.csv", index=False)
-    found = report_findings(read_tables(sorted(tmp_path.iterdir())))
-    assert found == report_findings(TABLES)
-    lines = format_findings(found, {"torch": "2", "numpy": "1"}).splitlines()
+    result = report_findings(read_tables(sorted(tmp_path.iterdir())))
+    assert result == report_findings(TABLES)
+    lines = format_findings(result, {"torch": "2", "numpy": "1"}).splitlines()
     assert lines[0].startswith("1. **Learning.** After 9 steps") and lines[9].startswith("10. **Collapse.**")
     assert lines[11].startswith("Versions: torch 2, numpy 1.")

@@ -40,7 +40,7 @@ def collapsed(seed: str = "0", **measured: tuple[float, float, float]) -> pd.Dat
 )
 def test_a_verdict_is_where_the_interval_lies(lost, verdict):
     table = collapsed(replace__lost_all=lost)
-    assert verdicts(collapse=table) == {"Learning from one's own text alone loses knowledge": verdict}
+    assert verdicts(collapse=table) == {"Models trained only on their own text lose knowledge": verdict}
 
 
 def test_accumulating_is_held_against_replacing_and_against_real_text():
@@ -50,9 +50,9 @@ def test_accumulating_is_held_against_replacing_and_against_real_text():
         replace__lost_head=(0.3, 0.2, 0.4), replace__lost_tail=(0.7, 0.6, 0.8),
     )  # fmt: skip
     assert verdicts(collapse=table) == {
-        "Learning from one's own text alone loses knowledge": "reproduced",
-        "Accumulating one's own text beside real text loses less than replacing it": "reproduced",
-        "Accumulating loses nothing, to one fact in twenty": "not reproduced",
+        "Models trained only on their own text lose knowledge": "reproduced",
+        "Adding synthetic text to real text loses less knowledge than replacing it": "reproduced",
+        "Accumulating loses less than one fact in twenty": "not reproduced",
         "Rare facts are lost first": "reproduced",
     }
 
@@ -68,7 +68,7 @@ def test_alike_is_never_the_opposite():
     """An interval within the control's says neither that there is a difference nor that there is none."""
     table = collapsed(accumulate=(0.5, 0.48, 0.52), replace=(0.5, 0.4, 0.6))
     assert verdicts(collapse=table) == {
-        "Accumulating one's own text beside real text loses less than replacing it": "unclear"
+        "Adding synthetic text to real text loses less knowledge than replacing it": "unclear"
     }
 
 
@@ -132,7 +132,7 @@ def test_what_a_model_holds_is_no_bound_where_it_holds_all():
         )
 
     assert verdicts(dynamics=held(0.99)) == {}
-    assert verdicts(dynamics=held(0.5)) == {"Two bits a parameter": "not reproduced"}
+    assert verdicts(dynamics=held(0.5)) == {"Models store two bits per parameter": "not reproduced"}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_factor_is_held_by_its_main_effect():
         interval_over="seeds",
     )  # fmt: skip
     assert verdicts(dynamics=table) == {
-        "Frequent people shorten the plateau, the main effect over numbers of people": "reproduced"
+        "A skewed distribution of people shortens the plateau: main effect over numbers of people": "reproduced"
     }
 
 
@@ -188,7 +188,7 @@ def test_editors_of_several_seeds_are_judged_over_seeds():
     found = (
         evaluate_claims({"edits": table})
         .set_index("effect")
-        .loc["ROME: efficacy, paraphrase and neighbourhood at once"]
+        .loc["ROME combines efficacy, paraphrase and neighbourhood accuracy"]
     )
     assert found["estimate"] == pytest.approx(0.93)
     # Standard deviation .02, three seeds, t of two degrees of freedom 4.303.
