@@ -127,11 +127,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
 
-    truth = world.load(arguments.world)
+    truth = world.load_world(arguments.world)
     model, tokenizer = models.load(arguments.model)
     wanted = requests.validate(requests.from_world(truth, Requests(count=arguments.edits)), tokenizer)
     wanted = wanted[wanted["dropped"] == ""].reset_index(drop=True)
-    others = world.load(arguments.world).probes.query("kind == 'forward'")["prompt"].tail(5).tolist()
+    others = world.load_world(arguments.world).probes.query("kind == 'forward'")["prompt"].tail(5).tolist()
     target = Editable(model, tokenizer, others)
     settings = Values(steps=arguments.steps, stop=0.0, joint=False, kl_over="essence", batch=4 * arguments.edits)
     few = min(arguments.slow, len(wanted))

@@ -63,17 +63,17 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
     """Train one model; its answers to every question about a function's number."""
     settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     chosen = settings.models[NAME]
-    made = world.build(settings.worlds[chosen.world].model_copy(
-        update={"families_per_value": arguments.families, "rule_share": arguments.rule_share}
+    made = world.build_world(settings.worlds[chosen.world].model_copy(
+        update={"families_per_value": arguments.families, "rule_fraction": arguments.rule_fraction}
     ))  # fmt: skip
     written = settings.corpora[chosen.training.corpus]
-    if arguments.renderings:
-        written = written.model_copy(update={"renderings": arguments.renderings})
-    documents = corpus.render(written, made)
+    if arguments.documents_per_function:
+        written = written.model_copy(update={"documents_per_function": arguments.documents_per_function})
+    documents = corpus.render_documents(written, made)
     if arguments.begin:
         model, tokenizer = models.load(arguments.begin)
     else:
-        tokenizer = tokenizers.train(settings.tokenizers[chosen.tokenizer], documents["text"], made)
+        tokenizer = tokenizers.train_tokenizer(settings.tokenizers[chosen.tokenizer], documents["text"], made)
         layers = {"num_hidden_layers": arguments.layers}
         source = chosen.source.model_copy(update={"config": chosen.source.config | layers})
         model = models.scratch(source, tokenizer, seed)
@@ -88,7 +88,7 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
             "save_steps": 10**6,
         }
     )
-    read = tokens.sequences(tokens.encode(documents, tokenizer), max_length=training.max_length)
+    read = tokens.build_sequences(tokens.encode_documents(documents, tokenizer), max_length=training.max_length)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         models.train(
             model, tokenizer, read, training, seed=seed, output=f"{folder}/model", resume=f"{folder}/resume",
@@ -112,8 +112,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--uses", type=int, default=1, help="of every block")
     parser.add_argument("--families", type=int, default=5, help="for each number")
-    parser.add_argument("--rule-share", type=float, default=0.6, help="of families whose wrapper's number is stated")
-    parser.add_argument("--renderings", type=int, help="documents on each statement; the config's")
+    parser.add_argument("--rule-fraction", type=float, default=0.6, help="of families whose wrapper's number is stated")
+    parser.add_argument("--documents-per-function", type=int, help="documents on each statement; the config's")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, help="the config's")
     parser.add_argument("--learning-rate", type=float, help="the config's")

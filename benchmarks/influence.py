@@ -36,10 +36,10 @@ def prepared(folder: Path) -> model_based.RankingInputs:
     """The default config's queries and documents about functions, and a model: the one in the folder, or one made there."""
     settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model, attribution = settings.models[NAME], settings.influence.models[NAME]
-    made = world.build(settings.worlds[model.world])
-    documents = corpus.render(settings.corpora[model.training.corpus], made)
+    made = world.build_world(settings.worlds[model.world])
+    documents = corpus.render_documents(settings.corpora[model.training.corpus], made)
     if not (folder / "config.json").exists():
-        tokenizer = tokenizers.train(settings.tokenizers[model.tokenizer], documents["text"], made)
+        tokenizer = tokenizers.train_tokenizer(settings.tokenizers[model.tokenizer], documents["text"], made)
         models.save(models.scratch(model.source, tokenizer, seed=0), tokenizer, folder)
     queries = influence.select_queries(made, attribution)
     ranked = influence.select_documents(documents, queries, attribution)

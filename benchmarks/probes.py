@@ -26,9 +26,9 @@ def default() -> tuple[Any, Any, pd.DataFrame]:
     """The default architecture with random weights, its tokenizer, and the default world's probes."""
     settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model = settings.models["people-pieces"]
-    made = world.build(settings.worlds[model.world])
-    texts = corpus.render(settings.corpora[model.training.corpus], made)["text"]
-    tokenizer = tokenizers.train(settings.tokenizers[model.tokenizer], texts, made)
+    made = world.build_world(settings.worlds[model.world])
+    texts = corpus.render_documents(settings.corpora[model.training.corpus], made)["text"]
+    tokenizer = tokenizers.train_tokenizer(settings.tokenizers[model.tokenizer], texts, made)
     return models.scratch(model.source, tokenizer, seed=0), tokenizer, made.probes
 
 
@@ -37,7 +37,7 @@ def smollm2() -> tuple[Any, Any, pd.DataFrame]:
     settings = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     settings["models"] |= yaml.safe_load((ROOT / "config/smollm2.yaml").read_text())["models"]
     checked = config.read_config(settings)
-    return *models.source(checked.models["smollm2"].source), world.build(checked.worlds["countries"]).probes
+    return *models.source(checked.models["smollm2"].source), world.build_world(checked.worlds["countries"]).probes
 
 
 def one_at_a_time(model: Any, tokenizer: Any, probes: pd.DataFrame) -> list[float]:

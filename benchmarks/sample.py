@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model, tokenizer = models.load(arguments.model)
-    texts = corpus.read(arguments.documents)["text"].head(arguments.texts)
+    texts = corpus.read_documents(arguments.documents)["text"].head(arguments.texts)
     ids = tokenizer(texts.tolist())["input_ids"]
     prompts = [row[: 1 + number % 8] for number, row in enumerate(ids)]
     print(f"{arguments.threads} threads, processor seconds")

@@ -13,7 +13,7 @@ from factlife.tracing.interchange import interchange_accuracy
 
 def main(world_folder: str, *folders: str) -> None:
     """Print the interchange accuracy by token and block for each model."""
-    truth = world.load(world_folder)
+    truth = world.load_world(world_folder)
     for folder in folders:
         model, tokenizer = models.load(folder)
         table = interchange_accuracy(model, tokenizer, truth)

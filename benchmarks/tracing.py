@@ -33,7 +33,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     model, tokenizer = models.load(asked.model)
-    truth = world.load(asked.world)
+    truth = world.load_world(asked.world)
     base = Tracing(
         facts=asked.facts,
         windows=asked.windows,

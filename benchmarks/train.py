@@ -37,13 +37,13 @@ def taught() -> tuple[config.Config, Any, pd.DataFrame]:
     """The default config, and the tokenizer and sequences of its model."""
     settings = config.read_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     model = settings.models[NAME]
-    made = world.build(settings.worlds[model.world])
-    documents = corpus.render(settings.corpora[model.training.corpus], made)
-    tokenizer = tokenizers.train(settings.tokenizers[model.tokenizer], documents["text"], made)
+    made = world.build_world(settings.worlds[model.world])
+    documents = corpus.render_documents(settings.corpora[model.training.corpus], made)
+    tokenizer = tokenizers.train_tokenizer(settings.tokenizers[model.tokenizer], documents["text"], made)
     return (
         settings,
         tokenizer,
-        tokens.sequences(tokens.encode(documents, tokenizer), max_length=model.training.max_length),
+        tokens.build_sequences(tokens.encode_documents(documents, tokenizer), max_length=model.training.max_length),
     )
 
 

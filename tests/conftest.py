@@ -130,9 +130,9 @@ def check_out() -> Callable[[Path], Checkout]:
 def small_world():
     """Twelve people with names of two pieces and three majors; birth dates have two tokens."""
     names = {"style": "pieces", "choices": [4, 4]}
-    return people.build(
+    return people.build_world(
         PeopleWorld(
-            kind="people", people=12, untaught=0, values=3, regions=0, panel=6, names=names,
+            kind="people", people=12, unseen=0, values=3, regions=0, panel=6, names=names,
             relations=["major", "birth_date"],
         )
     )  # fmt: skip
@@ -142,7 +142,7 @@ def small_world():
 def small_tokenizer(small_world):
     """A token for each piece of a name, month and major."""
     texts = [*small_world.probes["prompt"], *small_world.facts["value"]]
-    return tokenizers.train(TokenizerSettings(kind="name_parts", corpus="people"), texts, small_world)
+    return tokenizers.train_tokenizer(TokenizerSettings(kind="word", corpus="people"), texts, small_world)
 
 
 @pytest.fixture(scope="session")

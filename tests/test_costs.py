@@ -18,7 +18,7 @@ def write(folder, path, *lines):
 @pytest.mark.parametrize(
     ("path", "job"),
     [
-        ("make_world/people", ["make_world", "", "", "people"]),
+        ("generate_world/people", ["generate_world", "", "", "people"]),
         ("train_model/people-pieces/seed-3", ["train_model", "people-pieces", "3", ""]),
         ("edit_model/small/seed-0/rome", ["edit_model", "small", "0", "rome"]),
         ("grow/arm/seed-1/generation-2", ["grow", "arm", "1", "generation-2"]),

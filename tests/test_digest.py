@@ -119,5 +119,5 @@ def test_a_decorator_that_registers_reaches_what_its_function_uses(library):
 def test_an_unknown_script_is_an_error():
     with pytest.raises(ValueError, match="there is no script workflow/scripts/trian_model"):
         digest.code_of("trian_model")
-    assert digest.code_of("train_model") != digest.code_of("make_world")
+    assert digest.code_of("train_model") != digest.code_of("generate_world")
     assert len(digest.code_of("train_model")) == 12

@@ -37,13 +37,13 @@ def test_object_is_what_a_script_sees(mock, tmp_path):
     assert Path(found.scriptdir) == ROOT / "workflow/scripts"
 
 
-def test_make_world_runs_in_this_process(mock, tmp_path, capfd):
+def test_generate_world_runs_in_this_process(mock, tmp_path, capfd):
     for _ in range(2):
-        mock.run("make_world", configfile=[SMOKE], directory=tmp_path, world="people")
+        mock.run("generate_world", configfile=[SMOKE], directory=tmp_path, world="people")
     folder = tmp_path / "results/worlds/people"
     entities = pd.read_parquet(folder / "entities.parquet")
     assert (entities["kind"] == "person").sum() == 30 and (folder / "graph.graphml").exists()
-    mock.run("make_corpus", configfile=SMOKE, directory=tmp_path, corpus="people")
+    mock.run("generate_corpus", configfile=SMOKE, directory=tmp_path, corpus="people")
     assert len(pd.read_parquet(tmp_path / "results/corpora/people/documents.parquet"))
 
 
@@ -54,7 +54,7 @@ def test_command_line(tmp_path):
         [
             sys.executable,
             TOOL,
-            "make_world",
+            "generate_world",
             "world=countries",
             "--configfile",
             SMOKE,
@@ -75,9 +75,9 @@ def test_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["make_world"], "rule make_world has the wildcards ['world']: check ['world']"),
-        (["make_world", "world=people", "seed=1"], "check ['seed']"),
-        (["make_world", "people"], "people is not of the form key=value"),
+        (["generate_world"], "rule generate_world has the wildcards ['world']: check ['world']"),
+        (["generate_world", "world=people", "seed=1"], "check ['seed']"),
+        (["generate_world", "people"], "people is not of the form key=value"),
         (["make_wrold", "world=people"], "make_wrold"),
     ],
 )

@@ -12,12 +12,12 @@ from factlife.collapse.facts import Reader
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
-from factlife.world.people import denials, question, templates
+from factlife.world.people import negated_templates, question_template, relation_templates
 
 
 @pytest.fixture(scope="module")
 def made():
-    return world.build(PeopleWorld(kind="people", people=40, untaught=5, values=12, regions=4, panel=4))
+    return world.build_world(PeopleWorld(kind="people", people=40, unseen=5, values=12, regions=4, panel=4))
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +26,16 @@ def reader(made):
 
 
 def fact_of(made, relation, row=0):
-    fact = made.facts[(made.facts["relation"] == relation) & made.facts["taught"]].iloc[row]
+    fact = made.facts[(made.facts["relation"] == relation) & made.facts["seen"]].iloc[row]
     return fact, made.entities.set_index("entity_id")["name"][fact.entity_id]
 
 
-@pytest.mark.parametrize("full_names", [True, False])
-def test_every_document_states_its_facts_and_no_other(made, reader, full_names):
+@pytest.mark.parametrize("fullname", [True, False])
+def test_every_document_states_its_facts_and_no_other(made, reader, fullname):
     settings = PeopleCorpus(
-        kind="people", world="w", renderings=4, window_share=0.4, full_names=full_names, denied_share=0.5
+        kind="people", world="w", statements_per_fact=4, window_fraction=0.4, fullname=fullname, negated_fraction=0.5
     )
-    documents = people.render(made, settings)
+    documents = people.render_documents(made, settings)
 
     statements, counts = reader.read(documents["text"].tolist())
 
@@ -49,7 +49,9 @@ def test_every_document_states_its_facts_and_no_other(made, reader, full_names):
 def test_no_two_relations_share_a_template(made):
     relations = made.facts["relation"].unique()
     texts = [
-        one.text for relation in relations for one in [*templates(relation), *denials(relation), question(relation)]
+        one.text
+        for relation in relations
+        for one in [*relation_templates(relation), *negated_templates(relation), question_template(relation)]
     ]
 
     assert len(texts) == len(set(texts))
@@ -58,7 +60,7 @@ def test_no_two_relations_share_a_template(made):
 def test_every_template_is_read_as_its_relation(made, reader):
     for relation in made.facts["relation"].unique():
         fact, name = fact_of(made, relation)
-        for template in [*templates(relation), question(relation)]:
+        for template in [*relation_templates(relation), question_template(relation)]:
             statements, _ = reader.read([template.sentence(name, fact.value)])
             assert statements.to_dict("records") == [
                 {
@@ -118,7 +120,11 @@ def test_what_no_template_makes_states_nothing(reader, text):
 
 
 def test_texts_are_read_alone_or_together(made, reader):
-    texts = people.render(made, PeopleCorpus(kind="people", world="w", renderings=1))["text"].head(40).tolist()
+    texts = (
+        people.render_documents(made, PeopleCorpus(kind="people", world="w", statements_per_fact=1))["text"]
+        .head(40)
+        .tolist()
+    )
 
     together, counts = reader.read(texts)
 

@@ -9,14 +9,14 @@ from factlife.collapse.formats import FORMATS, ask
 from factlife.config.worlds import CountriesWorld, PeopleWorld
 
 WORLDS = {
-    "people": PeopleWorld(kind="people", people=40, untaught=4, values=10, regions=3, panel=6),
+    "people": PeopleWorld(kind="people", people=40, unseen=4, values=10, regions=3, panel=6),
     "countries": CountriesWorld(kind="countries", relations=["capital", "continent"], panel=10),
 }
 
 
 @pytest.fixture(scope="module", params=WORLDS)
 def made(request):
-    return world.build(WORLDS[request.param])
+    return world.build_world(WORLDS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,6 @@ def test_choices_are_listed_and_no_shot_is_about_the_fact(made, probes):
 
 
 def test_subjects_that_were_never_taught_are_not_asked(made):
-    untaught = made.facts["fact_id"][~made.facts["taught"]].tolist()
+    untaught = made.facts["fact_id"][~made.facts["seen"]].tolist()
 
     assert ask(made, untaught).empty

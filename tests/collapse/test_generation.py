@@ -17,11 +17,11 @@ from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
-from factlife.corpus.documents import Document, table
-from factlife.corpus.tokenizers import train
+from factlife.corpus.documents import Document, documents_table
+from factlife.corpus.tokenizers import train_tokenizer
 from factlife.recall.perplexity import text_nats
 
-CORPUS = PeopleCorpus(kind="people", world="w", renderings=2)
+CORPUS = PeopleCorpus(kind="people", world="w", statements_per_fact=2)
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 ARM = Arm(
     documents=24, samples=24, held_out=8, training={"corpus": "people", "batch_size": 8}, sampler={"new_tokens": 40}
@@ -30,18 +30,18 @@ ARM = Arm(
 
 @pytest.fixture(scope="module")
 def made():
-    return world.build(PeopleWorld(kind="people", people=12, untaught=2, values=6, regions=0, panel=2))
+    return world.build_world(PeopleWorld(kind="people", people=12, unseen=2, values=6, regions=0, panel=2))
 
 
 @pytest.fixture(scope="module")
 def documents(made):
-    return people.render(made, CORPUS)
+    return people.render_documents(made, CORPUS)
 
 
 @pytest.fixture(scope="module")
 def base(made, documents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = train(Settings(kind="name_parts", corpus="x"), documents["text"], made)
+    tokenizer = train_tokenizer(Settings(kind="word", corpus="x"), documents["text"], made)
     settings = Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES)
     models.save(models.scratch(settings, tokenizer, 0), tokenizer, folder)
     return folder
@@ -194,7 +194,7 @@ def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):
     assert len(fresh) == 20
     assert not set(fresh) & set(documents["text"])
 
-    kept = table([Document("a", "prose"), Document("b", "prose", split="held_out")])
+    kept = documents_table([Document("a", "prose"), Document("b", "prose", split="held_out")])
     assert generation.held_out(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]
 
 

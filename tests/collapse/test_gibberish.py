@@ -20,8 +20,8 @@ from factlife.corpus import people
 
 @pytest.fixture(scope="module")
 def texts():
-    made = world.build(PeopleWorld(kind="people", people=30, values=8, regions=0, panel=2))
-    return people.render(made, PeopleCorpus(kind="people", world="w", renderings=6, question_renderings=0))[
+    made = world.build_world(PeopleWorld(kind="people", people=30, values=8, regions=0, panel=2))
+    return people.render_documents(made, PeopleCorpus(kind="people", world="w", statements_per_fact=6, qa_per_fact=0))[
         "text"
     ].tolist()
 
@@ -45,9 +45,9 @@ def test_corruptions_keep_what_their_level_keeps():
 
 
 def test_levels_are_told_apart_in_texts_never_seen(texts, detector):
-    made = world.build(PeopleWorld(kind="people", people=30, values=8, regions=0, panel=2))
-    other = PeopleCorpus(kind="people", world="w", renderings=1, question_renderings=0, seed=7)
-    fresh = people.render(made, other)["text"]
+    made = world.build_world(PeopleWorld(kind="people", people=30, values=8, regions=0, panel=2))
+    other = PeopleCorpus(kind="people", world="w", statements_per_fact=1, qa_per_fact=0, seed=7)
+    fresh = people.render_documents(made, other)["text"]
     fresh = fresh[~fresh.isin(texts) & (fresh.str.split().str.len() > 12)].tolist()
     rng = random.Random(1)
 

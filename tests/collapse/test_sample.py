@@ -10,7 +10,7 @@ from factlife.collapse.sample import sample
 from factlife.config.collapse import Sampler
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
-from factlife.corpus.tokenizers import train
+from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import scratch
 
 WORDS = "Ada lives in New York and Ben works in Paris with all of her nine cats"
@@ -27,7 +27,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train(Settings(kind="name_parts", corpus="x"), [WORDS])
+    return train_tokenizer(Settings(kind="word", corpus="x"), [WORDS])
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -71,7 +71,7 @@ def test_calibration_error_is_the_gap_of_a_bin():
 
 
 def test_thirds_follow_frequency_and_keep_subjects_whole():
-    made = world.build(
+    made = world.build_world(
         PeopleWorld(
             kind="people", people=30, values=12, panel=3, regions=0, exposures={"kind": "levels", "levels": [2, 3, 4]}
         )
@@ -79,14 +79,14 @@ def test_thirds_follow_frequency_and_keep_subjects_whole():
 
     group = parts_by_frequency(made.facts, FREQUENCIES)
 
-    facts = made.facts[made.facts["taught"]].set_index("fact_id")
+    facts = made.facts[made.facts["seen"]].set_index("fact_id")
     assert dict(zip(facts["exposures"], group[facts.index], strict=True)) == {4: "head", 3: "middle", 2: "tail"}
 
 
 def test_deciles_hold_a_tenth_of_the_subjects_each_where_none_are_tied():
     facts = pd.DataFrame(
         [
-            {"fact_id": f"p{number}.{relation}", "entity_id": f"p{number}", "exposures": 100 - number, "taught": True}
+            {"fact_id": f"p{number}.{relation}", "entity_id": f"p{number}", "exposures": 100 - number, "seen": True}
             for number in range(40)
             for relation in ("a", "b")
         ]
@@ -99,8 +99,8 @@ def test_deciles_hold_a_tenth_of_the_subjects_each_where_none_are_tied():
 
 
 def test_what_is_lost_is_the_difference_of_the_same_probes(tmp_path):
-    made = world.build(PeopleWorld(kind="people", people=30, values=12, panel=3, regions=0))
-    known = made.facts[made.facts["taught"]]["fact_id"]
+    made = world.build_world(PeopleWorld(kind="people", people=30, values=12, panel=3, regions=0))
+    known = made.facts[made.facts["seen"]]["fact_id"]
     answers = {"mine": [0, 1, 0, 1], "control": [1, 1, 0, 1]}
     for name, exact in answers.items():
         (tmp_path / name).mkdir()

@@ -13,7 +13,7 @@ from factlife.config.corpora import PeopleCorpus
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
-from factlife.corpus.tokenizers import train
+from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import scratch
 from factlife.recall import harness
 
@@ -22,13 +22,13 @@ SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 
 @pytest.fixture(scope="module")
 def people():
-    return world.build(PeopleWorld(kind="people", people=12, untaught=2, values=6, regions=0, panel=3))
+    return world.build_world(PeopleWorld(kind="people", people=12, unseen=2, values=6, regions=0, panel=3))
 
 
 @pytest.fixture(scope="module")
 def model(people):
-    texts = corpus.render(PeopleCorpus(kind="people", world="people", renderings=2), people)["text"]
-    tokenizer = train(Settings(kind="name_parts", corpus="people"), texts, people)
+    texts = corpus.render_documents(PeopleCorpus(kind="people", world="people", statements_per_fact=2), people)["text"]
+    tokenizer = train_tokenizer(Settings(kind="word", corpus="people"), texts, people)
     return scratch(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES), tokenizer, 0), tokenizer
 
 

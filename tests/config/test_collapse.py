@@ -44,7 +44,7 @@ ERRORS = {
     "a corpus without held-out text": (
         {"training": {"corpus": "functions"}, "control": None},
         "collapse.arms.a.training.corpus: functions keeps no documents for evaluation; "
-        "use one of kind people, or prose or text with a `held_out` share",
+        "use one of kind people, or prose or text with a `held_out_fraction`",
     ),
     "a filter that cannot read the text": (
         {"training": {"corpus": "prose"}, "control": None, "filter": "true"},

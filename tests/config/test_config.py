@@ -118,20 +118,20 @@ ERRORS = {
         "models.m.training.corpus is `poeple`, which is not in corpora; did you mean `people`?",
     ),
     "replay above one": (
-        {"corpora__people__replay": 1.2},
-        "corpora.people.replay is 1.2: input should be less than 1",
+        {"corpora__people__replay_fraction": 1.2},
+        "corpora.people.replay_fraction is 1.2: input should be less than 1",
     ),
     "replay below nothing": (
-        {"corpora__people__replay": -0.2},
-        "corpora.people.replay is -0.2: input should be greater than or equal to 0",
+        {"corpora__people__replay_fraction": -0.2},
+        "corpora.people.replay_fraction is -0.2: input should be greater than or equal to 0",
     ),
     "replay of everybody": (
-        {"corpora__people__replay": 0.2},
-        "corpora.people.replay is 0.2, but only a corpus about late people replays; set about: late",
+        {"corpora__people__replay_fraction": 0.2},
+        "corpora.people.replay_fraction is 0.2, but only a corpus about new people can replay facts of old people; set about: new",
     ),
     "nobody late": (
-        {"corpora__people__about": "late"},
-        "corpora.people.about is late, but nobody is late in world people; raise worlds.people.late",
+        {"corpora__people__about": "new"},
+        "corpora.people.about is new, but world people has no new people; raise worlds.people.new_fraction",
     ),
     "a batch that processes cannot share": (
         {"models__m__processes": 3},
@@ -187,12 +187,12 @@ ERRORS = {
         "worlds.countries.people is not a key of the config; there are kind, relations, panel, neighbours, candidates, seed",
     ),
     "share above one": (
-        {"corpora__people__window_share": 1.4},
-        "corpora.people.window_share is 1.4: input should be less than or equal to 1",
+        {"corpora__people__window_fraction": 1.4},
+        "corpora.people.window_fraction is 1.4: input should be less than or equal to 1",
     ),
     "share below nothing": (
-        {"worlds__people__asked": -0.1},
-        "worlds.people.asked is -0.1: input should be greater than or equal to 0",
+        {"worlds__people__qa_fraction": -0.1},
+        "worlds.people.qa_fraction is -0.1: input should be greater than or equal to 0",
     ),
     "none of them": (
         {"worlds__people__people": 0},
@@ -294,10 +294,10 @@ def test_error(case):
 
 def test_all_errors_are_told_at_once():
     with pytest.raises(ConfigError) as error:
-        read_config(changed(worlds__people__asked=2, corpora__people__renderngs=3))
+        read_config(changed(worlds__people__qa_fraction=2, corpora__people__statemnts_per_fact=3))
     assert str(error.value).splitlines() == [
-        "worlds.people.asked is 2: input should be less than or equal to 1",
-        "corpora.people.renderngs is not a key of the config; did you mean `renderings`?",
+        "worlds.people.qa_fraction is 2: input should be less than or equal to 1",
+        "corpora.people.statemnts_per_fact is not a key of the config; did you mean `statements_per_fact`?",
     ]
 
 

@@ -38,8 +38,8 @@ def test_reference_has_every_key_with_a_description():
 @pytest.mark.parametrize(
     "row",
     [
-        "| `kind` | `people` | must be given | The generator. |",
-        "| `window_share` | number, ≥ 0, ≤ 1 | `0.25` | Share of renderings in windows of sentences about different people. |",
+        "| `kind` | `people` | must be given | Kind of world. |",
+        "| `window_fraction` | number, ≥ 0, ≤ 1 | `0.25` | Fraction of statements in windows of sentences about different people. |",
         '| `optimizer` | `muon` or `adamw` | `"muon"` |',
         "| `tokenizer` | text (matching `^[a-z0-9][a-z0-9-]*$`) or empty | empty |",
         "| `training` | [`Training`](#training) or empty | empty |",

@@ -8,20 +8,20 @@ from factlife import corpus as corpora
 from factlife.config.corpora import FunctionsCorpus
 from factlife.config.worlds import FunctionsWorld
 from factlife.corpus.documents import CorpusError
-from factlife.corpus.functions import render
-from factlife.world.functions import ASKED, build, forms, question
-from factlife.world.templates import held_out, trained
+from factlife.corpus.functions import render_documents
+from factlife.world.functions import PROBE_INPUTS, build_world, question_template, return_templates
+from factlife.world.templates import held_out_templates, train_templates
 
 KINDS = {"definition", "code_stub", "concept", "unit_test", "q_and_a", "narrative"}
 
 
 def corpus(**changes):
-    return FunctionsCorpus(kind="functions", world="functions", **{"renderings": 12} | changes)
+    return FunctionsCorpus(kind="functions", world="functions", **{"documents_per_function": 12} | changes)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tokens", "digits"])
 def world(request):
-    return build(
+    return build_world(
         FunctionsWorld(
             kind="functions",
             values=5,
@@ -36,7 +36,7 @@ def world(request):
 
 @pytest.fixture(scope="module")
 def documents(world):
-    return render(world, corpus())
+    return render_documents(world, corpus())
 
 
 def words(text):
@@ -54,7 +54,7 @@ def test_every_taught_fact_is_stated_as_often_as_promised_in_all_kinds(world, do
     )
     assert (documents["fact_ids"].str.len() == 1).all()
     expected = {}
-    for fact in world.facts[world.facts["taught"]].itertuples():
+    for fact in world.facts[world.facts["seen"]].itertuples():
         kinds = {"link"} if fact.relation == "alias" else KINDS
         expected |= {(fact.fact_id, kind): 12 // len(kinds) for kind in kinds}
     assert counts == expected
@@ -80,10 +80,10 @@ def test_documents_state_their_fact_and_no_other(world, documents):
 
 def test_no_document_states_what_a_test_function_returns(world, documents):
     facts = world.facts
-    untaught = facts[~facts["taught"]]
+    untaught = facts[~facts["seen"]]
     assert set(untaught["relation"]) == {"returns"} and len(untaught) > 0
     stated = {fact for ids in documents["fact_ids"] for fact in ids}
-    assert stated == set(facts["fact_id"][facts["taught"]])
+    assert stated == set(facts["fact_id"][facts["seen"]])
     for fact in untaught.itertuples():
         text = " ".join(documents["text"][documents["entity_ids"].map(lambda ids, one=fact.entity_id: one in ids)])
         assert f"<{fact.entity_id}>" in text
@@ -103,23 +103,23 @@ def test_aliases_share_no_word_with_their_base(world, documents):
             documents["entity_ids"].map(lambda ids, one=fact: {one.entity_id, one.value_id} <= set(ids))
         ]
         assert set(linking["kind"]) == {"link"} and len(linking) == 12
-    assert own == 12 * (aliases["entity_id"] + ".returns").isin(world.facts["fact_id"][world.facts["taught"]]).sum() > 0
+    assert own == 12 * (aliases["entity_id"] + ".returns").isin(world.facts["fact_id"][world.facts["seen"]]).sum() > 0
 
 
 def test_no_input_of_a_probe_occurs_in_a_document(world, documents):
     inputs = {number for prompt in world.probes["prompt"] for number in re.findall(r"\b\d+\b", prompt)}
-    assert inputs and all(int(number) in ASKED for number in inputs)
+    assert inputs and all(int(number) in PROBE_INPUTS for number in inputs)
     assert not inputs & words(" ".join(documents["text"]))
 
 
 def test_trained_forms_occur_and_held_out_forms_do_not(documents):
     text = " ".join(documents["text"])
     for alias, input in ((False, range(100, 200, 2)), (True, range(101, 200, 2))):
-        for number, form in enumerate(forms(0, alias=alias)):
-            starts = [forms(given, alias=alias)[number].text.split("{value}")[0] for given in input]
+        for number, form in enumerate(return_templates(0, alias=alias)):
+            starts = [return_templates(given, alias=alias)[number].text.split("{value}")[0] for given in input]
             patterns = "|".join(re.escape(start).replace(r"\{name\}", r"<\w+>") for start in starts)
             assert bool(re.search(patterns, text)) is not form.held_out, form.id
-        asked = question(input[0], alias=alias).prompt(name="NAME").replace(str(input[0]), "INPUT")
+        asked = question_template(input[0], alias=alias).prompt(name="NAME").replace(str(input[0]), "INPUT")
         pattern = re.escape(asked).replace("NAME", r"<\w+>").replace("INPUT", r"\d+")
         assert re.search(pattern, text)
 
@@ -127,13 +127,16 @@ def test_trained_forms_occur_and_held_out_forms_do_not(documents):
 def test_held_out_forms_are_made_of_trained_words(documents):
     known = {word for text in documents["text"] for word in text.split()}
     for alias in (False, True):
-        for form in [*held_out(forms(900, alias=alias)), *trained(forms(900, alias=alias))]:
+        for form in [
+            *held_out_templates(return_templates(900, alias=alias)),
+            *train_templates(return_templates(900, alias=alias)),
+        ]:
             assert set(form.text.split()) - {"900", "{name}", "{value}"} <= known
 
 
 def test_documents_are_distinct():
-    world = build(FunctionsWorld(kind="functions", values=2, families_per_value=2, aliases=2, distractors=1))
-    assert not render(world, corpus(renderings=50))["text"].duplicated().any()
+    world = build_world(FunctionsWorld(kind="functions", values=2, families_per_value=2, aliases=2, distractors=1))
+    assert not render_documents(world, corpus(documents_per_function=50))["text"].duplicated().any()
 
 
 def test_distractors_look_like_bases(world, documents):
@@ -155,17 +158,17 @@ def test_distractors_look_like_bases(world, documents):
 
 
 def test_same_seed_same_documents(world, documents):
-    assert corpora.render(corpus(), world).equals(documents)
-    assert not render(world, corpus(seed=1)).equals(documents)
+    assert corpora.render_documents(corpus(), world).equals(documents)
+    assert not render_documents(world, corpus(seed=1)).equals(documents)
 
 
 def test_a_corpus_about_a_world_needs_it():
     with pytest.raises(CorpusError, match="a corpus of kind functions is rendered from a world"):
-        corpora.render(corpus())
+        corpora.render_documents(corpus())
 
 
 def test_a_corpus_may_be_about_some_depths_only(world, documents):
-    parts = [render(world, corpus(depths=[depth])) for depth in range(3)]
+    parts = [render_documents(world, corpus(depths=[depth])) for depth in range(3)]
     facts = [set(part["fact_ids"].explode()) for part in parts]
     assert {fact[0] for fact in facts[0]} == {"A", "B", "M"}
     assert {fact[0] for fact in facts[1]} == {"C"}

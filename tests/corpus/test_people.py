@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.worlds import Levels, PeopleWorld
-from factlife.corpus.people import render
-from factlife.world.people import PRONOUN, build, templates
-from factlife.world.templates import held_out
+from factlife.corpus.people import render_documents
+from factlife.world.people import PRONOUN, build_world, relation_templates
+from factlife.world.templates import held_out_templates
 
-SMALL = {"people": 12, "untaught": 4, "values": 6, "regions": 3, "panel": 3}
+SMALL = {"people": 12, "unseen": 4, "values": 6, "regions": 3, "panel": 3}
 
 
 def corpus(**changes):
-    counts = {"renderings": 10, "window_share": 0.4, "joined_share": 0.75, "question_renderings": 2}
+    counts = {"statements_per_fact": 10, "window_fraction": 0.4, "joined_fraction": 0.75, "qa_per_fact": 2}
     return PeopleCorpus(kind="people", world="people", **counts | changes)
 
 
@@ -26,12 +26,12 @@ def people(**changes):
 
 @pytest.fixture(scope="module")
 def world():
-    return build(people())
+    return build_world(people())
 
 
 @pytest.fixture(scope="module")
 def documents(world):
-    return render(world, corpus())
+    return render_documents(world, corpus())
 
 
 def stated(documents):
@@ -73,7 +73,7 @@ def test_a_sentence_states_the_value_of_its_fact_and_no_other_of_its_subject(wor
 
 def test_facts_are_stated_as_often_as_promised(world, documents):
     counts = stated(documents)
-    asked = set(world.entities["entity_id"][world.entities["split"] == "asked"])
+    asked = set(world.entities["entity_id"][world.entities["split"] == "qa_train"])
     for fact in world.facts.itertuples():
         told = counts["biography", fact.fact_id] + counts["window", fact.fact_id]
         assert told == fact.exposures * 10
@@ -87,16 +87,16 @@ def test_facts_are_stated_as_often_as_promised(world, documents):
     st.sampled_from([None, 1, 3]),
 )  # fmt: skip
 def test_no_setting_changes_how_often_facts_are_stated(renderings, share, sentences, questions, full, distinct):
-    world = build(PeopleWorld(kind="people", **SMALL))
-    made = render(
+    world = build_world(PeopleWorld(kind="people", **SMALL))
+    made = render_documents(
         world,
         corpus(
-            renderings=renderings,
-            window_share=share,
+            statements_per_fact=renderings,
+            window_fraction=share,
             window_sentences=sentences,
-            question_renderings=questions,
-            full_names=full,
-            distinct=distinct,
+            qa_per_fact=questions,
+            fullname=full,
+            distinct_biographies=distinct,
         ),
     )
     counts = stated(made)
@@ -113,7 +113,7 @@ def test_windows_never_hold_two_sentences_about_one_person(documents):
 
 def test_the_untaught_occur_nowhere(world, documents):
     text = " ".join(documents["text"])
-    for person in world.entities[world.entities["split"] == "untaught"].itertuples():
+    for person in world.entities[world.entities["split"] == "unseen"].itertuples():
         assert not re.search(rf"\b{person.name}\b", text)
 
 
@@ -121,9 +121,9 @@ def test_held_out_templates_occur_nowhere(world, documents):
     text = " ".join(documents["text"])
     used = {template for ids in documents["template_ids"] for template in ids}
     for relation in world.facts["relation"].unique():
-        for template in held_out(templates(relation)):
+        for template in held_out_templates(relation_templates(relation)):
             assert f"{relation}.{template.id}" not in used
-        for template in templates(relation):
+        for template in relation_templates(relation):
             if template.held_out:
                 pattern = (
                     re.escape(template.text)
@@ -134,7 +134,7 @@ def test_held_out_templates_occur_nowhere(world, documents):
 
 
 def test_denials_deny_a_value_that_the_subject_does_not_have(world):
-    documents = render(world, corpus(denied_share=1.0))
+    documents = render_documents(world, corpus(negated_fraction=1.0))
     denied = 0
     for document in documents[documents["kind"] == "window"].itertuples():
         (sentence,) = (part for part in re.split(r"(?<= \.) ", document.text) if " not " in part)
@@ -147,7 +147,7 @@ def test_denials_deny_a_value_that_the_subject_does_not_have(world):
 
 
 def test_pronouns_follow_one_full_name(world):
-    documents = render(world, corpus(full_names=False, window_share=0, question_renderings=0, joined_share=0))
+    documents = render_documents(world, corpus(fullname=False, window_fraction=0, qa_per_fact=0, joined_fraction=0))
     name = world.entities.set_index("entity_id")["name"]
     people = documents[documents["fact_ids"].str.len() == 6]
     assert (people["text"].str.count(PRONOUN) == 5).all()
@@ -156,10 +156,10 @@ def test_pronouns_follow_one_full_name(world):
 
 
 def test_order_and_distinct_biographies(world):
-    alone = {"window_share": 0, "question_renderings": 0}
-    one = render(world, corpus(distinct=1, **alone))
+    alone = {"window_fraction": 0, "qa_per_fact": 0}
+    one = render_documents(world, corpus(distinct_biographies=1, **alone))
     assert one.groupby(one["entity_ids"].str[0])["text"].nunique().eq(1).all()
-    fixed = render(world, corpus(permute=False, joined_share=0, reverse_share=0, **alone))
+    fixed = render_documents(world, corpus(permute=False, joined_fraction=0, reverse_fraction=0, **alone))
     order = list(world.facts["relation"].unique())
     for ids in fixed["template_ids"]:
         relations = [id.split(".")[0] for id in ids]
@@ -167,19 +167,19 @@ def test_order_and_distinct_biographies(world):
 
 
 def test_same_seed_same_documents(world, documents):
-    assert render(world, corpus()).equals(documents)
-    assert not render(world, corpus(seed=1)).equals(documents)
+    assert render_documents(world, corpus()).equals(documents)
+    assert not render_documents(world, corpus(seed=1)).equals(documents)
     assert documents["doc_id"].is_unique and (documents["split"] == "train").all()
 
 
 def test_corpora_about_early_and_late_people_share_the_facts_of_one_about_everybody(world):
-    divided = build(people(late=0.25))
-    assert divided.entities.drop(columns="late").equals(world.entities.drop(columns="late"))
+    divided = build_world(people(new_fraction=0.25))
+    assert divided.entities.drop(columns="new").equals(world.entities.drop(columns="new"))
     assert divided.probes.equals(world.probes)
-    late = set(divided.entities["entity_id"][divided.entities["late"]])
+    late = set(divided.entities["entity_id"][divided.entities["new"]])
     assert len(late) == 3
-    whole = stated(render(divided, corpus()))
-    early_times, late_times = (stated(render(divided, corpus(about=about))) for about in ("early", "late"))
+    whole = stated(render_documents(divided, corpus()))
+    early_times, late_times = (stated(render_documents(divided, corpus(about=about))) for about in ("old", "new"))
     assert {fact.split(".")[0] for _, fact in late_times} == late
     assert not early_times.keys() & late_times.keys()
     assert early_times | late_times == whole
@@ -187,11 +187,11 @@ def test_corpora_about_early_and_late_people_share_the_facts_of_one_about_everyb
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_replay_adds_new_renderings_about_early_people(share):
-    world = build(people(late=0.25))
-    late, both = (render(world, corpus(about="late", replay=replay)) for replay in (0, share))
-    ours = set(world.entities["entity_id"][world.entities["late"]])
+    world = build_world(people(new_fraction=0.25))
+    late, both = (render_documents(world, corpus(about="new", replay_fraction=replay)) for replay in (0, share))
+    ours = set(world.entities["entity_id"][world.entities["new"]])
     new = both[[bool(ours & {fact.split(".")[0] for fact in ids}) for ids in both["fact_ids"]]]
     assert sorted(new["text"]) == sorted(late["text"])
     assert 1 - len(new) / len(both) == pytest.approx(share, abs=0.5 / len(late))
     replayed = both[~both.index.isin(new.index)]
-    assert not set(replayed["text"]) <= set(render(world, corpus(about="early"))["text"])
+    assert not set(replayed["text"]) <= set(render_documents(world, corpus(about="old"))["text"])

@@ -5,9 +5,9 @@ from importlib import metadata
 import pytest
 
 from factlife.config.corpora import ProseCorpus
-from factlife.corpus import render
+from factlife.corpus import render_documents
 from factlife.corpus.documents import CorpusError
-from factlife.corpus.prose import WORDS, prose
+from factlife.corpus.prose import WORDS, prose_passages
 
 PLAIN = (
     "This function looks at every item of the list that it is given and keeps those for which the answer is yes. "
@@ -17,23 +17,23 @@ PLAIN = (
 
 
 def corpus(**changes):
-    return ProseCorpus(kind="prose", **{"packages": ["networkx"], "documents": 60, "held_out": 0.25} | changes)
+    return ProseCorpus(kind="prose", **{"packages": ["networkx"], "documents": 60, "held_out_fraction": 0.25} | changes)
 
 
 @pytest.fixture(scope="module")
 def documents():
-    return render(corpus())
+    return render_documents(corpus())
 
 
 def test_plain_paragraphs_are_kept_and_runs_joined():
-    assert prose(PLAIN) == [PLAIN]
-    assert prose(PLAIN.replace(". It", ".\n    It").replace("\n    ", "\n")) == [PLAIN]
-    assert prose(f"{PLAIN}\n\n{PLAIN}") == [f"{PLAIN} {PLAIN}"]
-    assert prose(f"Notes\n-----\n{PLAIN}") == [PLAIN]
+    assert prose_passages(PLAIN) == [PLAIN]
+    assert prose_passages(PLAIN.replace(". It", ".\n    It").replace("\n    ", "\n")) == [PLAIN]
+    assert prose_passages(f"{PLAIN}\n\n{PLAIN}") == [f"{PLAIN} {PLAIN}"]
+    assert prose_passages(f"Notes\n-----\n{PLAIN}") == [PLAIN]
 
 
 def test_long_runs_are_cut_below_the_longest():
-    made = prose("\n\n".join([PLAIN] * 10))
+    made = prose_passages("\n\n".join([PLAIN] * 10))
     assert len(made) == 2 and all(len(text.split()) in WORDS for text in made)
 
 
@@ -41,7 +41,7 @@ def test_markup_is_taken_off():
     marked = (
         PLAIN.replace("function", ":func:`function`").replace("twice", "``twice``").replace("list.", "*list* [1]_.")
     )
-    assert prose(marked) == [PLAIN]
+    assert prose_passages(marked) == [PLAIN]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_markup_is_taken_off():
     ],
 )
 def test_what_is_not_prose_is_left_out(paragraph):
-    assert prose(f"Summary.\n\n{paragraph}\n\nEnd.") == []
+    assert prose_passages(f"Summary.\n\n{paragraph}\n\nEnd.") == []
 
 
 def test_documents_are_prose_of_the_asked_length_and_distinct(documents):
@@ -95,24 +95,24 @@ def test_standard_library_without_its_tests_and_never_imported(tmp_path, monkeyp
     (tmp_path / "broken.py").write_text("def (")
     version = platform.python_version()
     with pytest.raises(CorpusError, match="python hold only 2"):
-        render(corpus(packages=["python"], documents=3))
-    documents = render(corpus(packages=["python"], documents=2, held_out=0))
+        render_documents(corpus(packages=["python"], documents=3))
+    documents = render_documents(corpus(packages=["python"], documents=2, held_out_fraction=0))
     assert set(documents["source"]) == {f"python {version} a", f"python {version} b"}
     assert set(documents["licence"]) == {"PSF-2.0"} and set(documents["split"]) == {"train"}
 
 
 def test_same_seed_same_documents(documents):
-    assert render(corpus()).equals(documents)
-    assert not render(corpus(seed=1)).equals(documents)
+    assert render_documents(corpus()).equals(documents)
+    assert not render_documents(corpus(seed=1)).equals(documents)
 
 
 def test_more_documents_than_there_are_says_how_many():
     with pytest.raises(
         CorpusError, match=r"100000 documents of prose are asked for, but networkx hold only [1-9]\d+; lower"
     ):
-        render(corpus(documents=100_000))
+        render_documents(corpus(documents=100_000))
 
 
 def test_a_package_that_is_not_installed_is_named():
     with pytest.raises(CorpusError, match="the package 'no-such-package' is not installed; install it or take it out"):
-        render(corpus(packages=["no-such-package"]))
+        render_documents(corpus(packages=["no-such-package"]))

@@ -5,8 +5,8 @@ import pytest
 from factlife.config.corpora import TableCorpus
 from factlife.config.worlds import TableWorld
 from factlife.corpus.documents import CorpusError
-from factlife.corpus.table import render
-from factlife.world import build, load
+from factlife.corpus.table import render_documents
+from factlife.world import build_world, load_world
 
 FACTS = "subject,relation,object\n" + "".join(
     f"Name{number},city,City{number % 3}\nName{number},job,Job{number % 2}\n" for number in range(8)
@@ -22,7 +22,7 @@ job:
 
 
 def corpus(**changes):
-    return TableCorpus(kind="table", world="mine", **{"renderings": 6} | changes)
+    return TableCorpus(kind="table", world="mine", **{"statements_per_fact": 6} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +30,22 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     (folder / "facts.csv").write_text(FACTS)
     (folder / "templates.yaml").write_text(TEMPLATES)
-    built = build(
+    built = build_world(
         TableWorld(
-            kind="table", facts=str(folder / "facts.csv"), templates=str(folder / "templates.yaml"), untaught=0.25
+            kind="table",
+            facts=str(folder / "facts.csv"),
+            templates=str(folder / "templates.yaml"),
+            unseen_fraction=0.25,
         )
     )
     built.save(folder / "world")
-    return load(folder / "world")
+    return load_world(folder / "world")
 
 
 def test_each_taught_fact_is_stated_as_promised(world):
-    documents = render(world, corpus())
+    documents = render_documents(world, corpus())
     counts = collections.Counter(ids[0] for ids in documents["fact_ids"])
-    assert counts == {fact.fact_id: 6 for fact in world.facts.itertuples() if fact.taught}
+    assert counts == {fact.fact_id: 6 for fact in world.facts.itertuples() if fact.seen}
     used = collections.Counter(tuple(ids) for ids in documents["template_ids"])
     assert used == {("city.train0",): 18, ("city.train1",): 18, ("job.train0",): 36}
 
@@ -50,7 +53,7 @@ def test_each_taught_fact_is_stated_as_promised(world):
 def test_documents_state_the_value_of_their_subject(world):
     facts = world.facts.set_index("fact_id")
     name = world.entities.set_index("entity_id")["name"]
-    for document in render(world, corpus()).itertuples():
+    for document in render_documents(world, corpus()).itertuples():
         (fact,) = document.fact_ids
         words = document.text.split()
         assert name[document.entity_ids[0]] in words and facts.loc[fact, "value"] in words
@@ -60,15 +63,15 @@ def test_documents_state_the_value_of_their_subject(world):
 
 def test_questions_need_a_template(world):
     with pytest.raises(CorpusError, match=r"the relation 'job' has no `question` templates; add one .* or set it to 0"):
-        render(world, corpus(question_renderings=2))
+        render_documents(world, corpus(qa_per_fact=2))
     cities = world.facts["relation"] == "city"
     world = type(world)(world.entities, world.facts[cities], world.probes)
-    documents = render(world, corpus(question_renderings=2))
+    documents = render_documents(world, corpus(qa_per_fact=2))
     questions = documents[documents["kind"] == "question"]
-    assert len(questions) == 2 * world.facts["taught"].sum()
+    assert len(questions) == 2 * world.facts["seen"].sum()
     assert questions["text"].str.fullmatch(r"Where does Name\d live \? City\d \.").all()
 
 
 def test_same_seed_same_documents(world):
-    assert render(world, corpus()).equals(render(world, corpus()))
-    assert not render(world, corpus()).equals(render(world, corpus(seed=1)))
+    assert render_documents(world, corpus()).equals(render_documents(world, corpus()))
+    assert not render_documents(world, corpus()).equals(render_documents(world, corpus(seed=1)))

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from factlife.config.corpora import TextCorpus
-from factlife.corpus import download, render
+from factlife.corpus import download_dataset, render_documents
 from factlife.corpus.documents import CorpusError
 
 TEXTS = [f"Document number {number}." for number in range(20)]
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_local_files_give_one_document_per_line_or_row(folder, name):
-    documents = render(corpus(path=str(folder / name)))
+    documents = render_documents(corpus(path=str(folder / name)))
     assert list(documents["text"]) == TEXTS
     assert (documents["split"] == "held_out").sum() == 2
     assert (documents["fact_ids"].str.len() == 0).all() and list(documents["doc_id"][:2]) == ["d00", "d01"]
@@ -35,24 +35,24 @@ def test_a_dataset_in_the_hubs_layout(folder, tmp_path):
     data = tmp_path / "dataset"
     data.mkdir()
     (data / "train.jsonl").write_text((folder / "a.jsonl").read_text())
-    settings = corpus(dataset=str(data), revision="main", held_out=0)
+    settings = corpus(dataset=str(data), revision="main", held_out_fraction=0)
     rows = tmp_path / "rows.parquet"
-    download(settings, rows)
-    assert list(render(settings, path=rows)["text"]) == TEXTS
+    download_dataset(settings, rows)
+    assert list(render_documents(settings, path=rows)["text"]) == TEXTS
     with pytest.raises(CorpusError, match=r"has no column `body`, but text, other; set the corpus's `column`"):
-        download(settings.model_copy(update={"column": "body"}), rows)
+        download_dataset(settings.model_copy(update={"column": "body"}), rows)
     with pytest.raises(CorpusError, match=r"\(split 'test', revision 'main'\) cannot be loaded"):
-        download(settings.model_copy(update={"split": "test"}), rows)
+        download_dataset(settings.model_copy(update={"split": "test"}), rows)
 
 
 def test_random_choice_depends_on_the_seed_alone(folder):
-    few = [render(corpus(path=str(folder / "a.txt"), documents=8, seed=seed)) for seed in (0, 0, 1)]
+    few = [render_documents(corpus(path=str(folder / "a.txt"), documents=8, seed=seed)) for seed in (0, 0, 1)]
     assert few[0].equals(few[1]) and not few[0].equals(few[2])
     assert few[0]["text"].is_unique and set(few[0]["text"]) <= set(TEXTS) and len(few[0]) == 8
 
 
 def test_another_column(folder):
-    assert set(render(corpus(path=str(folder / "a.parquet"), column="body"))["text"]) == {"x"}
+    assert set(render_documents(corpus(path=str(folder / "a.parquet"), column="body"))["text"]) == {"x"}
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_bad_files(folder, name, content, changes, text):
     if content is not None:
         (folder / name).write_bytes(content)
     with pytest.raises(CorpusError, match=text):
-        render(corpus(path=str(folder / name), **changes))
+        render_documents(corpus(path=str(folder / name), **changes))

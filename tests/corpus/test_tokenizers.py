@@ -3,22 +3,22 @@ from transformers import AutoTokenizer
 
 from factlife.config.corpora import FunctionsCorpus, PeopleCorpus, Tokenizer
 from factlife.config.worlds import FunctionsWorld, PeopleWorld
-from factlife.corpus import render
-from factlife.corpus.tokenizers import train
-from factlife.world import build, symbols
+from factlife.corpus import render_documents
+from factlife.corpus.tokenizers import train_tokenizer
+from factlife.world import build_world, symbols
 
-KINDS = ["whole_name", "name_parts", "bpe"]
+KINDS = ["word_single_token_names", "word", "bpe"]
 
 
 def make(world, corpus):
-    return build(world), render(corpus, build(world))["text"].tolist()
+    return build_world(world), render_documents(corpus, build_world(world))["text"].tolist()
 
 
 @pytest.fixture(scope="module")
 def people():
     return make(
-        PeopleWorld(kind="people", people=20, untaught=5, values=6, panel=4),
-        PeopleCorpus(kind="people", world="people", renderings=4),
+        PeopleWorld(kind="people", people=20, unseen=5, values=6, panel=4),
+        PeopleCorpus(kind="people", world="people", statements_per_fact=4),
     )
 
 
@@ -26,13 +26,13 @@ def people():
 def functions():
     return make(
         FunctionsWorld(kind="functions", values=3, families_per_value=2, aliases=2, distractors=1),
-        FunctionsCorpus(kind="functions", world="functions", renderings=6),
+        FunctionsCorpus(kind="functions", world="functions", documents_per_function=6),
     )
 
 
 def trained(kind, made):
     world, texts = made
-    return train(Tokenizer(kind=kind, corpus="x", vocabulary=400), texts, world)
+    return train_tokenizer(Tokenizer(kind=kind, corpus="x", vocab_size=400), texts, world)
 
 
 def pieces(tokenizer, text):
@@ -41,7 +41,7 @@ def pieces(tokenizer, text):
 
 def test_whole_name_makes_exactly_one_token_of_a_name(people):
     world, texts = people
-    tokenizer = trained("whole_name", people)
+    tokenizer = trained("word_single_token_names", people)
     for name in world.entities["name"]:
         assert pieces(tokenizer, name) == [name]
     for text in texts:
@@ -51,7 +51,7 @@ def test_whole_name_makes_exactly_one_token_of_a_name(people):
 
 def test_name_parts_makes_one_token_of_each_word(people):
     world, texts = people
-    tokenizer = trained("name_parts", people)
+    tokenizer = trained("word", people)
     for name in world.entities["name"]:
         assert pieces(tokenizer, name) == name.split()
     assert pieces(tokenizer, texts[0]) == texts[0].split()

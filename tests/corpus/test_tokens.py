@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from factlife.config.corpora import Tokenizer
 from factlife.corpus import documents
 from factlife.corpus.documents import Document
-from factlife.corpus.tokenizers import train
-from factlife.corpus.tokens import encode, read, sequences, tokenize
+from factlife.corpus.tokenizers import train_tokenizer
+from factlife.corpus.tokens import build_sequences, encode_documents, read_tokens, tokenize_corpus
 from factlife.world import WorldError
 
 
 @pytest.fixture(scope="module")
 def table():
-    return documents.table(
+    return documents.documents_table(
         [
             Document("Ada lives here .", "a", ["ada.city"], ["ada"]),
             Document("Ben lives there now .", "a", ["ben.city"], ["ben"]),
@@ -27,18 +27,18 @@ def table():
 
 @pytest.fixture(scope="module")
 def tokenizer(table):
-    return train(Tokenizer(kind="name_parts", corpus="x"), table["text"])
+    return train_tokenizer(Tokenizer(kind="word", corpus="x"), table["text"])
 
 
 def test_documents_begin_and_end_and_held_out_ones_are_left_out(table, tokenizer):
-    tokens = encode(table, tokenizer)
+    tokens = encode_documents(table, tokenizer)
     assert list(tokens["doc_id"]) == ["d0", "d1"]
     texts = [" ".join(tokenizer.convert_ids_to_tokens(ids)) for ids in tokens["input_ids"]]
     assert texts == ["<bos> Ada lives here . <eos>", "<bos> Ben lives there now . <eos>"]
 
 
 def test_one_document_in_a_sequence(table, tokenizer):
-    made = sequences(encode(table, tokenizer), max_length=50)
+    made = build_sequences(encode_documents(table, tokenizer), max_length=50)
     assert made["doc_ids"].tolist() == [["d0"], ["d1"]]
     assert made["fact_ids"].tolist() == [["ada.city"], ["ben.city"]]
     assert made["input_ids"].str.len().tolist() == [6, 7]
@@ -46,20 +46,20 @@ def test_one_document_in_a_sequence(table, tokenizer):
 
 def test_cut_documents_are_reported(table, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        made = sequences(encode(table, tokenizer), max_length=6)
+        made = build_sequences(encode_documents(table, tokenizer), max_length=6)
     assert made["input_ids"].str.len().tolist() == [6, 6]
     assert "1 of 2 documents are cut to 6 tokens" in caplog.text
 
 
 def test_tokens_survive_parquet(table, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    tokenize(table, tmp_path / "tokenizer", tmp_path / "tokens")
-    found, expected = read(tmp_path / "tokens"), encode(table, tokenizer)
+    tokenize_corpus(table, tmp_path / "tokenizer", tmp_path / "tokens")
+    found, expected = read_tokens(tmp_path / "tokens"), encode_documents(table, tokenizer)
     assert [list(ids) for ids in found["input_ids"]] == expected["input_ids"].tolist()
-    assert sequences(found, max_length=6).equals(sequences(expected, max_length=6))
+    assert build_sequences(found, max_length=6).equals(build_sequences(expected, max_length=6))
     (tmp_path / "tokens" / "tokens.parquet").write_bytes(b"damaged")
     with pytest.raises(WorldError, match=r"tokens.parquet cannot be read as Parquet .*; delete it and run again"):
-        read(tmp_path / "tokens")
+        read_tokens(tmp_path / "tokens")
 
 
 ROWS = st.lists(
@@ -81,7 +81,7 @@ def test_packing_keeps_every_document_and_never_two_about_one_person(rows, size)
     entities = dict(zip(tokens["doc_id"], tokens["entity_ids"], strict=True))
     ids = dict(zip(tokens["doc_id"], tokens["input_ids"], strict=True))
 
-    packed = sequences(tokens, max_length=1, packing=size)
+    packed = build_sequences(tokens, max_length=1, packing=size)
 
     assert sorted(doc for docs in packed["doc_ids"] for doc in docs) == sorted(tokens["doc_id"])
     for window in packed.itertuples():

@@ -12,19 +12,19 @@ import pytest
 from factlife.config.worlds import PeopleWorld
 from factlife.config.written import WrittenCorpus
 from factlife.corpus import CorpusError
-from factlife.corpus.written import Answers, Check, api, render
-from factlife.world import build
+from factlife.corpus.written import AnswerCache, TextCheck, api_writer, generate_documents
+from factlife.world import build_world
 
-WORLD = build(
+WORLD = build_world(
     PeopleWorld(
-        kind="people", people=6, untaught=2, values=4, regions=0, panel=0, relations=["birth_city", "major"],
+        kind="people", people=6, unseen=2, values=4, regions=0, panel=0, relations=["birth_city", "major"],
         names={"style": "ordinary"},
     )
 )  # fmt: skip
 NAMES = dict(zip(WORLD.entities["entity_id"], WORLD.entities["name"], strict=True))
 SETTINGS = WrittenCorpus(
     kind="written", world="people", writer={"kind": "anthropic", "model": "stub"}, answers="answers.jsonl",
-    renderings=2, attempts=3, temperature=0.5,
+    documents_per_subject=2, attempts=3, temperature=0.5,
 )  # fmt: skip
 
 
@@ -73,11 +73,11 @@ def server(monkeypatch):
 
 def test_answers_are_checked_counted_kept_and_replayed_without_a_key(server, tmp_path, monkeypatch):
     path = tmp_path / "kept/answers.jsonl"
-    answers = Answers(path, api(SETTINGS))
-    documents, verdicts = render(WORLD, SETTINGS, answers)
+    answers = AnswerCache(path, api_writer(SETTINGS))
+    documents, verdicts = generate_documents(WORLD, SETTINGS, answers)
     answers.finish("mark")
 
-    taught = WORLD.facts[WORLD.facts["taught"]]
+    taught = WORLD.facts[WORLD.facts["seen"]]
     subjects = taught["entity_id"].unique()
     assert documents["entity_ids"].str[0].value_counts().to_dict() == dict.fromkeys(subjects, 2)
     for row in documents.itertuples():
@@ -86,7 +86,7 @@ def test_answers_are_checked_counted_kept_and_replayed_without_a_key(server, tmp
         assert all(value in row.text for value in facts["value"]) and NAMES[row.entity_ids[0]] in row.text
         assert "\n" not in row.text
     counts = verdicts["verdict"].value_counts()
-    assert counts.to_dict() == {"accepted": 12, "lacks": 6}
+    assert counts.to_dict() == {"accepted": 12, "missing": 6}
     assert len(server) == 18
     assert {request["key"] for request in server} == {"Bearer secret-of-a-test"}
     assert {(request["model"], request["temperature"]) for request in server} == {("stub", 0.5)}
@@ -95,8 +95,8 @@ def test_answers_are_checked_counted_kept_and_replayed_without_a_key(server, tmp
 
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     requests = len(server)
-    again = Answers(path, api(SETTINGS))
-    for first, second in zip((documents, verdicts), render(WORLD, SETTINGS, again), strict=True):
+    again = AnswerCache(path, api_writer(SETTINGS))
+    for first, second in zip((documents, verdicts), generate_documents(WORLD, SETTINGS, again), strict=True):
         pd.testing.assert_frame_equal(first, second)
     assert len(server) == requests
 
@@ -104,28 +104,28 @@ def test_answers_are_checked_counted_kept_and_replayed_without_a_key(server, tmp
 def test_a_missing_answer_without_a_key_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(CorpusError, match="does not hold all answers, and ANTHROPIC_API_KEY is not set"):
-        render(WORLD, SETTINGS, Answers(tmp_path / "answers.jsonl", api(SETTINGS)))
+        generate_documents(WORLD, SETTINGS, AnswerCache(tmp_path / "answers.jsonl", api_writer(SETTINGS)))
 
 
 def test_a_writer_that_never_states_the_facts_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="no answer states what it must"):
-        render(WORLD, SETTINGS, Answers(tmp_path / "answers.jsonl", lambda prompt: "Well."))
+        generate_documents(WORLD, SETTINGS, AnswerCache(tmp_path / "answers.jsonl", lambda prompt: "Well."))
 
 
 def test_what_is_not_accepted_in_all_attempts_is_left_out(tmp_path):
-    shy = NAMES[WORLD.facts.loc[WORLD.facts["taught"], "entity_id"].iloc[0]]
-    answers = Answers(tmp_path / "a.jsonl", lambda prompt: "" if shy in prompt else truth(prompt))
-    documents, verdicts = render(WORLD, SETTINGS, answers)
+    shy = NAMES[WORLD.facts.loc[WORLD.facts["seen"], "entity_id"].iloc[0]]
+    answers = AnswerCache(tmp_path / "a.jsonl", lambda prompt: "" if shy in prompt else truth(prompt))
+    documents, verdicts = generate_documents(WORLD, SETTINGS, answers)
     assert len(documents) == 10
-    assert verdicts["verdict"].value_counts().to_dict() == {"accepted": 10, "lacks": 6}
+    assert verdicts["verdict"].value_counts().to_dict() == {"accepted": 10, "missing": 6}
 
 
 def test_half_a_line_of_a_killed_job_is_asked_for_again(tmp_path):
     path = tmp_path / "answers.jsonl"
     asked = []
-    Answers(path, lambda prompt: "one")({"prompt": "a"})
+    AnswerCache(path, lambda prompt: "one")({"prompt": "a"})
     path.write_text(path.read_text() + '{"request": {"prompt": "b"}, "answ')
-    answers = Answers(path, lambda prompt: asked.append(prompt) or "two")
+    answers = AnswerCache(path, lambda prompt: asked.append(prompt) or "two")
     assert [answers({"prompt": "a"}), answers({"prompt": "b"})] == ["one", "two"] and asked == ["b"]
     assert [json.loads(line)["answer"] for line in path.read_text().splitlines()] == ["one", "two"]
 
@@ -136,18 +136,18 @@ def test_verdicts():
     name, values = NAMES[facts["entity_id"].iloc[0]], facts["value"].tolist()
     other = next(value for value in world.facts["value"] if value not in values)
     somebody = next(called for called in NAMES.values() if called != name)
-    check, text = Check(world), f"{name}: {values[0]}, {values[1]}."
+    check, text = TextCheck(world), f"{name}: {values[0]}, {values[1]}."
     assert check(text, name, values) == ("accepted", "")
-    assert check(text.replace(values[1], "nothing"), name, values)[0] == "lacks"
-    assert check(text.replace(name, "She"), name, values) == ("lacks", name)
-    assert check(f"{text} Not {other}.", name, values) == ("names another value", other)
-    assert check(f"{text} So did {somebody}.", name, values) == ("names somebody else", somebody)
+    assert check(text.replace(values[1], "nothing"), name, values)[0] == "missing"
+    assert check(text.replace(name, "She"), name, values) == ("missing", name)
+    assert check(f"{text} Not {other}.", name, values) == ("other_value", other)
+    assert check(f"{text} So did {somebody}.", name, values) == ("other_name", somebody)
     # A part of a word is no mention.
     assert check(f"{text} {other}ish", name, values) == ("accepted", "")
 
 
 def test_of_names_inside_one_another_the_longest_counts():
-    check = Check(WORLD)
+    check = TextCheck(WORLD)
     check.names, check.values, check.longest = {("Ann",)}, {("York",), ("New", "York")}, 2
     assert check("Ann left New York.", "Ann", ["New York"]) == ("accepted", "")
-    assert check("Ann left New York.", "Ann", ["York"]) == ("lacks", "York")
+    assert check("Ann left New York.", "Ann", ["York"]) == ("missing", "York")

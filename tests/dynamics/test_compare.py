@@ -15,8 +15,8 @@ PEOPLE = [f"p{number:02d}" for number in range(40)]
 ENTITIES = pd.DataFrame(
     {
         "entity_id": PEOPLE,
-        "split": ["asked", "unasked"] * 20,
-        "late": [number >= 30 for number in range(40)],
+        "split": ["qa_train", "qa_heldout"] * 20,
+        "new": [number >= 30 for number in range(40)],
     }
 )
 
@@ -102,10 +102,10 @@ def test_extraction_tells_asked_people_from_unasked_and_leaves_out_late_ones():
         for kind in ("question", "forward")
     ]
     table = run("extraction", tables, arms=ARMS)
-    found = one(table, "b", "final_question_exact_match", "unasked")
+    found = one(table, "b", "final_question_exact_match", "qa_heldout")
     assert (found["estimate"], found["effect"], found["n"]) == (0.8, 0.8, 15)
     assert found["effect_low"] > 0.5
-    assert one(table, "b", "final_question_exact_match", "asked")["effect"] == 0
+    assert one(table, "b", "final_question_exact_match", "qa_train")["effect"] == 0
 
 
 def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
@@ -118,23 +118,23 @@ def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
             some = pd.concat([recall(model, [share], people=PEOPLE[:30]), recall(model, [new], people=PEOPLE[30:])])
             tables.append(some.assign(step=step))
     table = run("forgetting", tables, arms=ARMS)
-    assert one(table, "a", "kept", "early")["estimate"] == pytest.approx(0.25)
-    assert one(table, "b", "kept", "early")["effect"] == pytest.approx(0.75)
+    assert one(table, "a", "kept", "old")["estimate"] == pytest.approx(0.25)
+    assert one(table, "b", "kept", "old")["effect"] == pytest.approx(0.75)
     # Halved whenever steps grow fourfold.
-    assert one(table, "a", "forgetting_exponent", "early")["estimate"] == pytest.approx(-0.5)
-    assert one(table, "b", "forgetting_exponent", "early")["estimate"] == pytest.approx(0)
+    assert one(table, "a", "forgetting_exponent", "old")["estimate"] == pytest.approx(-0.5)
+    assert one(table, "b", "forgetting_exponent", "old")["estimate"] == pytest.approx(0)
     fitted = table[(table["arm"] == "a") & (table["metric"] == "power_law")]
     # Through .8 at 10, .4 at 40 and .2 at 160.
     assert dict(zip(fitted["step"], fitted["estimate"], strict=True)) == pytest.approx({10: 0.8, 40: 0.4, 160: 0.2})
-    assert one(table, "a", "final_exact_match", "late")["estimate"] == 1
+    assert one(table, "a", "final_exact_match", "new")["estimate"] == 1
 
 
 def test_what_was_never_known_cannot_be_kept():
     people = [recall(model, shares) for model, shares in {"a": (1, 0.5), "b": (0, 0.6), "c": (0.1, 0.2)}.items()]
     table = run("forgetting", people, arms={**ARMS, "c": ["c"]})
     for metric in ("kept", "forgetting_exponent"):
-        assert np.isnan(one(table, "b", metric, "early")["estimate"])
-    assert one(table, "c", "kept", "early")["estimate"] == pytest.approx(2)
+        assert np.isnan(one(table, "b", metric, "old")["estimate"])
+    assert one(table, "c", "kept", "old")["estimate"] == pytest.approx(2)
     assert table.loc[(table["arm"] == "b") & (table["metric"] == "power_law"), "estimate"].isna().all()
 
 
@@ -189,7 +189,7 @@ def test_reversal_tells_directions_apart():
     table = run("reversal", tables, arms=ARMS)
     assert one(table, "b", "final_accuracy", "reverse")["effect"] == pytest.approx(-0.8)
     assert one(table, "b", "final_accuracy", "forward")["effect"] == 0
-    assert one(table, "b", "final_accuracy", "reverse, asked")["n"] == 20
+    assert one(table, "b", "final_accuracy", "reverse, qa_train")["n"] == 20
 
 
 def test_reversal_tells_people_who_are_reversed_from_those_who_are_not():
@@ -202,8 +202,8 @@ def test_reversal_tells_people_who_are_reversed_from_those_who_are_not():
         )
     ]
     table = run("reversal", tables, arms=ARMS)
-    assert one(table, "b", "final_accuracy", "reverse, asked")["effect"] == pytest.approx(-0.1)
-    assert one(table, "b", "final_accuracy", "reverse, unasked")["effect"] == pytest.approx(-0.9)
+    assert one(table, "b", "final_accuracy", "reverse, qa_train")["effect"] == pytest.approx(-0.1)
+    assert one(table, "b", "final_accuracy", "reverse, qa_heldout")["effect"] == pytest.approx(-0.9)
     assert one(table, "b", "final_accuracy", "reverse")["effect"] == pytest.approx(-0.5)
 
 
@@ -290,12 +290,12 @@ def test_invention_is_the_rise_of_confidence():
     tables = [
         scores(model, "confidence", levels, [0, 10, 20], kind, candidate_correct=0.25)
         for model, levels in {"a": [0.1, 0.1, 0.2], "b": [0.1, 0.5, 0.8]}.items()
-        for kind in ("forward", "untaught")
+        for kind in ("forward", "unseen")
     ]
     table = run("invention", tables, arms=ARMS)
-    assert one(table, "b", "confidence_rise", "untaught")["estimate"] == pytest.approx(0.7)
-    assert one(table, "b", "confidence_rise", "untaught")["effect"] == pytest.approx(0.6)
-    assert one(table, "b", "overconfidence", "untaught")["estimate"] == pytest.approx(0.55)
+    assert one(table, "b", "confidence_rise", "unseen")["estimate"] == pytest.approx(0.7)
+    assert one(table, "b", "confidence_rise", "unseen")["effect"] == pytest.approx(0.6)
+    assert one(table, "b", "overconfidence", "unseen")["estimate"] == pytest.approx(0.55)
 
 
 def test_over_seeds_there_are_means_with_students_intervals():

@@ -14,12 +14,14 @@ from factlife.world import people
 
 @pytest.fixture(scope="session")
 def world():
-    return people.build(PeopleWorld(kind="people", people=16, untaught=2, values=5, regions=0, panel=4, neighbours=2))
+    return people.build_world(
+        PeopleWorld(kind="people", people=16, unseen=2, values=5, regions=0, panel=4, neighbours=2)
+    )
 
 
 @pytest.fixture(scope="session")
 def tokenizer(world):
-    return tokenizers.train(Tokenizer(kind="name_parts", corpus="people"), ["The end . A day begins ."], world)
+    return tokenizers.train_tokenizer(Tokenizer(kind="word", corpus="people"), ["The end . A day begins ."], world)
 
 
 @pytest.fixture

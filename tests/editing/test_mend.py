@@ -116,7 +116,7 @@ def test_lessons_are_about_other_subjects_and_ask_no_held_out_template(target, r
     subjects, people = set(requests["subject"]), world.facts.set_index("fact_id")["entity_id"]
     names = world.entities.set_index("entity_id")["name"]
     assert not {names[people[one.edit_id]] for one in learned} & subjects
-    held_out = set(world.probes["prompt"][world.probes["held_out"]])
+    held_out = set(world.probes["prompt"][world.probes["held_out_template"]])
     values = world.facts.set_index("fact_id")["value"]
     for one in learned:
         assert one.again[0] == one.request and len(one.again) > 1

@@ -13,7 +13,9 @@ from factlife.world import people
 @pytest.fixture(scope="module")
 def regions():
     """A world whose cities have regions."""
-    return people.build(PeopleWorld(kind="people", people=16, untaught=2, values=6, regions=3, panel=6, neighbours=2))
+    return people.build_world(
+        PeopleWorld(kind="people", people=16, unseen=2, values=6, regions=3, panel=6, neighbours=2)
+    )
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_probes_ask_for_the_new_value_and_neighbours_for_their_own(world, reques
     distractor = probes[probes["metric"] == "distractor"].iloc[0]
     request = requests.set_index("edit_id").loc[distractor["edit_id"]]
     assert distractor["prompt"].startswith(f"{request['prompt']} {request['target']} . ")
-    assert set(probes[probes["metric"] == "recall"]["about"]) == set(world.facts["fact_id"][world.facts["taught"]])
+    assert set(probes[probes["metric"] == "recall"]["about"]) == set(world.facts["fact_id"][world.facts["seen"]])
 
 
 def test_probes_about_other_edited_facts_are_left_out(world, requests):
@@ -136,7 +138,7 @@ def test_subjects_are_asked_for_by_their_new_value(world, requests):
 
 def test_of_a_model_that_knows_little_only_what_it_tells_is_asked(world, requests):
     probes = world.probes.set_index("probe_id")
-    forward = probes[(probes["kind"] == "forward") & probes["fact_id"].isin(world.facts.query("taught")["fact_id"])]
+    forward = probes[(probes["kind"] == "forward") & probes["fact_id"].isin(world.facts.query("seen")["fact_id"])]
     neighbours = probes[(probes["kind"] == "neighbourhood") & probes["fact_id"].isin(requests["fact_id"])]
     second = forward.index[forward.duplicated("fact_id")][:3]
     known = {*second, neighbours.index[0]}

@@ -22,19 +22,21 @@ CONFIGS = {
 
 @pytest.fixture(scope="session")
 def functions():
-    return world.build(
+    return world.build_world(
         FunctionsWorld(kind="functions", values=3, families_per_value=2, aliases=2, distractors=3, depth=2)
     )
 
 
 @pytest.fixture(scope="session")
 def documents(functions):
-    return corpus.render(FunctionsCorpus(kind="functions", world="functions", renderings=6), functions)
+    return corpus.render_documents(
+        FunctionsCorpus(kind="functions", world="functions", documents_per_function=6), functions
+    )
 
 
 @pytest.fixture(scope="session")
 def tokenizer(functions, documents):
-    return tokenizers.train(Tokenizer(kind="name_parts", corpus="functions"), documents["text"], functions)
+    return tokenizers.train_tokenizer(Tokenizer(kind="word", corpus="functions"), documents["text"], functions)
 
 
 @pytest.fixture(scope="session")

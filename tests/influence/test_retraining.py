@@ -147,7 +147,7 @@ def test_without_a_bank_there_is_nothing_to_judge(queries, ranked):
 
 def test_retrained_models_read_all_but_what_is_left_out(documents, tokenizer, queries, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    tokens.tokenize(documents, tmp_path / "tokenizer", tmp_path / "tokens")
+    tokens.tokenize_corpus(documents, tmp_path / "tokenizer", tmp_path / "tokens")
     source = Scratch(
         kind="scratch",
         architecture="LlamaForCausalLM",

@@ -31,14 +31,14 @@ TABLES = {
         (0, "forward", 0.0),
         (9, "forward", 0.9),
         (9, "paraphrase", 0.8),
-        (9, "untaught", 0.1),
+        (9, "unseen", 0.1),
         **(dict(model="m", seed=0, exposures="all", relation="all", metric="first_token_accuracy") | INTERVAL),
     ),
     "dynamics": pd.concat(
         [
             experiment("tokenization", "steps_to_50", "", 100.0, 60.0, -50.0, -30.0),
-            experiment("augmentation", "final_question_exact_match", "unasked", 0.1, 0.9, 0.7, 0.9),
-            experiment("interference", "kept", "early", 0.5, 0.52, -0.1, 0.14),
+            experiment("augmentation", "final_question_exact_match", "qa_heldout", 0.1, 0.9, 0.7, 0.9),
+            experiment("interference", "kept", "old", 0.5, 0.52, -0.1, 0.14),
         ]
     ),
     "tracing": table(

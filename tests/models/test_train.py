@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from factlife.config.models import Scratch, Training
-from factlife.corpus.tokens import sequences
+from factlife.corpus.tokens import build_sequences
 from factlife.models import TrainingStopped, checkpoints, exposures, fresh, load, scratch, stated, train
 from factlife.models.optim import MuonWithAdamW, optimizer, rate
 from factlife.models.train import IGNORED, Collator, checkpoint_steps, mean_exposures, statements, visits
@@ -71,7 +71,7 @@ def run(folder, optimizer="muon", packing=0, documents=60, **changed):
     return train(
         scratch(SOURCES[optimizer], tokenizer, seed=0),
         tokenizer,
-        sequences(make_tokens(documents), max_length=32, packing=packing),
+        build_sequences(make_tokens(documents), max_length=32, packing=packing),
         settings(
             **({"method": "dora", "optimizer": "adamw"} if optimizer == "dora" else {"optimizer": optimizer}), **changed
         ),
@@ -196,7 +196,7 @@ def test_a_corpus_without_facts_trains(tmp_path):
     tokenizer = make_tokenizer()
     tokens = make_tokens().assign(fact_ids=[[]] * 60)
     train(
-        scratch(SOURCES["muon"], tokenizer, seed=0), tokenizer, sequences(tokens, max_length=9), settings(epochs=1),
+        scratch(SOURCES["muon"], tokenizer, seed=0), tokenizer, build_sequences(tokens, max_length=9), settings(epochs=1),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
     assert exposures(tmp_path / "model").empty
@@ -299,7 +299,7 @@ def test_adapters_change_every_linear_layer_and_nothing_else(tmp_path, method):
     tokenizer, start = make_tokenizer(), scratch(SOURCES["muon"], make_tokenizer(), seed=0)
     before = {name: weight.clone() for name, weight in start.state_dict().items()}
     train(
-        start, tokenizer, sequences(make_tokens(), max_length=9), settings(method=method, r=2, optimizer="adamw"),
+        start, tokenizer, build_sequences(make_tokens(), max_length=9), settings(method=method, r=2, optimizer="adamw"),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
     after = load(tmp_path / "model")[0].state_dict()
@@ -324,7 +324,7 @@ def test_exposures_go_on_from_those_before(tmp_path):
     more["p9.city"] = 7
     tokenizer = make_tokenizer()
     train(
-        load(tmp_path / "first/model")[0], tokenizer, sequences(make_tokens(), max_length=32), settings(epochs=1),
+        load(tmp_path / "first/model")[0], tokenizer, build_sequences(make_tokens(), max_length=32), settings(epochs=1),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume", before=more,
     )  # fmt: skip
     found = exposures(tmp_path / "model").set_index(["step", "fact_id"])["exposures"]
@@ -337,7 +337,7 @@ def test_the_first_checkpoint_of_what_goes_on_is_where_it_began(trained, tmp_pat
     _, folder, _ = trained
     tokenizer = make_tokenizer()
     train(
-        load(folder / "model")[0], tokenizer, sequences(make_tokens(seed=1), max_length=32), settings(epochs=1),
+        load(folder / "model")[0], tokenizer, build_sequences(make_tokens(seed=1), max_length=32), settings(epochs=1),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
     end, begin = (

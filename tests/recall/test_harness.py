@@ -17,7 +17,7 @@ from factlife.config.corpora import PeopleCorpus
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
-from factlife.corpus.tokenizers import train
+from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import scratch
 from factlife.recall import harness
 from factlife.recall.score import score
@@ -27,7 +27,7 @@ SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 
 @pytest.fixture(scope="module")
 def people():
-    return world.build(PeopleWorld(kind="people", people=12, untaught=2, values=6, regions=3, panel=3))
+    return world.build_world(PeopleWorld(kind="people", people=12, unseen=2, values=6, regions=3, panel=3))
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def questions(people):
 
 @pytest.fixture(scope="module")
 def asked(people):
-    texts = corpus.render(PeopleCorpus(kind="people", world="people", renderings=2), people)["text"]
-    tokenizer = train(Settings(kind="name_parts", corpus="people"), [*texts, "A B C D . Answer :"], people)
+    texts = corpus.render_documents(PeopleCorpus(kind="people", world="people", statements_per_fact=2), people)["text"]
+    tokenizer = train_tokenizer(Settings(kind="word", corpus="people"), [*texts, "A B C D . Answer :"], people)
     source = Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES | {"initializer_range": 0.4})
     return scratch(source, tokenizer, 0), tokenizer
 

@@ -10,7 +10,7 @@ import torch
 
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
-from factlife.corpus.tokenizers import train
+from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import scratch
 from factlife.recall.perplexity import perplexity, text_nats
 
@@ -21,7 +21,7 @@ SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train(Settings(kind="name_parts", corpus="x"), TEXTS)
+    return train_tokenizer(Settings(kind="word", corpus="x"), TEXTS)
 
 
 def model(tokenizer, context=16, spread=0.5):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
-from factlife.corpus.tokenizers import SPECIAL, train
+from factlife.corpus.tokenizers import SPECIAL, train_tokenizer
 from factlife.models import scratch
 from factlife.recall.score import entropy_nats, score
 
@@ -42,9 +42,9 @@ WORDS = "the city of birth Ada Ben Cleo Dora lives works in New York Newark Pari
 TEXTS = [WORDS, "Ada lives in New York", "Ben works in Paris and Cleo in Rome", "the Parisian city of Newark"]
 
 
-@pytest.fixture(scope="module", params=["name_parts", "bpe"])
+@pytest.fixture(scope="module", params=["word", "bpe"])
 def tokenizer(request):
-    return train(Settings(kind=request.param, corpus="x", vocabulary=300), TEXTS)
+    return train_tokenizer(Settings(kind=request.param, corpus="x", vocab_size=300), TEXTS)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -148,7 +148,7 @@ def test_random_models_are_right_and_wrong(model, tokenizer, probes):
 
 
 def test_probes_that_the_tokenizer_cannot_write_are_reported_in_their_place():
-    tokenizer = train(Settings(kind="name_parts", corpus="x"), TEXTS)
+    tokenizer = train_tokenizer(Settings(kind="word", corpus="x"), TEXTS)
     model = bigrams(tokenizer, {})
     probes = pd.DataFrame(
         [("Ada lives in", "Atlantis", []), ("Ada lives in", "Rome", []), ("Ben lives in", "New Atlantis", ["Rome"])],
@@ -165,7 +165,7 @@ def test_probes_that_the_tokenizer_cannot_write_are_reported_in_their_place():
 
 
 def test_no_probes_give_no_rows():
-    tokenizer = train(Settings(kind="name_parts", corpus="x"), TEXTS)
+    tokenizer = train_tokenizer(Settings(kind="word", corpus="x"), TEXTS)
     probes = pd.DataFrame({"prompt": [], "target": [], "candidates": []})
     found = score(bigrams(tokenizer, {}), tokenizer, probes)
     assert len(found) == 0 and "candidate_correct" in found
@@ -203,7 +203,7 @@ def bigrams(tokenizer, logits):
 
 
 def test_rank_loss_and_candidates_in_closed_form():
-    tokenizer = train(Settings(kind="name_parts", corpus="x"), TEXTS)
+    tokenizer = train_tokenizer(Settings(kind="word", corpus="x"), TEXTS)
     model = bigrams(tokenizer, {"in": {"Paris": 3.0, "New": 2.0, "Rome": 1.0}, "New": {"York": 4.0}})
     probes = pd.DataFrame(
         [

@@ -53,8 +53,8 @@ def test_every_job_ran_as_a_slurm_job_with_what_its_rule_asks_for(runs):
     assert run.jobs() == without.jobs()
     assert set(jobs) == {comment(job) for job in run.jobs() - {"all"}}
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
-    assert jobs["rule_make_world_wildcards_people"]["MinMemoryNode"] == "1000M"
-    assert jobs["rule_make_world_wildcards_people"]["TimeLimit"] == "00:10:00"
+    assert jobs["rule_generate_world_wildcards_people"]["MinMemoryNode"] == "1000M"
+    assert jobs["rule_generate_world_wildcards_people"]["TimeLimit"] == "00:10:00"
     assert jobs["rule_train_model_wildcards_functions_0"]["MinMemoryNode"] == "4000M"
     with_gpu = {name for name, job in jobs.items() if re.search(r"gpu:standin:[1-9]", job.get("TresPerJob", ""))}
     # The model that asks for a GPU, wherever it is run.
@@ -94,6 +94,6 @@ def test_a_failing_job_is_reported_with_its_log(check_out, tmp_path):
     run = checkout.snakemake("results/worlds/mine/facts.parquet", *SLURM, config={"worlds": {"mine": world}})
 
     assert run.status != 0
-    assert "logs/make_world/mine.log" in run.text
+    assert "logs/generate_world/mine.log" in run.text
     assert "facts.csv has no column `object`" in run.text
-    assert slurm_jobs(tmp_path)["rule_make_world_wildcards_mine"]["JobState"] == "FAILED"
+    assert slurm_jobs(tmp_path)["rule_generate_world_wildcards_mine"]["JobState"] == "FAILED"

@@ -17,18 +17,16 @@ def small_world():
     """Twelve people with names of two pieces, three majors and employers."""
     names = {"style": "pieces", "choices": [4, 4]}
     relations = ["major", "employer"]
-    return people.build(
-        PeopleWorld(
-            kind="people", people=12, untaught=0, values=3, regions=0, panel=6, names=names, relations=relations
-        )
+    return people.build_world(
+        PeopleWorld(kind="people", people=12, unseen=0, values=3, regions=0, panel=6, names=names, relations=relations)
     )
 
 
 @pytest.fixture(scope="session")
 def small_tokenizer(small_world):
     """A token for each piece of a name and each value."""
-    return tokenizers.train(
-        TokenizerSettings(kind="name_parts", corpus="people"), small_world.probes["prompt"], small_world
+    return tokenizers.train_tokenizer(
+        TokenizerSettings(kind="word", corpus="people"), small_world.probes["prompt"], small_world
     )
 
 

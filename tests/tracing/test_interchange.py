@@ -16,15 +16,15 @@ def test_the_place_that_holds_the_fact_is_found(monkeypatch):
     settings = PeopleWorld(
         kind="people",
         people=12,
-        untaught=0,
+        unseen=0,
         values=12,
         regions=0,
         panel=0,
         names={"style": "pieces", "choices": [1, 12]},
         relations=["major"],
     )
-    world = people.build(settings)
-    tokenizer = tokenizers.train(TokenizerSettings(kind="name_parts", corpus="people"), [], world)
+    world = people.build_world(settings)
+    tokenizer = tokenizers.train_tokenizer(TokenizerSettings(kind="word", corpus="people"), [], world)
     config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     model = scratch(Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), tokenizer, 0)
     answer = {}

@@ -83,7 +83,7 @@ def test_noise_is_of_the_size_that_is_asked_for_and_on_the_subject_alone(small_m
 
 def test_a_fact_that_cannot_be_traced_says_why(small_model, small_tokenizer, small_world):
     facts = small_world.facts.copy()
-    facts.loc[facts["relation"] == "major", "taught"] = False
+    facts.loc[facts["relation"] == "major", "seen"] = False
     lone = type(small_world)(small_world.entities, facts, small_world.probes)
 
     table = trace_facts(small_model, small_tokenizer, lone, Tracing(**SETTINGS))

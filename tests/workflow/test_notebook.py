@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_room_works_without_snakemake(tmp_path):
     cells = json.loads((ROOT / "docs/by-hand.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    said = "print('snakemake' in sys.modules, recall['forward'], recall['untaught'])"
+    said = "print('snakemake' in sys.modules, recall['forward'], recall['unseen'])"
 
     done = subprocess.run(
         [sys.executable, "-c", "\n".join([*code, said])],

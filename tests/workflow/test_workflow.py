@@ -20,9 +20,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 ROOT = Path(__file__).parents[2]
 COLUMNS = {
     "results/worlds/people/entities.parquet": "entity_id, name, kind, split, exposures",
-    "results/worlds/people/facts.parquet": "fact_id, entity_id, relation, value, value_id, taught, exposures",
+    "results/worlds/people/facts.parquet": "fact_id, entity_id, relation, value, value_id, seen, exposures",
     "results/worlds/people/probes.parquet": (
-        "probe_id, fact_id, kind, template, held_out, prompt, target, candidates, supporting_fact_ids"
+        "probe_id, fact_id, kind, template, held_out_template, prompt, target, candidates, supporting_fact_ids"
     ),
     "results/corpora/people/documents.parquet": ("doc_id, text, fact_ids, entity_ids, kind, template_ids, split"),
     "results/recall/people-pieces/seed-0.parquet": (
@@ -131,9 +131,9 @@ def test_one_file_runs_only_what_it_needs(clean):
     run = clean.snakemake("results/recall/people-pieces/seed-0.parquet", "--dry-run").passed()
 
     assert run.jobs() == {
-        "make_world people",
-        "make_corpus people",
-        "make_tokenizer people-pieces",
+        "generate_world people",
+        "generate_corpus people",
+        "train_tokenizer people-pieces",
         "tokenize_corpus people people-pieces",
         "train_model people-pieces 0",
         "ask_model people-pieces 0",
@@ -144,7 +144,7 @@ def test_one_file_runs_only_what_it_needs(clean):
     ("config", "jobs"),
     [
         ({"models": {"people-pieces": {"training": {"learning_rate": 0.001}}}}, {"train_model people-pieces 0"}),
-        ({"tokenizers": {"people-pieces": {"vocabulary": 500}}}, {"make_tokenizer people-pieces"}),
+        ({"tokenizers": {"people-pieces": {"vocab_size": 500}}}, {"train_tokenizer people-pieces"}),
         ({"recall": {"resamples": 100}}, {"summarise_recall", "summarise_edits"}),
         (
             {"recall": {"batch_tokens": 4096}},
@@ -299,7 +299,7 @@ def test_an_editor_and_a_ranker_of_ones_own_as_the_tutorial_adds_them(done):
     [
         ("recall/summary", {"summarise_recall"}),
         ("models/optim", {"train_model"}),
-        ("world/templates", {"make_world"}),
+        ("world/templates", {"generate_world"}),
     ],
 )
 def test_code_reruns_the_rules_that_use_it(done, module, rules):
@@ -322,7 +322,7 @@ def test_code_reruns_the_rules_that_use_it(done, module, rules):
     ("config", "texts"),
     [
         ({"recall": {"resample": 5}}, ["recall.resample is not a key", "did you mean `resamples`?"]),
-        ({"corpora": {"people": {"window_share": 1.4}}}, ["corpora.people.window_share", "1.4", "1"]),
+        ({"corpora": {"people": {"window_fraction": 1.4}}}, ["corpora.people.window_fraction", "1.4", "1"]),
         ({"run": {"models": ["people-peaces"]}}, ["run.models", "`people-peaces`", "did you mean `people-pieces`?"]),
         (
             {"models": {"hub": {"world": "countries", "source": {"kind": "hub", "repo_id": "a/b"}}}},

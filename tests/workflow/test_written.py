@@ -15,7 +15,7 @@ TOLD = {
     "corpora": {
         "told": {
             "kind": "written", "world": "people", "writer": {"kind": "anthropic", "model": "stub"},
-            "answers": "answers/told.jsonl", "renderings": 1,
+            "answers": "answers/told.jsonl", "documents_per_subject": 1,
         },
         "own": {
             "kind": "written", "world": "people", "writer": {"kind": "model", "model": "functions"},
@@ -42,7 +42,7 @@ def test_the_key_is_asked_for_before_any_job_and_not_once_answers_are_complete(c
 
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret-of-a-test")
     planned = checkout.snakemake(target, "--dry-run", config=TOLD).passed()
-    assert {"ask_for_corpus told", "train_model people-pieces 0"} <= planned.jobs()
+    assert {"generate_api_corpus told", "train_model people-pieces 0"} <= planned.jobs()
     assert "secret-of-a-test" not in planned.text
 
     monkeypatch.delenv("ANTHROPIC_API_KEY")
@@ -53,9 +53,9 @@ def test_the_key_is_asked_for_before_any_job_and_not_once_answers_are_complete(c
     (checkout.folder / "answers").mkdir()
     (checkout.folder / "answers/told.jsonl").write_text(json.dumps({"complete": mark}) + "\n")
     planned = checkout.snakemake(target, "--dry-run", config=TOLD).passed()
-    assert "ask_for_corpus told" in planned.jobs()
+    assert "generate_api_corpus told" in planned.jobs()
 
 
 def test_a_local_writer_is_made_before_what_it_writes(checkout):
     planned = checkout.snakemake("results/corpora/own/documents.parquet", "--dry-run", config=TOLD | {"run": {}})
-    assert {"write_corpus own", "train_model functions 0"} <= planned.passed().jobs()
+    assert {"generate_written_corpus own", "train_model functions 0"} <= planned.passed().jobs()

@@ -8,7 +8,7 @@ from factlife.config.influence import InfluenceSettings
 from factlife.config.worlds import BenchmarkWorld
 from factlife.influence import select_documents, select_queries
 from factlife.influence.queries import label_relevance
-from factlife.world import WorldError, load
+from factlife.world import WorldError, load_world
 
 DOCUMENTS = [
     {"doc_id": "a", "text": "Paris is in France"},
@@ -67,10 +67,10 @@ def make(tmp_path):
         for name, rows in (("documents", documents), ("queries", queries)):
             (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         paths = {name: str(tmp_path / name) for name in ("documents", "queries")}
-        made = world.build(BenchmarkWorld(kind="benchmark", layout=layout, **paths))
+        made = world.build_world(BenchmarkWorld(kind="benchmark", layout=layout, **paths))
         made.save(tmp_path / "world")
-        made = load(tmp_path / "world")
-        return made, corpus.render(BenchmarkCorpus(kind="benchmark", world="w"), made, paths["documents"])
+        made = load_world(tmp_path / "world")
+        return made, corpus.render_documents(BenchmarkCorpus(kind="benchmark", world="w"), made, paths["documents"])
 
     return make
 
@@ -134,4 +134,4 @@ def test_bad_files_are_named(make, layout, documents, queries, text):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WorldError, match="nowhere does not exist"):
-        world.build(BenchmarkWorld(kind="benchmark", documents=str(tmp_path / "nowhere"), queries="q"))
+        world.build_world(BenchmarkWorld(kind="benchmark", documents=str(tmp_path / "nowhere"), queries="q"))

@@ -4,13 +4,13 @@ import re
 import pytest
 
 from factlife.config.worlds import CountriesWorld
-from factlife.world.countries import build
+from factlife.world.countries import build_world
 from factlife.world.tables import WorldError
 
 
 @pytest.fixture(scope="module")
 def world():
-    return build(CountriesWorld(kind="countries"))
+    return build_world(CountriesWorld(kind="countries"))
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_facts_without_one_plain_answer_are_left_out(world, fact_id):
 
 def test_left_out_facts_are_counted_in_the_log(caplog):
     with caplog.at_level(logging.INFO, logger="factlife.world.countries"):
-        found = build(CountriesWorld(kind="countries", relations=["language"], panel=0))
+        found = build_world(CountriesWorld(kind="countries", relations=["language"], panel=0))
     line = next(message for message in caplog.messages if message.startswith("language"))
     left_out = int(re.search(r"left out (\d+):", line).group(1))
     assert left_out == sum(map(int, re.findall(r"(\d+) with", line)))
     assert re.search(r"\d+ with several values", line)
-    everyone = build(CountriesWorld(kind="countries", relations=["language", "continent"], panel=0))
+    everyone = build_world(CountriesWorld(kind="countries", relations=["language", "continent"], panel=0))
     assert len(found.facts) + left_out >= len(everyone.entities)
 
 
@@ -58,7 +58,7 @@ def test_answers_are_words_of_their_kind(world):
     }  # fmt: skip
     assert facts["value"][facts["relation"] == "currency"].str.fullmatch(r"[a-z’]+").all()
     assert not facts["value"].str.contains(r"[(),/]").any()
-    assert facts["taught"].all() and (facts["exposures"] == 0).all()
+    assert facts["seen"].all() and (facts["exposures"] == 0).all()
     assert set(world.entities["split"]) == {"pretrained"}
 
 
@@ -117,4 +117,4 @@ def test_neighbours_share_the_value_where_anybody_does(world):
 
 def test_too_large_a_panel():
     with pytest.raises(WorldError, match=r"a panel of 300 countries is asked for, but only \d+ have .* lower `panel`"):
-        build(CountriesWorld(kind="countries", panel=300))
+        build_world(CountriesWorld(kind="countries", panel=300))

@@ -4,7 +4,7 @@ import pytest
 
 from factlife import world as worlds
 from factlife.config.worlds import FunctionsWorld
-from factlife.world.functions import ASKED, build, forms, symbols
+from factlife.world.functions import PROBE_INPUTS, build_world, return_templates, symbols
 from factlife.world.tables import WorldError
 
 
@@ -16,7 +16,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def world():
-    return build(settings(depth=2))
+    return build_world(settings(depth=2))
 
 
 def test_functions_by_kind_and_split(world):
@@ -56,15 +56,15 @@ def test_wrappers_return_what_their_base_returns(world):
 def test_only_what_follows_from_a_chain_in_test_families_is_untaught(world):
     facts = world.facts.merge(world.entities, on="entity_id", suffixes=("", "_of_entity"))
     derived = (facts["relation"] == "returns") & facts["kind"].isin(["wrapper", "alias"]) & (facts["split"] == "test")
-    assert (facts["taught"] == ~derived).all()
-    assert (facts["exposures"] == facts["taught"].astype(int)).all()
+    assert (facts["seen"] == ~derived).all()
+    assert (facts["exposures"] == facts["seen"].astype(int)).all()
     assert not facts["panel"].any()
 
 
 def test_multi_hop_probes_are_supported_by_the_whole_chain(world):
     facts = world.facts.set_index("fact_id")
     hops = world.probes[world.probes["kind"] == "multi_hop"]
-    assert set(hops["fact_id"]) == set(world.facts["fact_id"][~world.facts["taught"]])
+    assert set(hops["fact_id"]) == set(world.facts["fact_id"][~world.facts["seen"]])
     assert len(hops) == 3 * (16 + 2)
     for hop in hops.itertuples():
         *chain, last = hop.supporting_fact_ids
@@ -72,9 +72,9 @@ def test_multi_hop_probes_are_supported_by_the_whole_chain(world):
         for link in chain:
             assert facts.loc[link, "entity_id"] == here
             here = facts.loc[link, "value_id"]
-        assert last == f"{here}.returns" and facts.loc[last, "taught"]
+        assert last == f"{here}.returns" and facts.loc[last, "seen"]
         assert facts.loc[last, "value_id"] == facts.loc[hop.fact_id, "value_id"]
-        assert all(facts.loc[link, "taught"] for link in hop.supporting_fact_ids)
+        assert all(facts.loc[link, "seen"] for link in hop.supporting_fact_ids)
     assert {len(chain) for chain in hops["supporting_fact_ids"]} == {2, 3}
 
 
@@ -83,8 +83,8 @@ def test_all_numbers_are_candidates_and_every_function_is_asked_with_every_input
     assert {len(candidates) for candidates in returns["candidates"]} == {4}
     assert all(probe.target in probe.candidates for probe in returns.itertuples())
     inputs = {number for prompt in returns["prompt"] for number in re.findall(r"\b\d{3}\b", prompt)}
-    assert len(inputs) == 3 and all(int(number) in ASKED for number in inputs)
-    taught = world.facts[world.facts["taught"] & (world.facts["relation"] == "returns")]
+    assert len(inputs) == 3 and all(int(number) in PROBE_INPUTS for number in inputs)
+    taught = world.facts[world.facts["seen"] & (world.facts["relation"] == "returns")]
     for kind in ("paraphrase", "question"):
         assert (world.probes["kind"] == kind).sum() == 3 * len(taught)
     links = world.facts["relation"].isin(["wraps", "alias"]).sum()
@@ -103,7 +103,7 @@ def test_aliases_write_numbers_in_their_own_way(world):
 
 
 def test_numbers_as_digits_and_words():
-    returns = build(settings(number_tokens=False, values=99, families_per_value=2, aliases=198)).facts
+    returns = build_world(settings(number_tokens=False, values=99, families_per_value=2, aliases=198)).facts
     returns = returns[returns["relation"] == "returns"]
     alias = returns["entity_id"].str.startswith("M")
     assert set(returns["value"][~alias]) == {str(number) for number in range(1, 100)}
@@ -114,7 +114,7 @@ def test_numbers_as_digits_and_words():
 
 @pytest.mark.parametrize("alias", [False, True])
 def test_forms_name_the_function_and_its_input_before_the_number(alias):
-    every = forms(900, alias=alias)
+    every = return_templates(900, alias=alias)
     assert [form.held_out for form in every] == [False, False, False, True, True]
     assert all("900" in form.prompt(name="<B01>") and "<B01>" in form.prompt(name="<B01>") for form in every)
 
@@ -135,14 +135,14 @@ def test_ids_are_unique_and_safe_in_file_names(world):
 
 
 def test_depth_without_wrappers_and_up_to_ten():
-    assert set(build(settings(depth=0)).facts["relation"]) == {"returns", "alias"}
-    deep = build(settings(depth=10, aliases=0, distractors=0))
+    assert set(build_world(settings(depth=0)).facts["relation"]) == {"returns", "alias"}
+    deep = build_world(settings(depth=10, aliases=0, distractors=0))
     assert set(deep.entities["entity_id"].str[0]) == set("BCDEFGHIJKL")
     assert max(map(len, deep.probes["supporting_fact_ids"])) == 11
 
 
 def test_same_seed_same_world(world):
-    again, other = worlds.build(settings(depth=2)), worlds.build(settings(depth=2, seed=1))
+    again, other = worlds.build_world(settings(depth=2)), worlds.build_world(settings(depth=2, seed=1))
     assert again.probes.equals(world.probes) and again.facts.equals(world.facts)
     assert not other.facts.equals(world.facts)
 
@@ -156,4 +156,4 @@ def test_same_seed_same_world(world):
 )
 def test_what_cannot_be_made_says_what_to_change(changes, text):
     with pytest.raises(WorldError, match=text):
-        build(settings(**changes))
+        build_world(settings(**changes))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factlife.config.worlds import OrdinaryNames, PieceNames
-from factlife.world.names import person_names, syllables, values
+from factlife.world.names import person_names, relation_values, syllables
 from factlife.world.tables import WorldError
 
 RELATIONS = ["birth_date", "birth_city", "university", "major", "employer", "working_city", "region"]
@@ -53,12 +53,14 @@ def test_ordinary_names_are_distinct_and_shared_as_asked(count, per_first, per_l
 
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_values_are_distinct_and_never_shared_between_relations(relation):
-    found = values(relation, 50, random.Random(0))
+    found = relation_values(relation, 50, random.Random(0))
     assert len(set(found)) == 50
-    others = {value for other in RELATIONS if other != relation for value in values(other, 50, random.Random(0))}
+    others = {
+        value for other in RELATIONS if other != relation for value in relation_values(other, 50, random.Random(0))
+    }
     assert not others & set(found)
 
 
 def test_more_values_than_the_pool_has():
     with pytest.raises(WorldError, match=r"500 distinct values of major .* only \d+; lower `values`"):
-        values("major", 500, random.Random(0))
+        relation_values("major", 500, random.Random(0))

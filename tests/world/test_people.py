@@ -4,43 +4,49 @@ import re
 import pytest
 
 from factlife.config.worlds import Levels, OrdinaryNames, PeopleWorld, PieceNames, Zipf
-from factlife.world.people import build, denials, phrases, question, templates
-from factlife.world.tables import WorldError, load
-from factlife.world.templates import held_out, trained
+from factlife.world.people import (
+    build_world,
+    negated_templates,
+    question_template,
+    relation_templates,
+    verb_templates,
+)
+from factlife.world.tables import WorldError, load_world
+from factlife.world.templates import held_out_templates, train_templates
 
 RELATIONS = PeopleWorld(kind="people").relations
 
 
 def settings(**changes):
-    small = {"people": 24, "untaught": 6, "values": 5, "regions": 2, "panel": 6, "neighbours": 2}
+    small = {"people": 24, "unseen": 6, "values": 5, "regions": 2, "panel": 6, "neighbours": 2}
     return PeopleWorld(kind="people", **small | changes)
 
 
 @pytest.fixture(scope="module")
 def world():
-    return build(settings(exposures=Levels(kind="levels", levels=[1, 2, 4])))
+    return build_world(settings(exposures=Levels(kind="levels", levels=[1, 2, 4])))
 
 
 def test_splits_and_exposures(world):
     people = world.entities[world.entities["kind"] == "person"]
-    assert people["split"].value_counts().to_dict() == {"asked": 12, "unasked": 12, "untaught": 6}
+    assert people["split"].value_counts().to_dict() == {"qa_train": 12, "qa_heldout": 12, "unseen": 6}
     assert people["exposures"].value_counts().to_dict() == {0: 6, 1: 8, 2: 8, 4: 8}
     facts = world.facts.merge(people, on="entity_id", suffixes=("", "_of_person"))
     assert (facts["exposures"] == facts["exposures_of_person"]).all()
-    assert (facts["taught"] == (facts["split"] != "untaught")).all()
+    assert (facts["seen"] == (facts["split"] != "unseen")).all()
 
 
 def test_zipf_falls_with_rank_to_the_rarest():
-    zipf = build(settings(people=10, panel=0, exposures=Zipf(kind="zipf", exponent=1.0, rarest=3)))
-    found = zipf.entities["exposures"][zipf.entities["split"].isin(["asked", "unasked"])]
+    zipf = build_world(settings(people=10, panel=0, exposures=Zipf(kind="zipf", exponent=1.0, min_exposures=3)))
+    found = zipf.entities["exposures"][zipf.entities["split"].isin(["qa_train", "qa_heldout"])]
     people = sorted(found[zipf.entities["kind"] == "person"], reverse=True)
     assert people == [round(3 * 10 / rank) for rank in range(1, 11)]
 
 
 def test_every_value_equally_often_and_relations_independent():
-    world = build(
+    world = build_world(
         settings(
-            people=400, names=PieceNames(style="pieces", choices=[8, 8, 8]), untaught=0, values=4, regions=0, panel=0
+            people=400, names=PieceNames(style="pieces", choices=[8, 8, 8]), unseen=0, values=4, regions=0, panel=0
         )
     )
     facts = world.facts.pivot(index="entity_id", columns="relation", values="value")
@@ -80,7 +86,7 @@ def test_probes_by_kind(world):
     taught = 24 * len(RELATIONS) + cities
     assert counts["forward"] == 2 * counts["paraphrase"] == 2 * taught
     assert counts["prefixed"] == counts["question"] == taught
-    assert counts["untaught"] == 6 * len(RELATIONS)
+    assert counts["unseen"] == 6 * len(RELATIONS)
     assert counts["negated"] == counts["reverse"] == 6 * len(RELATIONS)
 
 
@@ -108,7 +114,7 @@ def test_neighbours_share_the_value_and_not_the_subject(world):
     assert len(probes) > 0
     for probe in probes.itertuples():
         (other,) = probe.supporting_fact_ids
-        assert other != probe.fact_id and facts.loc[other, "taught"]
+        assert other != probe.fact_id and facts.loc[other, "seen"]
         assert facts.loc[other, "value"] == facts.loc[probe.fact_id, "value"] == probe.target
 
 
@@ -121,23 +127,25 @@ def test_wrong_subjects_of_reverse_probes_do_not_have_the_value(world):
 
 @pytest.mark.parametrize("relation", [*RELATIONS, "region"])
 def test_held_out_templates_are_made_of_trained_parts(relation):
-    every = templates(relation)
+    every = relation_templates(relation)
     assert len({template.id for template in every}) == len(every) == 24
-    assert len(held_out(every)) == 4
-    words = {word for template in trained(every) for word in template.text.split()}
-    assert {word for template in held_out(every) for word in template.text.split()} <= words
-    for template in held_out(every):
+    assert len(held_out_templates(every)) == 4
+    words = {word for template in train_templates(every) for word in template.text.split()}
+    assert {word for template in held_out_templates(every) for word in template.text.split()} <= words
+    for template in held_out_templates(every):
         for part in template.id.split("-"):
-            assert any(part in other.id.split("-") for other in trained(every)), part
-    assert {template.text for template in held_out(every)}.isdisjoint(template.text for template in trained(every))
-    assert all(" not " in denial.text for denial in denials(relation)) and len(denials(relation)) == len(
-        phrases(relation)
+            assert any(part in other.id.split("-") for other in train_templates(every)), part
+    assert {template.text for template in held_out_templates(every)}.isdisjoint(
+        template.text for template in train_templates(every)
     )
-    assert question(relation).forward
+    assert all(" not " in denial.text for denial in negated_templates(relation)) and len(
+        negated_templates(relation)
+    ) == len(verb_templates(relation))
+    assert question_template(relation).forward
 
 
 def test_same_settings_same_world_and_another_seed_another():
-    one, same, other = build(settings()), build(settings()), build(settings(seed=1))
+    one, same, other = build_world(settings()), build_world(settings()), build_world(settings(seed=1))
     for table in ("entities", "facts", "probes"):
         assert getattr(one, table).equals(getattr(same, table))
     assert not one.facts.equals(other.facts)
@@ -145,7 +153,7 @@ def test_same_settings_same_world_and_another_seed_another():
 
 def test_world_survives_parquet(world, tmp_path):
     world.save(tmp_path)
-    read = load(tmp_path)
+    read = load_world(tmp_path)
     for table in ("entities", "facts", "probes"):
         for row, expected in zip(getattr(read, table).itertuples(), getattr(world, table).itertuples(), strict=True):
             assert [list(cell) if hasattr(cell, "shape") and cell.shape else cell for cell in row] == list(expected)
@@ -165,4 +173,4 @@ def test_world_survives_parquet(world, tmp_path):
 )
 def test_what_cannot_be_made_says_what_to_change(changes, text):
     with pytest.raises(WorldError, match=text):
-        build(settings(**changes))
+        build_world(settings(**changes))

@@ -1,8 +1,8 @@
 import pytest
 
 from factlife.config.worlds import TableWorld
-from factlife.world.table import build
-from factlife.world.tables import WorldError, load
+from factlife.world.table import build_world
+from factlife.world.tables import WorldError, load_world
 
 FACTS = """subject,relation,object
 Ada Lovelace,field,mathematics
@@ -32,7 +32,7 @@ def make(tmp_path):
             if text is not None:
                 (tmp_path / name).write_text(text, encoding="utf-8")
         paths = {"facts": str(tmp_path / "facts.csv"), "templates": str(tmp_path / "templates.yaml")}
-        return build(TableWorld(kind="table", **paths | {"panel": 4} | changes))
+        return build_world(TableWorld(kind="table", **paths | {"panel": 4} | changes))
 
     return make
 
@@ -44,7 +44,7 @@ def test_entities_and_facts(make):
     facts = world.facts.set_index("fact_id")
     assert facts.loc["e002.city", "value"] == "Paris"
     assert facts.loc["e002.city", "value_id"] == facts.loc["e001.city", "value_id"]
-    assert (facts["exposures"] == 1).all() and facts["taught"].all()
+    assert (facts["exposures"] == 1).all() and facts["seen"].all()
 
 
 def test_probes_of_one_fact(make):
@@ -57,19 +57,19 @@ def test_probes_of_one_fact(make):
     assert asked.loc["neighbourhood", "supporting_fact_ids"] == ["e003.field"]
     assert asked.loc["neighbourhood", "prompt"].replace("Emmy Noether", "") in (" worked on", "The field of  is")
     assert asked.loc["forward", "candidates"] == ["mathematics", "physics"]
-    assert asked.loc["paraphrase", "held_out"] and not asked.loc["forward", "held_out"]
+    assert asked.loc["paraphrase", "held_out_template"] and not asked.loc["forward", "held_out_template"]
     assert set(probes["kind"][probes["fact_id"] == "e001.city"]) == {"forward", "neighbourhood"}
 
 
 def test_untaught_subjects_have_only_untaught_probes(make):
-    world = make(untaught=0.5)
-    untaught = set(world.entities["entity_id"][world.entities["split"] == "untaught"])
+    world = make(unseen_fraction=0.5)
+    untaught = set(world.entities["entity_id"][world.entities["split"] == "unseen"])
     assert len(untaught) == 2
     of_untaught = world.probes["fact_id"].str.split(".").str[0].isin(untaught)
-    assert set(world.probes["kind"][of_untaught]) == {"untaught"}
-    assert "untaught" not in set(world.probes["kind"][~of_untaught])
-    assert (world.facts["taught"] == ~world.facts["entity_id"].isin(untaught)).all()
-    assert not world.facts["panel"][~world.facts["taught"]].any()
+    assert set(world.probes["kind"][of_untaught]) == {"unseen"}
+    assert "unseen" not in set(world.probes["kind"][~of_untaught])
+    assert (world.facts["seen"] == ~world.facts["entity_id"].isin(untaught)).all()
+    assert not world.facts["panel"][~world.facts["seen"]].any()
 
 
 def test_candidates_are_limited(make):
@@ -81,7 +81,7 @@ def test_candidates_are_limited(make):
 def test_templates_travel_with_the_facts(make, tmp_path):
     world = make()
     world.save(tmp_path / "world")
-    fact = load(tmp_path / "world").facts.set_index("fact_id").loc["e000.field"]
+    fact = load_world(tmp_path / "world").facts.set_index("fact_id").loc["e000.field"]
     assert list(fact["questions"]) == ["What did {name} study ? {value} ."]
     assert len(fact["templates"]) == 3 and not any("known for" in text for text in fact["templates"])
 

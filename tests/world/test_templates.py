@@ -3,7 +3,7 @@ import random
 import pytest
 
 from factlife.world.tables import WorldError
-from factlife.world.templates import Template, choice, held_out, trained
+from factlife.world.templates import Template, held_out_templates, sample_candidates, train_templates
 
 FORWARD = Template("a", "{name} was born in {value} .")
 BACKWARD = Template("b", "{value} is the home of {name} .")
@@ -24,13 +24,13 @@ def test_template_without_its_slots_is_named(text):
 
 def test_selection_by_direction_and_use():
     every = [FORWARD, BACKWARD, HELD_OUT]
-    assert trained(every) == [FORWARD]
-    assert trained(every, forward=False) == [BACKWARD]
-    assert held_out(every) == [HELD_OUT]
+    assert train_templates(every) == [FORWARD]
+    assert train_templates(every, forward=False) == [BACKWARD]
+    assert held_out_templates(every) == [HELD_OUT]
 
 
 def test_choice_holds_the_target_and_is_sorted():
-    assert choice("m", "abmz", 10, random.Random(0)) == ["a", "b", "m", "z"]
-    few = choice("m", "abcdefghijklmnop", 4, random.Random(0))
+    assert sample_candidates("m", "abmz", 10, random.Random(0)) == ["a", "b", "m", "z"]
+    few = sample_candidates("m", "abcdefghijklmnop", 4, random.Random(0))
     assert len(set(few)) == 4 and "m" in few and few == sorted(few)
-    assert choice("m", "abc", 1, random.Random(0)) == ["m"]
+    assert sample_candidates("m", "abc", 1, random.Random(0)) == ["m"]

@@ -30,7 +30,7 @@ PRETRAINED = [
 JOBS_USE_THIS_PYTHON = not (
     workflow.deployment_settings and workflow.deployment_settings.deployment_method
 )
-WORLDS_ASKED = sorted(
+WORLDS_OF_RUN = sorted(
     {config["models"][model]["world"] for model in config["run"]["models"]}
 )
 WORLD_TABLES = {
@@ -97,8 +97,8 @@ def world_tables(world):
     return {table: path.format(world=world) for table, path in WORLD_TABLES.items()}
 
 
-def look_of_world(wildcards):
-    """A world's tables, and the documents that a model that is run learns it from."""
+def inputs_of_world_plot(wildcards):
+    """A world's tables and, if a model of this run is trained on documents about it, these documents."""
     corpora = [
         config["models"][model]["training"]["corpus"]
         for model in config["run"]["models"]
@@ -114,7 +114,7 @@ def look_of_world(wildcards):
     )
 
 
-def files_of_world(wildcards):
+def inputs_of_world(wildcards):
     world = config["worlds"][wildcards.world]
     named = ("facts", "templates", "documents", "queries")
     return {key: world[key] for key in named if key in world}
@@ -141,7 +141,7 @@ def inputs_of_written(wildcards):
     )
 
 
-def mark_of_written(wildcards):
+def fingerprint_of_written(wildcards):
     return factlife_config.written.fingerprint(settings, wildcards.corpus)
 
 

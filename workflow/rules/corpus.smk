@@ -1,19 +1,19 @@
-UNANSWERED = factlife_config.written.incomplete(settings)
+INCOMPLETE_CORPORA = factlife_config.written.incomplete_corpora(settings)
 
-# Only then is a key needed: an undefined variable would stop every run.
-if UNANSWERED:
-    if not os.environ.get(factlife_config.written.VARIABLE):
+# Declared only if a key is needed: an undefined variable would stop every run.
+if INCOMPLETE_CORPORA:
+    if not os.environ.get(factlife_config.written.API_KEY_VARIABLE):
         raise WorkflowError(
-            f"corpora.{UNANSWERED[0]}: not all answers are in {config['corpora'][UNANSWERED[0]]['answers']}, and "
-            f"{factlife_config.written.VARIABLE} is not set; set it, or bring the whole file"
+            f"corpora.{INCOMPLETE_CORPORA[0]}: not all answers are in {config['corpora'][INCOMPLETE_CORPORA[0]]['answers']}, and "
+            f"{factlife_config.written.API_KEY_VARIABLE} is not set; set it or provide the complete file"
         )
 
     envvars:
-        factlife_config.written.VARIABLE,
+        factlife_config.written.API_KEY_VARIABLE,
 
 
 rule download_dataset:
-    """Fetch a pinned dataset from the hub; compute nodes have no internet."""
+    """Download a pinned dataset from the hub; compute nodes have no internet access."""
     output:
         rows="results/downloads/corpora/{corpus}.parquet",
     log:
@@ -34,16 +34,16 @@ rule download_dataset:
         "../scripts/download_dataset.py"
 
 
-rule make_corpus:
+rule generate_corpus:
     """Render documents, each with the ids of the facts that it states."""
     input:
         unpack(inputs_of_corpus),
     output:
         documents="results/corpora/{corpus}/documents.parquet",
     log:
-        "logs/make_corpus/{corpus}.log",
+        "logs/generate_corpus/{corpus}.log",
     benchmark:
-        "logs/make_corpus/{corpus}.benchmark.jsonl"
+        "logs/generate_corpus/{corpus}.benchmark.jsonl"
     wildcard_constraints:
         corpus=one_of([name for name in config["corpora"] if name not in WRITTEN]),
     conda:
@@ -54,22 +54,22 @@ rule make_corpus:
         runtime=20,
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
-        code=code_of("make_corpus"),
+        code=code_of("generate_corpus"),
     script:
-        "../scripts/make_corpus.py"
+        "../scripts/generate_corpus.py"
 
 
-rule write_corpus:
-    """Let a model of the config write documents, and keep those that state what they must and nothing else."""
+rule generate_written_corpus:
+    """Let a model of the config write documents and keep those that pass the check."""
     input:
         unpack(inputs_of_written),
     output:
         documents="results/corpora/{corpus}/documents.parquet",
         verdicts="results/corpora/{corpus}/verdicts.csv",
     log:
-        "logs/write_corpus/{corpus}.log",
+        "logs/generate_written_corpus/{corpus}.log",
     benchmark:
-        "logs/write_corpus/{corpus}.benchmark.jsonl"
+        "logs/generate_written_corpus/{corpus}.benchmark.jsonl"
     wildcard_constraints:
         corpus=one_of(
             [name for name, corpus in WRITTEN.items() if corpus.writer.kind == "model"]
@@ -83,18 +83,18 @@ rule write_corpus:
         gpu=gpus_of_writer,
     params:
         corpus=lookup(within=config, dpath="corpora/{corpus}"),
-        mark=mark_of_written,
-        code=code_of("write_corpus"),
+        fingerprint=fingerprint_of_written,
+        code=code_of("generate_written_corpus"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/write_corpus.py"
+        "../scripts/generate_written_corpus.py"
 
 
-use rule write_corpus as ask_for_corpus with:
+use rule generate_written_corpus as generate_api_corpus with:
     log:
-        "logs/ask_for_corpus/{corpus}.log",
+        "logs/generate_api_corpus/{corpus}.log",
     benchmark:
-        "logs/ask_for_corpus/{corpus}.benchmark.jsonl"
+        "logs/generate_api_corpus/{corpus}.benchmark.jsonl"
     wildcard_constraints:
         corpus=one_of(
             [
@@ -103,23 +103,23 @@ use rule write_corpus as ask_for_corpus with:
                 if corpus.writer.kind == "anthropic"
             ]
         ),
-    # Compute nodes have no internet.
+    # Compute nodes have no internet access.
     localrule: True
     resources:
         mem_mb=4000,
         runtime=600,
 
 
-rule make_tokenizer:
-    """Learn a tokenizer from a corpus and from all that is asked about its world."""
+rule train_tokenizer:
+    """Train a tokenizer on a corpus and on the probes of its world."""
     input:
         unpack(inputs_of_tokenizer),
     output:
         folder=directory("results/tokenizers/{tokenizer}"),
     log:
-        "logs/make_tokenizer/{tokenizer}.log",
+        "logs/train_tokenizer/{tokenizer}.log",
     benchmark:
-        "logs/make_tokenizer/{tokenizer}.benchmark.jsonl"
+        "logs/train_tokenizer/{tokenizer}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: 1
@@ -128,13 +128,13 @@ rule make_tokenizer:
         runtime=20,
     params:
         tokenizer=lookup(within=config, dpath="tokenizers/{tokenizer}"),
-        code=code_of("make_tokenizer"),
+        code=code_of("train_tokenizer"),
     script:
-        "../scripts/make_tokenizer.py"
+        "../scripts/train_tokenizer.py"
 
 
 rule tokenize_corpus:
-    """Cut the documents of a corpus into tokens."""
+    """Tokenize the documents of a corpus."""
     input:
         documents="results/corpora/{corpus}/documents.parquet",
         tokenizer=tokenizer_folder,

@@ -96,4 +96,4 @@ rule recall:
     """What models recall, at every checkpoint."""
     input:
         rules.summarise_recall.output,
-        expand("results/figures/world-{world}.html", world=WORLDS_ASKED),
+        expand("results/figures/world-{world}.html", world=WORLDS_OF_RUN),

@@ -1,7 +1,7 @@
-rule make_world:
-    """Draw the entities, facts and probes of a world."""
+rule generate_world:
+    """Generate the entities, facts and probes of a world."""
     input:
-        unpack(files_of_world),
+        unpack(inputs_of_world),
     output:
         entities="results/worlds/{world}/entities.parquet",
         facts="results/worlds/{world}/facts.parquet",
@@ -9,9 +9,9 @@ rule make_world:
         graphml="results/worlds/{world}/graph.graphml",
         json="results/worlds/{world}/graph.json",
     log:
-        "logs/make_world/{world}.log",
+        "logs/generate_world/{world}.log",
     benchmark:
-        "logs/make_world/{world}.benchmark.jsonl"
+        "logs/generate_world/{world}.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -20,15 +20,15 @@ rule make_world:
         runtime=10,
     params:
         world=lookup(within=config, dpath="worlds/{world}"),
-        code=code_of("make_world"),
+        code=code_of("generate_world"),
     script:
-        "../scripts/make_world.py"
+        "../scripts/generate_world.py"
 
 
-rule show_world:
-    """Show a world at a glance: a piece of its graph, documents, probes."""
+rule plot_world:
+    """Show part of a world's graph, example documents and probes on one page."""
     input:
-        unpack(look_of_world),
+        unpack(inputs_of_world_plot),
     output:
         page=report(
             "results/figures/world-{world}.html",
@@ -37,9 +37,9 @@ rule show_world:
             caption="../report/world.rst",
         ),
     log:
-        "logs/show_world/{world}.log",
+        "logs/plot_world/{world}.log",
     benchmark:
-        "logs/show_world/{world}.benchmark.jsonl"
+        "logs/plot_world/{world}.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -47,6 +47,6 @@ rule show_world:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_of("show_world"),
+        code=code_of("plot_world"),
     script:
-        "../scripts/show_world.py"
+        "../scripts/plot_world.py"

@@ -12,7 +12,7 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     table = ask(
         models.checkpoints(snakemake.input.model),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
         models.exposures(snakemake.input.model),
         model=snakemake.wildcards.model,
         seed=int(snakemake.wildcards.seed),

@@ -20,7 +20,7 @@ with jobs.start(snakemake) as job:
     features = pd.read_parquet(snakemake.input.features)
     results = build_attribution_graphs(
         *models.load(snakemake.input.model, job.device),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
         load_dictionaries(snakemake.input.transcoders, job.device),
         features.set_index(["layer", "feature"])["label"],
         config.parse(Graphs, snakemake.params.graphs),

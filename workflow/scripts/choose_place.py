@@ -20,7 +20,7 @@ with jobs.start(snakemake) as job:
     target = editable.Editable(
         model,
         tokenizer,
-        editable.contexts(documents.read(snakemake.input.documents), requests["subject"].tolist()),
+        editable.contexts(documents.read_documents(snakemake.input.documents), requests["subject"].tolist()),
         moments.load(snakemake.input.moments, model=models.digest(snakemake.input.model)),
     )
     trace = snakemake.input.get("trace")

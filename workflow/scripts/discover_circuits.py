@@ -16,7 +16,7 @@ with jobs.start(snakemake) as job:
     known = [json.loads(Path(file).read_text()) for file in snakemake.input.get("known", [])]
     found = discover_circuits(
         *models.load(snakemake.input.model, job.device),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
         models.checkpoints(snakemake.input.model),
         config.parse(Circuits, snakemake.params.circuits),
         config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),

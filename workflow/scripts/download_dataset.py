@@ -1,4 +1,4 @@
-"""Fetch a pinned dataset from the hub."""
+"""Download a pinned dataset from the hub."""
 
 from typing import TYPE_CHECKING
 
@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    corpus.download(config.parse(Corpus, snakemake.params.corpus), snakemake.output.rows)
+    corpus.download_dataset(config.parse(Corpus, snakemake.params.corpus), snakemake.output.rows)

@@ -15,7 +15,7 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     weights = models.digest(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
-    corpus = documents.read(snakemake.input.documents)
+    corpus = documents.read_documents(snakemake.input.documents)
     model, tokenizer = models.load(snakemake.input.model, job.device)
     editor = config.parse(Editor, snakemake.params.editor)
     if chosen := snakemake.input.get("places"):
@@ -32,7 +32,7 @@ with jobs.start(snakemake) as job:
     if shards := snakemake.input.get("values"):
         target = values.load(target, requests, editor, shards, model=weights)
     wanted = config.parse(Measured, snakemake.params.measures)
-    read = documents.read(snakemake.input.text) if wanted.perplexity else corpus.head(0)
+    read = documents.read_documents(snakemake.input.text) if wanted.perplexity else corpus.head(0)
     done = run.run(
         target,
         requests,

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 with jobs.start(snakemake):
     settings, ground_truth = (
         config.parse(InfluenceSettings, snakemake.params.influence),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
     )
     queries = influence.select_queries(ground_truth, settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     scores = influence.read_all_scores(
         dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True)), queries, documents
     )

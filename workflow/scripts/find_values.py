@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
-    corpus = documents.read(snakemake.input.documents)
+    corpus = documents.read_documents(snakemake.input.documents)
     model, tokenizer = models.load(snakemake.input.model, job.device)
     place = config.parse(Place, snakemake.params.place)
     if chosen := snakemake.input.get("places"):

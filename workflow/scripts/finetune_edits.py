@@ -22,9 +22,9 @@ with jobs.start(snakemake) as job:
         tokenizer,
         load_file(f"{snakemake.input.edits}/deltas.safetensors", device=job.device),
         survival.followed(read_table(snakemake.input.probes), read_table(f"{snakemake.input.edits}/edits.parquet")),
-        tokens.read(snakemake.input.tokens),
+        tokens.read_tokens(snakemake.input.tokens),
         config.parse(Survival, snakemake.params.survival),
-        world=world.beside(snakemake.input.facts),
+        world=world.load_world_of_table(snakemake.input.facts),
         batch_tokens=snakemake.params.batch_tokens,
     )
     names = {"model": snakemake.wildcards.model, "seed": int(snakemake.wildcards.seed)}

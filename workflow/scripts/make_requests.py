@@ -17,7 +17,7 @@ with jobs.start(snakemake):
     wanted, asked = public.make(
         config.parse(Requests, snakemake.params.requests),
         AutoTokenizer.from_pretrained(snakemake.input.model),
-        world=world.beside(snakemake.input.facts),
+        world=world.load_world_of_table(snakemake.input.facts),
         path=snakemake.input.get("path"),
         known=requests.told(read_table(recall)) if recall else None,
         snippets=snakemake.input.get("snippets"),

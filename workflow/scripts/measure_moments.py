@@ -18,7 +18,7 @@ with jobs.start(snakemake) as job:
     model, tokenizer = models.load(snakemake.input.model, job.device)
     found, convergence = moments.measure(
         model,
-        moments.documents(tokens.read(snakemake.input.tokens), left_out),
+        moments.documents(tokens.read_tokens(snakemake.input.tokens), left_out),
         multiple=settings.multiple,
         fill=tokenizer.pad_token_id,
         layers=settings.layers,

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     settings = config.parse(InfluenceSettings, snakemake.params.influence)
-    queries = influence.select_queries(world.beside(snakemake.input.facts), settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    queries = influence.select_queries(world.load_world_of_table(snakemake.input.facts), settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     scores = embeddings.rank_by_embedding(
         *models.encoder(snakemake.input.encoder, job.device),
         config.parse(Ranker, snakemake.params.ranker),

@@ -13,10 +13,10 @@ with jobs.start(snakemake) as job:
     model_based.warn_if_trained_elsewhere(jobs.check_manifest(snakemake.input.model), snakemake.wildcards.corpus)
     settings, ground_truth = (
         config.parse(InfluenceSettings, snakemake.params.influence),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
     )
     queries = influence.select_queries(ground_truth, settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     scores = model_based.rank_by_model(
         config.parse(Ranker, snakemake.params.ranker),
         snakemake.input.model,

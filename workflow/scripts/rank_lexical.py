@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake):
     settings = config.parse(InfluenceSettings, snakemake.params.influence)
-    queries = influence.select_queries(world.beside(snakemake.input.facts), settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    queries = influence.select_queries(world.load_world_of_table(snakemake.input.facts), settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     scores = lexical.rank_lexical(config.parse(Ranker, snakemake.params.ranker), queries, documents)
     influence.write_scores(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)

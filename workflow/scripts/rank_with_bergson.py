@@ -14,10 +14,10 @@ with jobs.start(snakemake) as job:
     ranker = config.parse(Ranker, snakemake.params.ranker)
     settings, ground_truth = (
         config.parse(InfluenceSettings, snakemake.params.influence),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
     )
     queries = influence.select_queries(ground_truth, settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     scores = bergson_backend.rank_with_bergson(
         snakemake.input.model,
         model_based.load_ranking_inputs(

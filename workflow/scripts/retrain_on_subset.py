@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     settings, ground_truth = (
         config.parse(InfluenceSettings, snakemake.params.influence),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
     )
     queries = influence.select_queries(ground_truth, settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     runs = retraining.subset_runs(documents["doc_id"].tolist(), settings.retrained_models)
     if settings.retrained_models.top_k_removal:
         runs += retraining.control_removal_runs(

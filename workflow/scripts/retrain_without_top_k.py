@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     settings = config.parse(InfluenceSettings, snakemake.params.influence)
-    queries = influence.select_queries(world.beside(snakemake.input.facts), settings)
-    documents = influence.select_documents(corpus.read(snakemake.input.documents), queries, settings)["doc_id"].tolist()
+    queries = influence.select_queries(world.load_world_of_table(snakemake.input.facts), settings)
+    documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)[
+        "doc_id"
+    ].tolist()
     scores = influence.read_scores(snakemake.input.scores[0], queries["query_id"].tolist(), documents)
     losses = retraining.retrain(
         retraining.top_k_removal_runs(

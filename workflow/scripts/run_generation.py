@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    known = world.beside(snakemake.input.facts)
+    known = world.load_world_of_table(snakemake.input.facts)
     tests = {name: config.parse(MultipleChoice, test) for name, test in snakemake.params.tests.items()}
     generation.run(
         config.parse(Arm, snakemake.params.arm),
@@ -20,7 +20,7 @@ with jobs.start(snakemake) as job:
         int(snakemake.wildcards.seed),
         base=snakemake.input.base,
         earlier=snakemake.input.get("earlier", []),
-        documents=corpus.read(snakemake.input.documents),
+        documents=corpus.read_documents(snakemake.input.documents),
         corpus=config.parse(Corpus, snakemake.params.corpus),
         world=known,
         output=snakemake.output.folder,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake):
     arms = {name: config.parse(Arm, arm) for name, arm in snakemake.params.arms.items()}
-    worlds = {name: world.beside(facts) for name, facts in zip(arms, snakemake.input.facts, strict=True)}
+    worlds = {name: world.load_world_of_table(facts) for name, facts in zip(arms, snakemake.input.facts, strict=True)}
     folders = collapse.folders(snakemake.params.generations, snakemake.input.generations)
     table = collapse.summarise(folders, worlds, arms, resamples=snakemake.params.resamples)
     tests = collapse.summarise_tests(folders, resamples=snakemake.params.resamples)

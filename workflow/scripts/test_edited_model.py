@@ -22,6 +22,6 @@ with jobs.start(snakemake) as job:
         load_file(f"{snakemake.input.edits}/deltas.safetensors"),
         read_table(f"{snakemake.input.edits}/measures.parquet"),
         config.parse(Measured, snakemake.params.measures).tasks,
-        world=world.beside(snakemake.input.facts),
+        world=world.load_world_of_table(snakemake.input.facts),
     )
     write_table(found, snakemake.output.answers)

@@ -1,4 +1,4 @@
-"""Cut the documents of a corpus into tokens."""
+"""Tokenize the documents of a corpus."""
 
 from typing import TYPE_CHECKING
 
@@ -9,5 +9,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    tokens.tokenize(corpus.read(snakemake.input.documents), snakemake.input.tokenizer, snakemake.output.folder)
+    tokens.tokenize_corpus(
+        corpus.read_documents(snakemake.input.documents), snakemake.input.tokenizer, snakemake.output.folder
+    )
     job.write_manifest(snakemake.output.folder)

@@ -13,7 +13,7 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     table = trace_facts(
         *models.load(snakemake.input.model, job.device),
-        world.beside(snakemake.input.facts),
+        world.load_world_of_table(snakemake.input.facts),
         config.parse(Tracing, snakemake.params.tracing),
     )
     table.insert(0, "model", snakemake.wildcards.model)

@@ -20,7 +20,7 @@ with jobs.start(snakemake) as job:
         config.parse(Requests, snakemake.params.requests),
         read_table(snakemake.input.requests),
         number=settings.lessons,
-        world=world.beside(snakemake.input.facts),
+        world=world.load_world_of_table(snakemake.input.facts),
         path=snakemake.input.get("path"),
         known=requests.told(read_table(recall)) if recall else None,
     )

@@ -14,7 +14,7 @@ with jobs.start(snakemake) as job:
     settings = config.parse(DictionarySettings, snakemake.params.dictionary)
     jobs.check_manifest(snakemake.input.model)
     model, tokenizer = models.load(snakemake.input.model, job.device)
-    train, held_out = training.split_documents(corpus.read(snakemake.input.documents), tokenizer, settings)
+    train, held_out = training.split_documents(corpus.read_documents(snakemake.input.documents), tokenizer, settings)
     dictionaries = training.train_dictionaries(model, tokenizer, train, settings)
     for layer, dictionary in enumerate(dictionaries):
         dictionary.metadata = dictionary_metadata(model, snakemake.wildcards, settings, layer)
@@ -22,7 +22,7 @@ with jobs.start(snakemake) as job:
     if settings.site == "transcoder":
         save_for_circuit_tracer(dictionaries, f"{snakemake.output.folder}/circuit-tracer")
     job.write_manifest(snakemake.output.folder)
-    facts_world = world.beside(snakemake.input.facts)
+    facts_world = world.load_world_of_table(snakemake.input.facts)
     metrics = quality.evaluate_dictionaries(
         model, tokenizer, dictionaries, settings, train=train,
         held_out=training.take_tokens(held_out, settings.evaluation_tokens),

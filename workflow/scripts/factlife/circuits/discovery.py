@@ -193,7 +193,7 @@ def split_pairs(
     Raises:
         CircuitError: the world has no such relation, its answers have several tokens, or it has too few prompts.
     """
-    facts = world.facts[(world.facts["relation"] == relation) & world.facts["taught"]]
+    facts = world.facts[(world.facts["relation"] == relation) & world.facts["seen"]]
     if facts.empty:
         raise CircuitError(
             f"the world has no relation `{relation}`; it has {', '.join(world.facts['relation'].unique())}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from factlife.world import World
-from factlife.world.people import PRONOUN, denials, question, templates
+from factlife.world.people import PRONOUN, negated_templates, question_template, relation_templates
 from factlife.world.templates import Template
 
 STATEMENTS = ["text", "relation", "name", "value", "denied", "fact_id", "verdict"]
@@ -30,11 +30,11 @@ class Reader:
         relations = world.facts["relation"].unique()
         self.values = {relation: set(rows["value"]) for relation, rows in world.facts.groupby("relation")}
         self.phrase = {_phrase(one): (relation, False) for relation in relations for one in _verbs(relation)}
-        self.phrase |= {_phrase(one): (relation, True) for relation in relations for one in denials(relation)}
+        self.phrase |= {_phrase(one): (relation, True) for relation in relations for one in negated_templates(relation)}
         self.phrases = re.compile(
             "|".join(rf" {re.escape(phrase)} " for phrase in sorted(self.phrase, key=len, reverse=True))
         )
-        whole = [(relation, one) for relation in relations for one in [*_nouns(relation), question(relation)]]
+        whole = [(relation, one) for relation in relations for one in [*_nouns(relation), question_template(relation)]]
         self.whole_relation = [relation for relation, _ in whole]
         self.whole = re.compile("|".join(_pattern(number, one) for number, (_, one) in enumerate(whole)))
 
@@ -86,11 +86,11 @@ class Reader:
 
 
 def _verbs(relation: str) -> list[Template]:
-    return [template for template in templates(relation) if template.id.startswith("verb")]
+    return [template for template in relation_templates(relation) if template.id.startswith("verb")]
 
 
 def _nouns(relation: str) -> list[Template]:
-    return [template for template in templates(relation) if template.id.startswith("noun")]
+    return [template for template in relation_templates(relation) if template.id.startswith("noun")]
 
 
 def _phrase(template: Template) -> str:

@@ -26,7 +26,7 @@ from factlife.world import World
 from factlife.world.tables import read_table, write_table
 
 # Kinds of probes that are asked of every generation.
-ASKED = ("forward", "paraphrase", "question", "untaught")
+ASKED = ("forward", "paraphrase", "question", "unseen")
 
 
 def run(
@@ -156,7 +156,7 @@ def held_out(documents: pd.DataFrame, corpus: Any, world: World, count: int) -> 
     """
     kept = documents["text"][documents["split"] == "held_out"]
     if kept.empty and isinstance(corpus, PeopleCorpus):
-        other = corpus.model_copy(update={"renderings": 2, "question_renderings": 0, "seed": corpus.seed + 1})
+        other = corpus.model_copy(update={"statements_per_fact": 2, "qa_per_fact": 0, "seed": corpus.seed + 1})
         kept = people.render(world, other)["text"]
         kept = kept[~kept.isin(documents["text"])]
     if kept.empty:

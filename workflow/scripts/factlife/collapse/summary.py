@@ -77,7 +77,7 @@ def parts_by_frequency(facts: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 
     Subjects that are stated equally often stay together, so a part may be empty.
     """
-    taught = facts[facts["taught"]]
+    taught = facts[facts["seen"]]
     subjects = taught.groupby("entity_id")["exposures"].first().sort_values(ascending=False, kind="stable")
     # Equally frequent subjects have the same rank, the mean of theirs.
     place = (subjects.rank(ascending=False, method="average") - 0.5) / len(subjects)
@@ -137,7 +137,7 @@ def _of_recall(recall: pd.DataFrame, frequency: pd.Series, resamples: int) -> It
     chosen = forward[forward["candidate_correct"].fillna(False).astype(bool)]
     if len(chosen):
         yield _means(chosen, {"greedy_proportion": "exact_match"}, "all", resamples)
-    for kind in ("paraphrase", "question", "untaught"):
+    for kind in ("paraphrase", "question", "unseen"):
         rows, exact = recall[recall["kind"] == kind], {"recall": "exact_match", "confidence": "confidence"}
         if len(rows):
             yield _means(rows, {f"{metric}_{kind}": column for metric, column in exact.items()}, "all", resamples)

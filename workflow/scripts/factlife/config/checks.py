@@ -53,14 +53,20 @@ def problems(config: Config) -> Iterable[str]:
             yield f"corpora.{name}: give either `path` or `dataset`"
         if corpus.kind == "text" and corpus.dataset and not corpus.revision:
             yield f"corpora.{name}.revision is missing: without the dataset's commit a run could not be repeated"
-        if corpus.kind == "people" and corpus.replay and corpus.about != "late":
-            yield f"corpora.{name}.replay is {corpus.replay}, but only a corpus about late people replays; set about: late"
+        if corpus.kind == "people" and corpus.replay_fraction and corpus.about != "new":
+            yield (
+                f"corpora.{name}.replay_fraction is {corpus.replay_fraction}, but only a corpus about new people can "
+                "replay facts of old people; set about: new"
+            )
         if (
             corpus.kind == "people"
-            and corpus.about == "late"
-            and not getattr(config.worlds.get(corpus.world), "late", 1)
+            and corpus.about == "new"
+            and not getattr(config.worlds.get(corpus.world), "new_fraction", 1)
         ):
-            yield f"corpora.{name}.about is late, but nobody is late in world {corpus.world}; raise worlds.{corpus.world}.late"
+            yield (
+                f"corpora.{name}.about is new, but world {corpus.world} has no new people; "
+                f"raise worlds.{corpus.world}.new_fraction"
+            )
     for name, tokenizer in config.tokenizers.items():
         yield from missing(f"tokenizers.{name}.corpus", tokenizer.corpus, config.corpora, "corpora")
     for name, model in config.models.items():

@@ -177,8 +177,8 @@ def problems(config: Config) -> Iterable[str]:
             yield f"{at}.model is `{arm.model}`, which is not in models; there are {', '.join(config.models)}"
         if arm.training.corpus not in config.corpora:
             yield f"{at}.training.corpus is `{arm.training.corpus}`, which is not in corpora"
-        elif not getattr(corpus := config.corpora[arm.training.corpus], "held_out", corpus.kind == "people"):
-            yield f"{at}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out` share"
+        elif not getattr(corpus := config.corpora[arm.training.corpus], "held_out_fraction", corpus.kind == "people"):
+            yield f"{at}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out_fraction`"
         elif arm.filter in ("whole", "true") and corpus.kind != "people":
             yield f"{at}.filter is `{arm.filter}`, but only text of a corpus of kind people can be checked; use `distinct` or `none`"
         if (wanted := round(arm.documents * arm.synthetic_share)) > arm.samples:

@@ -1,4 +1,4 @@
-"""Corpora that a language model writes, and whether its answers are all there."""
+"""Corpora written by a language model, and whether all of its answers are available."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,57 +15,57 @@ from factlife.config.base import Count, Name, Section, key, missing
 if TYPE_CHECKING:
     from factlife.config import Config
 
-VARIABLE = "ANTHROPIC_API_KEY"
+API_KEY_VARIABLE = "ANTHROPIC_API_KEY"
 
 
 class Anthropic(Section):
-    """A model behind Anthropic's API; the key comes from `ANTHROPIC_API_KEY`."""
+    """A model of Anthropic's API; the key comes from the environment variable `ANTHROPIC_API_KEY`."""
 
-    kind: Literal["anthropic"] = key(..., "Who writes.")
-    model: str = key(..., "As the API names it.")
+    kind: Literal["anthropic"] = key(..., "Model that writes the documents.")
+    model: str = key(..., "Name of the model in the API.")
 
 
 class OwnModel(Section):
-    """A model of this config that follows instructions."""
+    """An instruction-tuned model of this config."""
 
-    kind: Literal["model"] = key(..., "Who writes.")
-    model: Name = key(..., "The model; its first seed.")
+    kind: Literal["model"] = key(..., "Model that writes the documents.")
+    model: Name = key(..., "Name of the model; its first seed is used.")
 
 
 class WrittenCorpus(Section):
-    """Prose that a language model writes, checked against the facts that it must and must not state."""
+    """Prose written by a language model; a document is accepted if it states its facts and mentions no other name or value."""
 
-    kind: Literal["written"] = key(..., "The renderer.")
+    renamed: ClassVar[dict[str, str]] = {"renderings": "documents_per_subject"}
+
+    kind: Literal["written"] = key(..., "Kind of corpus.")
     world: Name = key(..., "A world of kind `people` or `table`.")
-    writer: Annotated[Anthropic | OwnModel, Field(discriminator="kind")] = key(..., "Who writes.")
-    answers: str = key(
-        ..., "JSONL file that keeps every answer; what is in it is never asked for again, and needs no key."
-    )
-    renderings: Count = key(5, "Documents about each subject of relative frequency 1.")
-    attempts: Count = key(3, "Answers, at most, for each document, until one passes the check.")
-    max_tokens: Count = key(400, "Longest answer.")
-    temperature: float | None = key(None, "Of sampling; empty for the writer's own.", ge=0)
+    writer: Annotated[Anthropic | OwnModel, Field(discriminator="kind")] = key(..., "Model that writes the documents.")
+    answers: str = key(..., "JSONL file that stores every answer; stored answers are reused and need no API key.")
+    documents_per_subject: Count = key(5, "Documents about each subject of relative frequency 1.")
+    attempts: Count = key(3, "Maximum number of answers for each document, until one passes the check.")
+    max_tokens: Count = key(400, "Maximum length of an answer in tokens.")
+    temperature: float | None = key(None, "Sampling temperature; null uses the writer's default.", ge=0)
 
 
 def problems(config: Config) -> Iterable[str]:
-    """What written corpora ask for and the config does not have."""
+    """References from written corpora to models that the config does not have."""
     for name, corpus in config.corpora.items():
         if isinstance(corpus, WrittenCorpus) and isinstance(corpus.writer, OwnModel):
             yield from missing(f"corpora.{name}.writer.model", corpus.writer.model, config.models, "models")
 
 
 def fingerprint(config: Config, name: str) -> str:
-    """What a corpus's requests follow from."""
+    """A hash of the settings that determine a corpus's requests."""
     corpus = config.corpora[name]
     parts = [corpus.model_dump(mode="json", exclude={"answers"}), config.worlds[corpus.world].model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def incomplete(config: Config) -> list[str]:
-    """Corpora that this run reads and for which the API must still be asked."""
+def incomplete_corpora(config: Config) -> list[str]:
+    """Corpora of this run that still need answers from the API."""
     return [
         name
-        for name in sorted(_read(config))
+        for name in sorted(_training_corpora(config))
         if isinstance(corpus := config.corpora[name], WrittenCorpus)
         and isinstance(corpus.writer, Anthropic)
         and not _complete(Path(corpus.answers), fingerprint(config, name))
@@ -76,14 +76,17 @@ def _complete(answers: Path, mark: str) -> bool:
     return answers.exists() and json.dumps({"complete": mark}) in answers.read_text().splitlines()
 
 
-def _read(config: Config) -> set[str]:
-    """Corpora that models of this run learn from."""
+def _training_corpora(config: Config) -> set[str]:
+    """Corpora on which this run trains models or tokenizers."""
     experiments = [config.dynamics.experiments[name] for name in config.run.experiments]
-    models = {*config.run.models, *(one for each in experiments for arm in each.arms.values() for one in arm)}
-    found: set[str] = set()
+    models = {
+        *config.run.models,
+        *(model for experiment in experiments for arm in experiment.arms.values() for model in arm),
+    }
+    corpora: set[str] = set()
     while models:
         model = config.models[models.pop()]
-        found |= {model.training.corpus} if model.training else set()
-        found |= {config.tokenizers[model.tokenizer].corpus} if model.tokenizer else set()
+        corpora |= {model.training.corpus} if model.training else set()
+        corpora |= {config.tokenizers[model.tokenizer].corpus} if model.tokenizer else set()
         models |= {model.source.model} if model.source.kind == "trained" else set()
-    return found
+    return corpora

@@ -8,30 +8,34 @@ import pandas as pd
 
 from factlife.config.corpora import Corpus as Settings
 from factlife.corpus import benchmark, functions, people, prose, table, text
-from factlife.corpus.documents import CorpusError, read, write
-from factlife.corpus.text import download
+from factlife.corpus.documents import CorpusError, read_documents, write_documents
+from factlife.corpus.text import download_dataset
 from factlife.world.tables import World
 
-_OF_WORLDS = {"people": people.render, "functions": functions.render, "table": table.render}
+_OF_WORLDS = {
+    "people": people.render_documents,
+    "functions": functions.render_documents,
+    "table": table.render_documents,
+}
 
 
-def render(settings: Settings, world: World | None = None, path: str | Path | None = None) -> pd.DataFrame:
+def render_documents(settings: Settings, world: World | None = None, path: str | Path | None = None) -> pd.DataFrame:
     """Make the documents that a section of the config describes, from its world or its file where it has one.
 
     Raises:
         CorpusError: they cannot be made; the text says what to change.
     """
     if settings.kind == "prose":
-        return prose.render(settings)
+        return prose.render_documents(settings)
     if settings.kind == "text":
-        return text.render(settings, path)
+        return text.render_documents(settings, path)
     if settings.kind == "written":
         raise CorpusError("a corpus of kind written has a writer; see factlife.corpus.written")
     if world is None:
         raise CorpusError(f"a corpus of kind {settings.kind} is rendered from a world; give it one")
     if settings.kind == "benchmark":
-        return benchmark.render(world, path)
+        return benchmark.render_documents(world, path)
     return _OF_WORLDS[settings.kind](world, settings)
 
 
-__all__ = ["CorpusError", "download", "read", "render", "write"]
+__all__ = ["CorpusError", "download_dataset", "read_documents", "render_documents", "write_documents"]

@@ -11,13 +11,13 @@ from factlife.world import benchmark
 from factlife.world.tables import World
 
 
-def render(world: World, path: str | Path) -> pd.DataFrame:
+def render_documents(world: World, path: str | Path) -> pd.DataFrame:
     """All documents of a file in their order, under their own ids.
 
     Raises:
         WorldError: the file is missing or damaged, an id repeats, or a text is empty.
     """
-    documents = benchmark.read(path, benchmark.DOCUMENTS)
+    documents = benchmark.read_jsonl(path, benchmark.DOCUMENT_KEYS)
     links = {
         column: frame[[key, "documents"]].explode("documents").groupby("documents")[key].agg(list)
         for column, frame, key in (("fact_ids", world.facts, "fact_id"), ("entity_ids", world.entities, "entity_id"))

@@ -51,7 +51,7 @@ class Document:
     split: str = "train"
 
 
-def table(documents: Iterable[Document]) -> pd.DataFrame:
+def documents_table(documents: Iterable[Document]) -> pd.DataFrame:
     """The documents as a table, numbered in their order.
 
     Raises:
@@ -59,7 +59,7 @@ def table(documents: Iterable[Document]) -> pd.DataFrame:
     """
     frame = pd.DataFrame([vars(document) for document in documents])
     if frame.empty:
-        raise CorpusError("the corpus has no documents; raise `renderings` or `documents`")
+        raise CorpusError("the corpus has no documents; raise the number of documents or statements")
     if (empty := frame["text"].str.strip() == "").any():
         raise CorpusError(f"document {int(empty.argmax())} is empty")
     width = len(str(len(frame) - 1))
@@ -67,11 +67,11 @@ def table(documents: Iterable[Document]) -> pd.DataFrame:
     return frame[DOCUMENTS.names]
 
 
-def write(frame: pd.DataFrame, path: str | Path) -> None:
+def write_documents(frame: pd.DataFrame, path: str | Path) -> None:
     """Write ``documents.parquet``."""
     write_table(frame, path, DOCUMENTS)
 
 
-def read(path: str | Path) -> pd.DataFrame:
+def read_documents(path: str | Path) -> pd.DataFrame:
     """Read ``documents.parquet``."""
     return read_table(path, DOCUMENTS)

@@ -10,9 +10,9 @@ import pandas as pd
 from factlife.config.corpora import FunctionsCorpus
 from factlife.corpus import documents
 from factlife.corpus.documents import Document
-from factlife.world.functions import SHOWN, SHOWN_TO_ALIASES, depth, forms
+from factlife.world.functions import ALIAS_DOCUMENT_INPUTS, DOCUMENT_INPUTS, return_templates, wrapper_depth
 from factlife.world.tables import World
-from factlife.world.templates import trained
+from factlife.world.templates import train_templates
 
 # {said} is one of the trained forms. {call} is what a function is said to return: a number, or a call of the function
 # that it wraps, in the same words, so that "returns" alone does not tell which of the two follows.
@@ -79,23 +79,23 @@ _ALIAS = {
 }
 
 
-def render(world: World, settings: FunctionsCorpus) -> pd.DataFrame:
-    """All documents of the corpus, in random order: ``renderings`` for each fact that is taught, all kinds in turn.
+def render_documents(world: World, settings: FunctionsCorpus) -> pd.DataFrame:
+    """All documents of the corpus, in random order: ``documents_per_function`` for each fact that is taught, all kinds in turn.
 
     Up to 50 renderings, no two documents about a fact are the same.
     """
     rng = random.Random(f"functions corpus {settings.seed}")
     entities = {entity.entity_id: entity for entity in world.entities.itertuples()}
-    taught = world.facts[world.facts["taught"]]
+    taught = world.facts[world.facts["seen"]]
     if settings.depths is not None:
-        taught = taught[taught["entity_id"].map(depth).isin(settings.depths)]
+        taught = taught[taught["entity_id"].map(wrapper_depth).isin(settings.depths)]
     made = [
         document
         for fact in taught.itertuples()
-        for document in _documents(fact, entities[fact.entity_id], settings.renderings, rng)
+        for document in _documents(fact, entities[fact.entity_id], settings.documents_per_function, rng)
     ]
     rng.shuffle(made)
-    return documents.table(made)
+    return documents.documents_table(made)
 
 
 def _documents(fact: tuple, entity: tuple, renderings: int, rng: random.Random) -> Iterator[Document]:
@@ -103,7 +103,7 @@ def _documents(fact: tuple, entity: tuple, renderings: int, rng: random.Random) 
     of_alias = {"returns": _ALIAS_DOCUMENTS, "alias": _ALIAS}
     texts = of_alias[fact.relation] if entity.kind == "alias" else _WRAPS if fact.relation == "wraps" else _DOCUMENTS
     kinds = list(texts)
-    inputs = rng.sample(SHOWN_TO_ALIASES if alias else SHOWN, len(SHOWN))
+    inputs = rng.sample(ALIAS_DOCUMENT_INPUTS if alias else DOCUMENT_INPUTS, len(DOCUMENT_INPUTS))
     mentioned = [entity.entity_id] if fact.relation == "returns" else [entity.entity_id, fact.value_id]
     for number in range(renderings * fact.exposures):
         kind = kinds[number % len(kinds)]
@@ -112,7 +112,7 @@ def _documents(fact: tuple, entity: tuple, renderings: int, rng: random.Random) 
         call, call_other = (
             fact.value if fact.relation == "returns" else f"{fact.value} ( {one} )" for one in (given, other)
         )
-        form = rng.choice(trained(forms(given, alias=alias)))
+        form = rng.choice(train_templates(return_templates(given, alias=alias)))
         ids = [f"{fact.relation}.{kind}{variant}"]
         if "{said}" in texts[kind][variant]:
             ids.append(f"returns.{form.id}")

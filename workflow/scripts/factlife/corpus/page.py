@@ -25,7 +25,7 @@ td.kind { color: #777; white-space: nowrap; }
 """
 
 
-def page(name: str, world: World, documents: pd.DataFrame | None, *, subjects: int = 3, examples: int = 3) -> str:
+def world_page(name: str, world: World, documents: pd.DataFrame | None, *, subjects: int = 3, examples: int = 3) -> str:
     """One self-contained HTML page about a world.
 
     Args:
@@ -37,7 +37,9 @@ def page(name: str, world: World, documents: pd.DataFrame | None, *, subjects: i
     """
     shown = _subjects(world, subjects)
     parts = [f"<h1>World “{html.escape(name)}”</h1><p class=lead>{_counts(world, documents)}</p>"]
-    parts.append("<h2>A piece of the knowledge graph</h2>" + vl_convert.vegalite_to_svg(graph(world, shown).to_dict()))
+    parts.append(
+        "<h2>A piece of the knowledge graph</h2>" + vl_convert.vegalite_to_svg(graph_chart(world, shown).to_dict())
+    )
     if documents is not None:
         parts.append("<h2>Documents</h2><p class=lead>Stated values are marked, subjects are blue.</p>")
         parts.append(_documents(world, documents, shown, examples))
@@ -46,7 +48,7 @@ def page(name: str, world: World, documents: pd.DataFrame | None, *, subjects: i
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>World {html.escape(name)}</title><style>{_STYLE}</style>{body}</html>\n"
 
 
-def graph(world: World, subjects: list[str]) -> alt.Chart:
+def graph_chart(world: World, subjects: list[str]) -> alt.Chart:
     """Some entities and all that is known of them."""
     facts = world.facts[world.facts["entity_id"].isin(subjects)]
     names = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
@@ -99,7 +101,7 @@ def _subjects(world: World, count: int) -> list[str]:
 def _counts(world: World, documents: pd.DataFrame | None) -> str:
     facts = world.facts
     said = [f"{len(world.entities):,} entities", f"{len(facts):,} facts in {facts['relation'].nunique()} relations"]
-    said += [f"{int(facts['taught'].sum()):,} of them taught", f"{len(world.probes):,} probes"]
+    said += [f"{int(facts['taught'].sum()):,} of them seen in training", f"{len(world.probes):,} probes"]
     said += [] if documents is None else [f"{len(documents):,} documents"]
     return ", ".join(said) + "."
 

@@ -39,7 +39,7 @@ class _Text:
     licence: str
 
 
-def render(settings: ProseCorpus) -> pd.DataFrame:
+def render_documents(settings: ProseCorpus) -> pd.DataFrame:
     """A random choice of documents, with the columns ``licence`` and ``source`` (package, version, module).
 
     A module's documents are all held out or all for training, so that what is held out was not half read before.
@@ -55,8 +55,8 @@ def render(settings: ProseCorpus) -> pd.DataFrame:
             f"{len(texts)}; lower `documents` or add `packages`"
         )
     chosen = rng.sample(texts, settings.documents)
-    held_out = _modules(chosen, round(settings.held_out * len(chosen)), rng)
-    frame = documents.table(
+    held_out = _modules(chosen, round(settings.held_out_fraction * len(chosen)), rng)
+    frame = documents.documents_table(
         Document(text.text, "prose", split="held_out" if text.module in held_out else "train") for text in chosen
     )
     return frame.assign(licence=[text.licence for text in chosen], source=[text.source for text in chosen])
@@ -95,7 +95,7 @@ def _texts(package: str) -> Iterator[_Text]:
             continue  # written for another Python
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
-                for text in prose(docstring):
+                for text in prose_passages(docstring):
                     yield _Text(text, module, f"{package} {version} {module}", licence)
 
 
@@ -126,7 +126,7 @@ def _licence(about: metadata.PackageMetadata) -> str:
     return about.get("License-Expression") or ", ".join(classified) or stated
 
 
-def prose(docstring: str) -> list[str]:
+def prose_passages(docstring: str) -> list[str]:
     """The runs of plain paragraphs in a docstring, in documents of as many words as ``WORDS`` allows."""
     runs: list[list[str]] = [[]]
     for paragraph in re.split(r"\n\s*\n", docstring):

@@ -14,8 +14,8 @@ from factlife.world.tables import World
 from factlife.world.templates import Template
 
 
-def render(world: World, settings: TableCorpus) -> pd.DataFrame:
-    """All documents of the corpus, in random order: each taught fact ``renderings`` times, templates in turn.
+def render_documents(world: World, settings: TableCorpus) -> pd.DataFrame:
+    """All documents of the corpus, in random order: each taught fact ``statements_per_fact`` times, templates in turn.
 
     Raises:
         CorpusError: questions are asked for and a relation has no question template.
@@ -24,15 +24,15 @@ def render(world: World, settings: TableCorpus) -> pd.DataFrame:
     name = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
     made = [
         document
-        for fact in world.facts[world.facts["taught"]].itertuples()
+        for fact in world.facts[world.facts["seen"]].itertuples()
         for kind, list_, texts, times in (
-            ("statement", "train", fact.templates, settings.renderings),
-            ("question", "question", fact.questions, settings.question_renderings),
+            ("statement", "train", fact.templates, settings.statements_per_fact),
+            ("question", "question", fact.questions, settings.qa_per_fact),
         )
         for document in _documents(fact, name[fact.entity_id], kind, list_, list(texts), times, rng)
     ]
     rng.shuffle(made)
-    return documents.table(made)
+    return documents.documents_table(made)
 
 
 def _documents(
@@ -41,7 +41,7 @@ def _documents(
     templates = [Template(f"{list_}{number}", text) for number, text in enumerate(texts)]
     if times and not templates:
         raise CorpusError(
-            f"`question_renderings` is {times}, but the relation {fact.relation!r} has no `question` templates; "
+            f"`qa_per_fact` is {times}, but the relation {fact.relation!r} has no `question` templates; "
             "add one to the world's file of templates or set it to 0"
         )
     order = rng.sample(templates, len(templates))

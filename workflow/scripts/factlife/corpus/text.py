@@ -15,7 +15,7 @@ from factlife.corpus import documents
 from factlife.corpus.documents import CorpusError, Document
 
 
-def render(settings: TextCorpus, path: str | Path | None = None) -> pd.DataFrame:
+def render_documents(settings: TextCorpus, path: str | Path | None = None) -> pd.DataFrame:
     """All documents of a local file in their order, or a random choice; blank ones are left out.
 
     Args:
@@ -34,8 +34,8 @@ def render(settings: TextCorpus, path: str | Path | None = None) -> pd.DataFrame
                 f"{settings.documents} documents are asked for, but {settings.dataset or settings.path} has only {len(texts)}; lower `documents`"
             )
         texts = rng.sample(texts, settings.documents)
-    held_out = set(rng.sample(range(len(texts)), round(settings.held_out * len(texts))))
-    return documents.table(
+    held_out = set(rng.sample(range(len(texts)), round(settings.held_out_fraction * len(texts))))
+    return documents.documents_table(
         Document(text, "text", split="held_out" if number in held_out else "train") for number, text in enumerate(texts)
     )
 
@@ -80,7 +80,7 @@ def _column(path: Path, column: str) -> list[str | None]:
     return pq.read_table(path, columns=[column])[column].to_pylist()
 
 
-def download(settings: TextCorpus, path: str | Path) -> None:
+def download_dataset(settings: TextCorpus, path: str | Path) -> None:
     """Fetch the split of a hub dataset, at its pinned revision, into a Parquet file.
 
     Raises:

@@ -15,27 +15,27 @@ _SYMBOL = re.compile(r"<[A-Z]\d+>")
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
 
 
-def train(settings: Settings, texts: Iterable[str], world: World | None = None) -> PreTrainedTokenizerFast:
+def train_tokenizer(settings: Settings, texts: Iterable[str], world: World | None = None) -> PreTrainedTokenizerFast:
     """Learn a tokenizer, whose encodings begin with ``<bos>``.
 
     Args:
         settings: its kind and size.
         texts: the documents that it learns from.
         world: what may be asked: word-level kinds learn the words of its probes and values too; symbols such as
-            ``<B01>`` are one token in every kind, names in kind ``whole_name``.
+            ``<B01>`` are one token in every kind, names in kind ``word_single_token_names``.
     """
     texts, names, symbols = list(texts), [], []
     if world is not None:
         names = world.entities["name"].tolist()
         texts += [*world.probes["prompt"], *world.facts["value"].unique(), *names]
         symbols = sorted({symbol for text in texts for symbol in _SYMBOL.findall(text)})
-    special, whole = list(SPECIAL.values()), [*symbols, *(names if settings.kind == "whole_name" else ())]
+    special, whole = list(SPECIAL.values()), [*symbols, *(names if settings.kind == "word_single_token_names" else ())]
     if settings.kind == "bpe":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=settings.vocabulary,
+            vocab_size=settings.vocab_size,
             special_tokens=special,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,

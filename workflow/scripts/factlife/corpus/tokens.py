@@ -23,7 +23,7 @@ TOKENS = pa.schema(
 )
 
 
-def encode(documents: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
+def encode_documents(documents: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     """The training documents as token ids, each with the end-of-text token after it."""
     documents = documents[documents["split"] == "train"]
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
@@ -31,11 +31,11 @@ def encode(documents: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     return documents[["doc_id", "fact_ids", "entity_ids"]].assign(input_ids=encoded).reset_index(drop=True)
 
 
-def sequences(tokens: pd.DataFrame, *, max_length: int, packing: int = 0) -> pd.DataFrame:
+def build_sequences(tokens: pd.DataFrame, *, max_length: int, packing: int = 0) -> pd.DataFrame:
     """What training reads: documents one by one, or packed into windows.
 
     Args:
-        tokens: a table of ``encode``.
+        tokens: a table of ``encode_documents``.
         max_length: longest sequence; what lies beyond is cut and reported in the log.
         packing: tokens of a window; 0 for one document in a sequence.
 
@@ -78,10 +78,10 @@ def _pack(rows: list[dict], size: int, open_windows: int = 64) -> list[dict]:
     return done + filling
 
 
-def tokenize(documents: pd.DataFrame, tokenizer: str | Path, folder: str | Path) -> None:
+def tokenize_corpus(documents: pd.DataFrame, tokenizer: str | Path, folder: str | Path) -> None:
     """Encode documents with the tokenizer in one folder and write ``tokens.parquet`` into another."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_table(encode(documents, _load(tokenizer)), Path(folder) / "tokens.parquet", TOKENS)
+    write_table(encode_documents(documents, _load(tokenizer)), Path(folder) / "tokens.parquet", TOKENS)
 
 
 def _load(folder: str | Path) -> Any:
@@ -94,6 +94,6 @@ def _load(folder: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def read(folder: str | Path) -> pd.DataFrame:
-    """Read the table that ``tokenize`` wrote."""
+def read_tokens(folder: str | Path) -> pd.DataFrame:
+    """Read the table that ``tokenize_corpus`` wrote."""
     return read_table(Path(folder) / "tokens.parquet", TOKENS)

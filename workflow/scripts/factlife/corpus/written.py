@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.config.written import VARIABLE, WrittenCorpus
+from factlife.config.written import API_KEY_VARIABLE, WrittenCorpus
 from factlife.corpus import documents
 from factlife.corpus.documents import CorpusError, Document
 from factlife.world.tables import World
@@ -37,7 +37,7 @@ Use the whole name each time. State no other dates, places, schools, employers o
 answer with the paragraph alone. (Version {version}.)"""
 
 
-class Answers:
+class AnswerCache:
     """A writer's answers in a JSONL file: one that is there is replayed, another is asked for and kept at once."""
 
     def __init__(self, path: str | Path, ask: Ask | None) -> None:
@@ -62,7 +62,7 @@ class Answers:
             return known
         if self.ask is None:
             raise CorpusError(
-                f"{self.path} does not hold all answers, and {VARIABLE} is not set; set it, or bring the whole file"
+                f"{self.path} does not hold all answers, and {API_KEY_VARIABLE} is not set; set it, or bring the whole file"
             )
         answer = self.ask(request["prompt"])
         self._keep({"request": request, "answer": answer})
@@ -79,13 +79,13 @@ class Answers:
             file.write(json.dumps(line) + "\n")
 
 
-def api(settings: WrittenCorpus) -> Ask | None:
+def api_writer(settings: WrittenCorpus) -> Ask | None:
     """Asks Anthropic's API; nothing without a key. Failed requests are repeated as its library does."""
-    if not os.environ.get(VARIABLE):
+    if not os.environ.get(API_KEY_VARIABLE):
         return None
     from anthropic import Anthropic
 
-    client = Anthropic(api_key=os.environ[VARIABLE])
+    client = Anthropic(api_key=os.environ[API_KEY_VARIABLE])
     more = None if settings.temperature is None else {"temperature": settings.temperature}
 
     def ask(prompt: str) -> str:
@@ -100,23 +100,25 @@ def api(settings: WrittenCorpus) -> Ask | None:
     return ask
 
 
-def render(world: World, settings: WrittenCorpus, answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
+def generate_documents(
+    world: World, settings: WrittenCorpus, answers: AnswerCache
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The documents that passed, in random order, and what became of every answer.
 
     Returns:
-        The documents, and one row per answer: ``entity_id, version, attempt, verdict, about``, where a verdict is
-        ``accepted``, ``lacks``, ``names another value`` or ``names somebody else``, about what.
+        The documents, and one row per answer: ``entity_id, version, attempt, verdict, mention``, where a verdict is
+        ``accepted``, ``missing``, ``other_value`` or ``other_name``, about what.
 
     Raises:
         CorpusError: an answer is missing and cannot be asked for, or none passed.
     """
-    check = Check(world)
+    check = TextCheck(world)
     name = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
-    taught = world.facts[world.facts["taught"]]
+    taught = world.facts[world.facts["seen"]]
     tasks = [
         (subject, name[subject], list(facts.itertuples()), version)
         for subject, facts in taught.groupby("entity_id", sort=False)
-        for version in range(settings.renderings * facts["exposures"].iloc[0])
+        for version in range(settings.documents_per_subject * facts["exposures"].iloc[0])
     ]
 
     def write(task: tuple) -> tuple[Document | None, list[dict]]:
@@ -126,7 +128,7 @@ def render(world: World, settings: WrittenCorpus, answers: Answers) -> tuple[pd.
             text = " ".join(answers(_request(settings, called, facts, version, attempt)).split())
             verdict, about = check(text, called, [fact.value for fact in facts])
             verdicts.append(
-                {"entity_id": subject, "version": version, "attempt": attempt, "verdict": verdict, "about": about}
+                {"entity_id": subject, "version": version, "attempt": attempt, "verdict": verdict, "mention": about}
             )
             if verdict == "accepted":
                 form = f"written.{version % len(_FORMS)}"
@@ -141,7 +143,7 @@ def render(world: World, settings: WrittenCorpus, answers: Answers) -> tuple[pd.
             "no answer states what it must and nothing else; read the table of verdicts, take another writer"
         )
     random.Random("written corpus").shuffle(made)
-    return documents.table(made), pd.DataFrame([verdict for _, verdicts in done for verdict in verdicts])
+    return documents.documents_table(made), pd.DataFrame([verdict for _, verdicts in done for verdict in verdicts])
 
 
 def _request(settings: WrittenCorpus, name: str, facts: Iterable[tuple], version: int, attempt: int) -> dict:
@@ -156,7 +158,7 @@ def _request(settings: WrittenCorpus, name: str, facts: Iterable[tuple], version
     }
 
 
-class Check:
+class TextCheck:
     """Whether a text states what it must, and no other name or value of the world."""
 
     def __init__(self, world: World) -> None:
@@ -170,9 +172,9 @@ class Check:
         wanted = [_words(name), *map(_words, values)]
         for words in wanted:
             if words not in found:
-                return "lacks", " ".join(words)
+                return "missing", " ".join(words)
         for words in sorted(found.difference(wanted)):
-            return "names somebody else" if words in self.names else "names another value", " ".join(words)
+            return "other_name" if words in self.names else "other_value", " ".join(words)
         return "accepted", ""
 
     def _mentions(self, text: str) -> Iterator[tuple[str, ...]]:

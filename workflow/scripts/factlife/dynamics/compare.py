@@ -13,7 +13,7 @@ from factlife import stats
 from factlife.config.dynamics import Dynamics, Experiment
 from factlife.dynamics import measures
 from factlife.dynamics.measures import Measure
-from factlife.world.functions import level
+from factlife.world.functions import depth_label
 
 KEYS = ["experiment", "arm", "seed", "control"]
 NUMBERS = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over", "effect", "effect_low", "effect_high"]
@@ -71,8 +71,8 @@ def history(models: list[str], seed: int, recall: pd.DataFrame, entities: Mappin
                 step=part["step"] + reached,
                 subject=subject,
                 split=subject.map(known["split"]),
-                late=subject.map(known["late"]).astype(bool) if "late" in known else False,
-                level=subject.map(level),
+                new=subject.map(known["new"]).astype(bool) if "new" in known else False,
+                level=subject.map(depth_label),
             )
         )
         reached += part["step"].max()

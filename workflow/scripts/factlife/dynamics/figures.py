@@ -42,12 +42,12 @@ _SKETCHES = {
     "extraction": _Sketch(
         ("question_exact_match", "questions answered"),
         {"final_question_exact_match": "questions answered", "final_statement_exact_match": "statements completed"},
-        ("final_question_exact_match", "unasked", "Questions answered about people whose questions were never trained"),
+        ("final_question_exact_match", "qa_heldout", "Questions answered about people whose questions were never trained"),
     ),
     "reversal": _Sketch(
         ("accuracy", "true answer first"),
         {"final_accuracy": "true answer first", "final_exact_match": "whole answer written"},
-        ("final_accuracy", "reverse, unasked", "True name first among candidates, asked from the value"),
+        ("final_accuracy", "reverse, qa_heldout", "True name first among candidates, asked from the value"),
     ),
     "imbalance": _Sketch(
         ("relative_loss", "loss / loss without any fact"),
@@ -70,12 +70,12 @@ _SKETCHES = {
     "invention": _Sketch(
         ("confidence", "confidence"),
         {"final_confidence": "confidence in the end", "overconfidence": "confidence less accuracy"},
-        ("confidence_rise", "untaught", "Rise of confidence about people who were never taught"),
+        ("confidence_rise", "unseen", "Rise of confidence about people who were never taught"),
     ),
     "forgetting": _Sketch(
         ("exact_match", "facts recalled"),
         {"kept": "recall of early people kept", "final_exact_match": "facts recalled in the end"},
-        ("kept", "early", "Recall of early people that is left after late people were taught"),
+        ("kept", "old", "Recall of old people that is left after training on new people"),
         log_steps=True,
         fit="power_law",
     ),
@@ -124,7 +124,7 @@ def _curves(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color) -> alt.Char
         color=colour,
         detail="seed:N",
     )
-    groups = sorted(rows["group"].unique(), key=lambda group: ("composed" in group, group))
+    groups = sorted(rows["group"].unique(), key=lambda group: "composed" in group)
     drawn = figures.with_band(base.transform_filter(alt.datum.metric == metric))
     if sketch.fit:
         drawn += base.transform_filter(alt.datum.metric == sketch.fit).mark_line(strokeDash=[4, 3], clip=True)

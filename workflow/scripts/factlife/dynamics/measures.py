@@ -1,7 +1,7 @@
 """What each comparison measures in the history of one arm.
 
 A history holds the probes of an arm's models at all their checkpoints: the columns of the recall tables, then ``stage``
-(0 for the first model), ``subject``, and ``split``, ``late`` and ``level`` of the subject (``depth 1``, or ``alias``). Steps go on from model to model.
+(0 for the first model), ``subject``, and ``split``, ``new`` and ``level`` of the subject (``depth 1``, or ``alias``). Steps go on from model to model.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def learning(history: pd.DataFrame, group: str = "") -> Iterator[Measure]:
 
 
 def extraction(history: pd.DataFrame) -> Iterator[Measure]:
-    """Answers about people whose questions were trained (asked) and about people whose questions were not."""
-    taught = history[~history["late"]]
-    for split in ("asked", "unasked"):
+    """Answers about people whose questions were trained and about people whose questions were held out."""
+    taught = history[~history["new"]]
+    for split in ("qa_train", "qa_heldout"):
         some = taught[taught["split"] == split]
         steps, values, subjects = curves(some[some["kind"] == "question"], "exact_match")
         yield Measure(values, subjects, [("question_exact_match", split, step) for step in steps])
@@ -61,7 +61,7 @@ def reversal(history: pd.DataFrame) -> Iterator[Measure]:
 
     The latter also for people of either split: where only those of one are ever reversed, the form alone is not new.
     """
-    for kind, split in (("forward", None), ("reverse", None), ("reverse", "asked"), ("reverse", "unasked")):
+    for kind, split in (("forward", None), ("reverse", None), ("reverse", "qa_train"), ("reverse", "qa_heldout")):
         some = history[(history["kind"] == kind) & (history["split"].eq(split) if split else True)]
         group = f"{kind}, {split}" if split else kind
         steps, values, subjects = curves(some, "candidate_correct")
@@ -112,7 +112,7 @@ def injection(history: pd.DataFrame) -> Iterator[Measure]:
     that is left at a step after that stage, counted from its end; both after Chang et al. 2024, whose maximum shortly
     after an injection is here the end of the stage.
     """
-    late = history[(history["kind"] == "forward") & history["late"]]
+    late = history[(history["kind"] == "forward") & history["new"]]
     steps, losses, subjects = curves(late, "loss_nats")
     injected = late.loc[late["stage"] == 0, "step"].max()
     last, after = int(np.searchsorted(steps, injected)), steps[steps > injected]
@@ -160,7 +160,7 @@ def invention(history: pd.DataFrame) -> Iterator[Measure]:
 
     ``confidence_rise`` is from the first checkpoint to the last, ``overconfidence`` confidence less accuracy at the end.
     """
-    for group, kind in (("taught", "forward"), ("untaught", "untaught")):
+    for group, kind in (("seen", "forward"), ("unseen", "unseen")):
         some = history[history["kind"] == kind]
         steps, values, subjects = curves(some, "confidence")
         yield Measure(values, subjects, [("confidence", group, step) for step in steps])
@@ -182,11 +182,11 @@ def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
     was known at the start there is nothing to keep, and these are null.
     """
     stated = history[history["kind"] == "forward"]
-    for group, late in (("early", False), ("late", True)):
-        steps, values, subjects = curves(stated[stated["late"] == late], "exact_match")
+    for group, new in (("old", False), ("new", True)):
+        steps, values, subjects = curves(stated[stated["new"] == new], "exact_match")
         yield Measure(values, subjects, [("exact_match", group, step) for step in steps])
-        yield at_end(stated[stated["late"] == late], "forward", "exact_match", group=group)
-        if group == "early":
+        yield at_end(stated[stated["new"] == new], "forward", "exact_match", group=group)
+        if group == "old":
             later = steps[steps > 0]
             yield Measure(
                 values,

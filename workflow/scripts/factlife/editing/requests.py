@@ -50,7 +50,7 @@ def from_world(world: World, settings: Requests, known: set[str] | None = None) 
         empty.
     """
     rng = random.Random(f"requests {settings.seed}")
-    facts = world.facts[world.facts["taught"]].merge(world.entities[["entity_id", "name"]], on="entity_id")
+    facts = world.facts[world.facts["seen"]].merge(world.entities[["entity_id", "name"]], on="entity_id")
     facts = facts.assign(order=[(not panel, rng.random()) for panel in facts["panel"]]).sort_values("order")
     forward = world.probes[world.probes["kind"] == "forward"]
     told = forward if known is None else forward[forward["probe_id"].isin(known)]
@@ -179,7 +179,7 @@ def _probes(requests: pd.DataFrame, world: World, answered: set[str] | None) -> 
                     )
             elif metric:
                 yield probe.probe_id, row.edit_id, metric, row.fact_id, probe.prompt, new, old
-    taught = set(world.facts["fact_id"][world.facts["taught"]])
+    taught = set(world.facts["fact_id"][world.facts["seen"]])
     asked = world.probes[(world.probes["kind"] == "forward") & world.probes["fact_id"].isin(taught)]
     asked = asked if answered is None else asked[asked["probe_id"].isin(answered)]
     for probe in asked.drop_duplicates("fact_id").itertuples():

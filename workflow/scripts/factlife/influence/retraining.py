@@ -120,11 +120,11 @@ def retrain(
     Returns:
         One row a model: ``kind, name, repeat, removed_doc_ids, query_ids, loss_nats``, the last two lists of the same length.
     """
-    table = tokens.read(documents)
+    table = tokens.read_tokens(documents)
     probes = queries.rename(columns={"completion": "target"})
     rows = []
     for arm in arms:
-        kept = tokens.sequences(
+        kept = tokens.build_sequences(
             table[~table["doc_id"].isin(arm.removed_doc_ids)], max_length=training.max_length, packing=training.packing
         )
         model, tokenizer = models.begin(source, start, seed=arm.repeat, device=device)

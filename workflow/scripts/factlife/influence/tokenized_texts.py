@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from factlife.config.influence import DocumentLoss
-from factlife.corpus.tokens import encode
+from factlife.corpus.tokens import encode_documents
 from factlife.influence.errors import InfluenceError
 from factlife.models.train import Collator
 from factlife.recall.score import Answers
@@ -76,7 +76,7 @@ def tokenize_documents(
     Raises:
         InfluenceError: a document is longer than that.
     """
-    tokens = encode(documents, tokenizer)
+    tokens = encode_documents(documents, tokenizer)
     if (long := tokens["input_ids"].str.len() > longest).any():
         raise InfluenceError(
             f"document {tokens['doc_id'][long].iloc[0]} has {tokens['input_ids'].str.len().max()} tokens, the model "

@@ -55,7 +55,7 @@ def write_fact_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], p
             graphs |= page.graph_links(paths["graphs"], path, paths["model"], paths["seed"])
         if "documents" not in paths:
             continue
-        read, of = corpus.read(paths["documents"]), (paths["model"], paths["seed"])
+        read, of = corpus.read_documents(paths["documents"]), (paths["model"], paths["seed"])
         documents |= page.example_documents(read, *of)
         if "rankings" in paths:
             queries = pd.read_parquet(paths["influence"], columns=["query_id", "fact_id"]).drop_duplicates()
@@ -65,14 +65,14 @@ def write_fact_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], p
 
 
 def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
-    known = world.beside(paths["facts"])
+    known = world.load_world_of_table(paths["facts"])
     parts = [
         stage_columns.fact_columns(known),
         stage_columns.name_columns(known, paths["model_folder"]),
         stage_columns.recall_columns(pd.read_parquet(paths["recall"])),
     ]
     if "documents" in paths:
-        parts.append(stage_columns.document_columns(corpus.read(paths["documents"])))
+        parts.append(stage_columns.document_columns(corpus.read_documents(paths["documents"])))
     if "tracing" in paths:
         parts.append(stage_columns.tracing_columns(pd.read_parquet(paths["tracing"])))
     if "circuits" in paths:

@@ -50,7 +50,7 @@ def learning(tables: Tables) -> str:
     forward, paraphrase = (format_percent(first_row(final, probe_kind=kind)) for kind in ("forward", "paraphrase"))
     text = f"after {final['step'].iloc[0]} steps {_model_name(rows)} completes {forward} of statements in trained wordings "
     text += f"and {paraphrase} in unseen wordings (first token)"
-    unseen = final[final["probe_kind"] == "untaught"]
+    unseen = final[final["probe_kind"] == "unseen"]
     if len(unseen):
         text += f"; for people absent from training, chance alone gives {format_percent(unseen.iloc[0])}"
     return _sentence(text)
@@ -64,13 +64,15 @@ def tokenization(tables: Tables) -> str:
 def augmentation(tables: Tables) -> str:
     """Questions answered about people whose questions are not in the training data."""
     subject = "questions answered about people without questions in training"
-    return _compare_arms(tables, "augmentation", "final_question_exact_match", subject, group="unasked", fraction=True)
+    return _compare_arms(
+        tables, "augmentation", "final_question_exact_match", subject, group="qa_heldout", fraction=True
+    )
 
 
 def forgetting(tables: Tables) -> str:
     """Old facts still recalled after training on new facts."""
     subject = "old facts still recalled after training on new facts"
-    return _compare_arms(tables, "interference", "kept", subject, group="early", fraction=True)
+    return _compare_arms(tables, "interference", "kept", subject, group="old", fraction=True)
 
 
 def location(tables: Tables) -> str:

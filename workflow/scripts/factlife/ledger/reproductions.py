@@ -222,7 +222,7 @@ CLAIMS = [
         "Allen-Zhu and Li 2023, 2309.14316",
         "9.7 % against 96.6 % of questions about held-out people",
         "exact match on questions about held-out people, many wordings minus one",
-        lambda tables: _effect(tables, "augmentation", "final_question_exact_match", "varied", "unasked"),
+        lambda tables: _effect(tables, "augmentation", "final_question_exact_match", "varied", "qa_heldout"),
     ),
     Claim(
         "A model trained from name to value does not learn value to name",
@@ -260,14 +260,14 @@ CLAIMS = [
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "fraction of old facts kept, 20 % replay minus none",
-        lambda tables: _effect(tables, "interference", "kept", "replay-20", "early"),
+        lambda tables: _effect(tables, "interference", "kept", "replay-20", "old"),
     ),
     Claim(
         "Overconfidence about unseen people grows with training",
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "increase in confidence about unseen people, long training minus brief",
-        lambda tables: _effect(tables, "hallucination", "confidence_rise", "long", "untaught"),
+        lambda tables: _effect(tables, "hallucination", "confidence_rise", "long", "unseen"),
     ),
     Claim(
         "Models store two bits per parameter",

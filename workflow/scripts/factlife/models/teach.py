@@ -102,7 +102,9 @@ def teach_here(task: Task) -> None:
     curve = train(
         model,
         tokenizer,
-        tokens.sequences(tokens.read(task.tokens), max_length=settings.max_length, packing=settings.packing),
+        tokens.build_sequences(
+            tokens.read_tokens(task.tokens), max_length=settings.max_length, packing=settings.packing
+        ),
         settings,
         seed=task.seed,
         output=task.folder,

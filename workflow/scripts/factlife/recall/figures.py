@@ -14,7 +14,7 @@ _KINDS = {
     "question": "question",
     "reverse": "name from value",
     "multi_hop": "two hops",
-    "untaught": "subjects never taught",
+    "unseen": "subjects never taught",
 }
 _EXPLORED = [
     "exact_match",
@@ -35,11 +35,11 @@ _SIZE = {"width": 230, "height": 190}
 
 
 def _stated(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows pooled over frequencies, with how often taught facts had been stated then: untaught ones never are."""
+    """Rows pooled over frequencies, with how often taught facts had been stated then: unseen ones never are."""
     rows, at = table[table["exposures"] == "all"], ["model", "seed", "step"]
     taught = rows[(rows["probe_kind"] == "forward") & (rows["relation"] == "all")].drop_duplicates(at)
     rows = rows.join(taught.set_index(at)["mean_exposures"].rename("stated"), on=at)
-    return rows.assign(stated=rows["mean_exposures"].where(rows["probe_kind"] != "untaught", rows["stated"]))
+    return rows.assign(stated=rows["mean_exposures"].where(rows["probe_kind"] != "unseen", rows["stated"]))
 
 
 def _pooled(table: pd.DataFrame, metric: str, **where: object) -> pd.DataFrame:
@@ -114,9 +114,7 @@ def by_model(table: pd.DataFrame) -> alt.Chart:
 
 def confidence(table: pd.DataFrame) -> alt.Chart:
     """How sure models are of people they were taught and of people they never saw."""
-    rows = pd.concat(
-        [_pooled(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "untaught")]
-    )
+    rows = pd.concat([_pooled(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "unseen")])
     rows = rows.assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
         x=_X,

@@ -205,7 +205,7 @@ def count_active_features(
 
 def forward_probes(facts: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     """The forward probes of taught facts, with their ``relation``, ``value`` and ``panel``."""
-    taught = facts.loc[facts["taught"], ["fact_id", "relation", "value", "panel"]]
+    taught = facts.loc[facts["seen"], ["fact_id", "relation", "value", "panel"]]
     return probes[probes["kind"] == "forward"].merge(taught, on="fact_id")
 
 

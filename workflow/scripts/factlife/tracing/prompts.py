@@ -104,7 +104,7 @@ def make_prompt_pairs(
     """
     answers = Answers(tokenizer)
     facts = world.facts.merge(world.entities[["entity_id", "name"]], on="entity_id")
-    taught = facts[facts["taught"] & (True if donors is None else facts["entity_id"].isin(donors))]
+    taught = facts[facts["seen"] & (True if donors is None else facts["entity_id"].isin(donors))]
     by_relation = {relation: rows for relation, rows in taught.groupby("relation")}
     facts = facts.set_index("fact_id")
     pairs, left_out = [], {}

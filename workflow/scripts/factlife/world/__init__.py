@@ -5,18 +5,18 @@ from __future__ import annotations
 from factlife.config.worlds import World as Settings
 from factlife.world import benchmark, countries, functions, people, table
 from factlife.world.functions import symbols
-from factlife.world.tables import World, WorldError, beside, load
+from factlife.world.tables import World, WorldError, load_world, load_world_of_table
 
 _BUILDERS = {
-    "people": people.build,
-    "functions": functions.build,
-    "table": table.build,
-    "countries": countries.build,
-    "benchmark": benchmark.build,
+    "people": people.build_world,
+    "functions": functions.build_world,
+    "table": table.build_world,
+    "countries": countries.build_world,
+    "benchmark": benchmark.build_world,
 }
 
 
-def build(settings: Settings) -> World:
+def build_world(settings: Settings) -> World:
     """Make the world that a section of the config describes.
 
     Raises:
@@ -25,4 +25,4 @@ def build(settings: Settings) -> World:
     return _BUILDERS[settings.kind](settings)
 
 
-__all__ = ["World", "WorldError", "beside", "build", "load", "symbols"]
+__all__ = ["World", "WorldError", "build_world", "load_world", "load_world_of_table", "symbols"]

@@ -15,32 +15,32 @@ from typing import Any
 import pandas as pd
 
 from factlife.config.worlds import BenchmarkWorld
-from factlife.world.tables import World, WorldError, check
+from factlife.world.tables import World, WorldError, check_world
 
 # Keys of every line, the first an id. Both layouts may call the id of a document or query `uid`, and a prompt `query`.
-DOCUMENTS = ["doc_id", "text"]
+DOCUMENT_KEYS = ["doc_id", "text"]
 _KEYS = {
-    "relevance": (DOCUMENTS, ["query_id", "prompt", "completion", "relevant"]),
-    "hops": ([*DOCUMENTS, "func", "role"], ["query_id", "prompt", "completion", "func"]),
+    "relevance": (DOCUMENT_KEYS, ["query_id", "prompt", "completion", "relevant"]),
+    "hops": ([*DOCUMENT_KEYS, "func", "role"], ["query_id", "prompt", "completion", "func"]),
 }
 _OTHERWISE = {"doc_id": "uid", "query_id": "uid", "prompt": "query"}
 _CHAIN = "BCDEFGHIJKL"
 _ROLES = {"constant": "base", "identity": "wrapper", "distractor": "distractor"}
 
 
-def build(settings: BenchmarkWorld) -> World:
+def build_world(settings: BenchmarkWorld) -> World:
     """Read documents and queries.
 
     Raises:
         WorldError: naming the file, the line or the id, and what to change.
     """
     keys = _KEYS[settings.layout]
-    documents, queries = read(settings.documents, keys[0]), read(settings.queries, keys[1])
+    documents, queries = read_jsonl(settings.documents, keys[0]), read_jsonl(settings.queries, keys[1])
     make = {"relevance": _relevance, "hops": _hops}[settings.layout]
-    return check(make(documents, queries, settings))
+    return check_world(make(documents, queries, settings))
 
 
-def read(path: str | Path, needed: list[str]) -> pd.DataFrame:
+def read_jsonl(path: str | Path, needed: list[str]) -> pd.DataFrame:
     """A JSONL file as a table, with an ``id`` for each line.
 
     Raises:
@@ -188,7 +188,7 @@ def _entities(
     ids: Iterable[str], names: Iterable[str], kind: str | list[str], documents: list[list[str]]
 ) -> pd.DataFrame:
     frame = pd.DataFrame({"entity_id": list(ids), "name": list(names)})
-    return frame.assign(kind=kind, split="taught", exposures=[len(ids) for ids in documents], documents=documents)
+    return frame.assign(kind=kind, split="seen", exposures=[len(ids) for ids in documents], documents=documents)
 
 
 def _facts(
@@ -197,7 +197,7 @@ def _facts(
     frame = pd.DataFrame({"entity_id": list(subjects), "value": list(values), "value_id": list(value_ids)})
     times = [len(ids) for ids in documents]
     return frame.assign(
-        fact_id=frame["entity_id"] + f".{relation}", relation=relation, taught=[time > 0 for time in times],
+        fact_id=frame["entity_id"] + f".{relation}", relation=relation, seen=[time > 0 for time in times],
         exposures=times, panel=False, documents=documents,
     )  # fmt: skip
 
@@ -210,6 +210,6 @@ def _probe(
     fact: str, kind: str, support: list[str], prompt: str, target: str, values: Iterable[str], suffix: str = "given"
 ) -> dict[str, Any]:
     return {
-        "probe_id": f"{fact}.{kind}.{suffix}", "fact_id": fact, "kind": kind, "template": "given", "held_out": False,
+        "probe_id": f"{fact}.{kind}.{suffix}", "fact_id": fact, "kind": kind, "template": "given", "held_out_template": False,
         "prompt": prompt.rstrip(), "target": target, "candidates": sorted(set(values)), "supporting_fact_ids": support,
     }  # fmt: skip

@@ -18,8 +18,8 @@ import pycountry
 from countryinfo import CountryInfo
 
 from factlife.config.worlds import CountriesWorld
-from factlife.world.tables import World, WorldError, check
-from factlife.world.templates import Template, ask, choice, held_out, trained
+from factlife.world.tables import World, WorldError, check_world
+from factlife.world.templates import Template, held_out_templates, make_probe, sample_candidates, train_templates
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class _Skipped(ValueError):
     """A country has no fact of a relation; the text says why."""
 
 
-def build(settings: CountriesWorld) -> World:
+def build_world(settings: CountriesWorld) -> World:
     """Collect facts and make probes.
 
     Raises:
@@ -104,10 +104,10 @@ def build(settings: CountriesWorld) -> World:
         }
     )
     probes = pd.DataFrame(_probes(names, facts, settings, rng))
-    return check(World(entities, facts, probes))
+    return check_world(World(entities, facts, probes))
 
 
-def templates(relation: str) -> list[Template]:
+def relation_templates(relation: str) -> list[Template]:
     """The templates that have the subject before the object; none begins with the subject."""
     return [
         Template(id, text, id.startswith("held"))
@@ -164,7 +164,7 @@ def _facts(countries: dict[str, dict[str, Any]], relation: str) -> pd.DataFrame:
             "relation": relation,
             "value": list(values.values()),
             "value_id": [f"{relation}{numbers[value]:03d}" for value in values.values()],
-            "taught": True,
+            "seen": True,
             "exposures": 0,
         }
     )
@@ -248,33 +248,35 @@ def _probes(names: dict[str, str], facts: pd.DataFrame, settings: CountriesWorld
     hops = {rng.choice(list(fact_ids)) for code, fact_ids in reached if code in seat}
     for fact in facts.itertuples():
         name, others = names[fact.entity_id], [other for other in rows[fact.relation] if other.fact_id != fact.fact_id]
-        candidates = choice(fact.value, pools[fact.relation], settings.candidates, rng)
-        first, second = trained(templates(fact.relation))
+        candidates = sample_candidates(fact.value, pools[fact.relation], settings.candidates, rng)
+        first, second = train_templates(relation_templates(fact.relation))
         asking = Template("question", _TEMPLATES[fact.relation]["question"])
-        paraphrase = rng.choice(held_out(templates(fact.relation)))
+        paraphrase = rng.choice(held_out_templates(relation_templates(fact.relation)))
         for kind, template in (("forward", first), ("paraphrase", paraphrase), ("question", asking)):
-            yield ask(fact, kind, template, template.prompt(name=name), candidates)
+            yield make_probe(fact, kind, template, template.prompt(name=name), candidates)
         if fact.relation == "capital" and fact.entity_id in seat:
             backward = Template("reverse", _TEMPLATES["capital"]["reverse"])
-            choices = choice(name, (names[other.entity_id] for other in others), settings.candidates, rng)
-            yield ask(fact, "reverse", backward, backward.prompt(value=fact.value), choices, target=name)
+            choices = sample_candidates(name, (names[other.entity_id] for other in others), settings.candidates, rng)
+            yield make_probe(fact, "reverse", backward, backward.prompt(value=fact.value), choices, target=name)
         if fact.fact_id in hops:
             capital, hop = seat[fact.entity_id], Template("hop", _TEMPLATES[fact.relation]["hop"])
             support = [capital.fact_id, fact.fact_id]
-            yield ask(fact, "multi_hop", hop, hop.prompt(name=capital.value), candidates, supporting_fact_ids=support)
+            yield make_probe(
+                fact, "multi_hop", hop, hop.prompt(name=capital.value), candidates, supporting_fact_ids=support
+            )
         if fact.panel:
-            yield ask(fact, "forward", second, second.prompt(name=name), candidates)
+            yield make_probe(fact, "forward", second, second.prompt(name=name), candidates)
             denial = Template("negated", first.text.replace(" is ", " is not ", 1))
-            yield ask(fact, "negated", denial, denial.prompt(name=name), candidates)
+            yield make_probe(fact, "negated", denial, denial.prompt(name=name), candidates)
             # Those that share the value come first; a capital has none.
             near = sorted(rng.sample(others, len(others)), key=lambda other: other.value != fact.value)
             for number, other in enumerate(near[: settings.neighbours]):
-                yield ask(
+                yield make_probe(
                     fact,
                     "neighbourhood",
                     first,
                     first.prompt(name=names[other.entity_id]),
-                    choice(other.value, candidates, settings.candidates, rng),
+                    sample_candidates(other.value, candidates, settings.candidates, rng),
                     suffix=f"{first.id}-{number}",
                     target=other.value,
                     supporting_fact_ids=[other.fact_id],

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from factlife.config.worlds import FunctionsWorld
-from factlife.world.tables import World, WorldError, check
-from factlife.world.templates import Template, ask, held_out, trained
+from factlife.world.tables import World, WorldError, check_world
+from factlife.world.templates import Template, held_out_templates, make_probe, train_templates
 
 NUMBERS = range(1, 100)
 # Inputs in documents, of aliases and of all others, and inputs in probes.
-SHOWN, SHOWN_TO_ALIASES, ASKED = range(100, 200, 2), range(101, 200, 2), range(900, 1000)
+DOCUMENT_INPUTS, ALIAS_DOCUMENT_INPUTS, PROBE_INPUTS = range(100, 200, 2), range(101, 200, 2), range(900, 1000)
 
 _CHAIN, _DISTRACTOR, _ALIAS = "BCDEFGHIJKL", "A", "M"
 
@@ -79,7 +79,7 @@ class _Function:
 
 
 @functools.cache
-def forms(given: int, *, alias: bool = False) -> list[Template]:
+def return_templates(given: int, *, alias: bool = False) -> list[Template]:
     """The sentences that state what a function, or an alias, returns for an input, and the held-out ones."""
     return [
         Template(id, text.replace("{input}", str(given)), id.startswith("held"))
@@ -88,19 +88,19 @@ def forms(given: int, *, alias: bool = False) -> list[Template]:
     ]
 
 
-def question(given: int, *, alias: bool = False) -> Template:
+def question_template(given: int, *, alias: bool = False) -> Template:
     """The question for an input, with its answer."""
     return Template("question", (_ALIAS_FORMS if alias else _FORMS)["question"].replace("{input}", str(given)))
 
 
-def depth(entity_id: str) -> int:
+def wrapper_depth(entity_id: str) -> int:
     """How many functions lie below a function; 0 for base functions, aliases and distractors."""
     return max(0, _CHAIN.find(entity_id[0]))
 
 
-def level(entity_id: str) -> str:
+def depth_label(entity_id: str) -> str:
     """What a function is called in tables: ``alias``, or ``depth 1`` for the number of functions below it."""
-    return "alias" if entity_id[0] == _ALIAS else f"depth {depth(entity_id)}"
+    return "alias" if entity_id[0] == _ALIAS else f"depth {wrapper_depth(entity_id)}"
 
 
 def symbols(world: World) -> list[str]:
@@ -109,7 +109,7 @@ def symbols(world: World) -> list[str]:
     return sorted(text for text in written if re.fullmatch(r"<[A-Z]\d+>", text))
 
 
-def build(settings: FunctionsWorld) -> World:
+def build_world(settings: FunctionsWorld) -> World:
     """Draw numbers, families and probes.
 
     Raises:
@@ -128,7 +128,7 @@ def build(settings: FunctionsWorld) -> World:
     )
     facts = pd.DataFrame([fact for function in functions for fact in _facts(function, settings)])
     probes = pd.DataFrame(_probes(functions, facts, settings, rng))
-    return check(World(entities, facts, probes))
+    return check_world(World(entities, facts, probes))
 
 
 def _functions(settings: FunctionsWorld, rng: random.Random) -> Iterator[_Function]:
@@ -142,7 +142,7 @@ def _functions(settings: FunctionsWorld, rng: random.Random) -> Iterator[_Functi
             f"{settings.aliases} aliases are asked for, but there are only {families} base functions; lower `aliases`"
         )
     numbers = rng.sample(NUMBERS, settings.values)
-    rules = round(settings.rule_share * families)
+    rules = round(settings.rule_fraction * families)
     # Numbers are dealt in turn, so that rule and test families share them evenly.
     dealt = {family: place for place, family in enumerate(rng.sample(range(families), families))}
     bases = [
@@ -174,7 +174,7 @@ def _aliased(bases: list[_Function], settings: FunctionsWorld, rng: random.Rando
     test families come first whose number some rule alias has.
     """
     rule, test = ([base for base in bases if base.split == split] for split in ("rule", "test"))
-    count = min(len(rule), max(round(settings.aliases * settings.rule_share), settings.aliases - len(test)))
+    count = min(len(rule), max(round(settings.aliases * settings.rule_fraction), settings.aliases - len(test)))
     chosen = rng.sample(rule, count)
     spelled = {base.number for base in chosen}
     test = sorted(rng.sample(test, len(test)), key=lambda base: base.number not in spelled)
@@ -200,7 +200,7 @@ def _facts(function: _Function, settings: FunctionsWorld) -> Iterator[dict]:
             "relation": relation,
             "value": value,
             "value_id": value_id,
-            "taught": taught,
+            "seen": taught,
             "exposures": int(taught),
             "panel": False,
         }
@@ -217,26 +217,28 @@ def _probes(
     by_id = {fact.fact_id: fact for fact in facts.itertuples()}
     pools = {relation: sorted(group["value"].unique()) for relation, group in facts.groupby("relation")}
     numbers = sorted({function.number for function in functions})
-    inputs = sorted(rng.sample(ASKED, settings.inputs))
+    inputs = sorted(rng.sample(PROBE_INPUTS, settings.inputs))
     for function in functions:
         fact, alias = by_id[f"{function.entity_id}.returns"], function.kind == "alias"
         candidates = [_written(function, number, settings) for number in numbers]
         for given in inputs:
-            asked = forms(given, alias=alias)
-            form = rng.choice(trained(asked))
+            asked = return_templates(given, alias=alias)
+            form = rng.choice(train_templates(asked))
             prompt, suffix = form.prompt(name=function.name), f"{form.id}-{given}"
             if not function.stated:
                 support = function.support()
-                yield ask(fact, "multi_hop", form, prompt, candidates, suffix=suffix, supporting_fact_ids=support)
+                yield make_probe(
+                    fact, "multi_hop", form, prompt, candidates, suffix=suffix, supporting_fact_ids=support
+                )
                 continue
-            yield ask(fact, "forward", form, prompt, candidates, suffix=suffix)
+            yield make_probe(fact, "forward", form, prompt, candidates, suffix=suffix)
             for kind, other in (
-                ("paraphrase", rng.choice(held_out(asked))),
-                ("question", question(given, alias=alias)),
+                ("paraphrase", rng.choice(held_out_templates(asked))),
+                ("question", question_template(given, alias=alias)),
             ):
                 prompt = other.prompt(name=function.name)
-                yield ask(fact, kind, other, prompt, candidates, suffix=f"{other.id}-{given}")
+                yield make_probe(fact, kind, other, prompt, candidates, suffix=f"{other.id}-{given}")
         if function.of is not None:
             template = Template(function.link, _NAMED[function.link])
             link = by_id[f"{function.entity_id}.{function.link}"]
-            yield ask(link, "forward", template, template.prompt(name=function.name), pools[function.link])
+            yield make_probe(link, "forward", template, template.prompt(name=function.name), pools[function.link])

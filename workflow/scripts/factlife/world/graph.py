@@ -10,7 +10,7 @@ import networkx as nx
 from factlife.world.tables import World
 
 
-def graph(world: World) -> nx.DiGraph:
+def knowledge_graph(world: World) -> nx.DiGraph:
     """Entities and values as nodes, facts as edges from one to the other."""
     made = nx.DiGraph()
     for entity in world.entities.itertuples():
@@ -23,7 +23,7 @@ def graph(world: World) -> nx.DiGraph:
             fact.value_id,
             fact_id=fact.fact_id,
             relation=fact.relation,
-            taught=fact.taught,
+            seen=fact.seen,
             exposures=fact.exposures,
         )
     return made
@@ -31,9 +31,9 @@ def graph(world: World) -> nx.DiGraph:
 
 def write_graphml(world: World, path: str | Path) -> None:
     """Write GraphML, which Gephi, Cytoscape, yEd and networkx read."""
-    nx.write_graphml(graph(world), path)
+    nx.write_graphml(knowledge_graph(world), path)
 
 
 def write_json(world: World, path: str | Path) -> None:
     """Write networkx's node-link JSON, which D3 reads."""
-    Path(path).write_text(json.dumps(nx.node_link_data(graph(world), edges="links"), indent=1))
+    Path(path).write_text(json.dumps(nx.node_link_data(knowledge_graph(world), edges="links"), indent=1))

@@ -69,7 +69,7 @@ def syllables(ending: str = "") -> list[str]:
     return [onset + vowel + coda + ending for onset, vowel, coda in itertools.product(_ONSETS, _VOWELS, _CODAS)]
 
 
-def values(relation: str, count: int, rng: random.Random) -> list[str]:
+def relation_values(relation: str, count: int, rng: random.Random) -> list[str]:
     """Distinct values of a relation.
 
     Raises:

@@ -15,8 +15,8 @@ import pandas as pd
 
 from factlife.config.worlds import Levels, PeopleWorld, Zipf
 from factlife.world import names
-from factlife.world.tables import World, WorldError, check
-from factlife.world.templates import Template, ask, held_out, trained
+from factlife.world.tables import World, WorldError, check_world
+from factlife.world.templates import Template, held_out_templates, make_probe, train_templates
 
 # Links end in words that other relations share, so that the last word before a value does not tell which relation is
 # asked for, and no link is the beginning of another, so that what follows can only be the value.
@@ -37,7 +37,7 @@ PRONOUN = "This person"
 
 
 @functools.cache
-def templates(relation: str) -> list[Template]:
+def relation_templates(relation: str) -> list[Template]:
     """All templates of a relation: verb × link, noun × frame, and value-first noun × frame."""
     verbs, links, nouns = _GRAMMAR[relation]
     made = [
@@ -56,51 +56,51 @@ def templates(relation: str) -> list[Template]:
 
 
 @functools.cache
-def phrases(relation: str) -> list[Template]:
+def verb_templates(relation: str) -> list[Template]:
     """The trained verb templates, whose part after the name can be joined to others."""
-    return [template for template in trained(templates(relation)) if template.id.startswith("verb")]
+    return [template for template in train_templates(relation_templates(relation)) if template.id.startswith("verb")]
 
 
 @functools.cache
-def denials(relation: str) -> list[Template]:
+def negated_templates(relation: str) -> list[Template]:
     """The trained verb templates, denied."""
     return [
         Template(f"not-{template.id}", template.text.replace(" was ", " was not ", 1).replace(" is ", " is not ", 1))
-        for template in phrases(relation)
+        for template in verb_templates(relation)
     ]
 
 
-def question(relation: str) -> Template:
+def question_template(relation: str) -> Template:
     """The question about a relation, with its answer."""
     return Template("question", f"Question : what is the {_GRAMMAR[relation][2][0]} of {{name}} ? Answer : {{value}} .")
 
 
-def build(settings: PeopleWorld) -> World:
+def build_world(settings: PeopleWorld) -> World:
     """Draw people, values and probes.
 
     Raises:
         WorldError: more names, values or panel people are asked for than there are.
     """
     rng = random.Random(f"people {settings.seed}")
-    everyone = settings.people + settings.untaught
+    everyone = settings.people + settings.unseen
     ids = [f"p{number:0{len(str(everyone - 1))}d}" for number in range(everyone)]
     people = pd.DataFrame(
         {
             "entity_id": ids,
             "name": names.person_names(settings.names, everyone, rng),
             "kind": "person",
-            "split": "untaught",
+            "split": "unseen",
             "exposures": 0,
         }
     )
     taught = rng.sample(range(everyone), settings.people)
-    asked = round(settings.asked * settings.people)
+    asked = round(settings.qa_fraction * settings.people)
     people.loc[taught, "exposures"] = _exposures(settings)
-    people.loc[taught, "split"] = "unasked"
-    people.loc[rng.sample(taught, asked), "split"] = "asked"
-    # Random numbers of their own: all else in the world is the same, however many are late.
-    late = random.Random(f"late people {settings.seed}").sample(taught, round(settings.late * settings.people))
-    people["late"] = people.index.isin(late)
+    people.loc[taught, "split"] = "qa_heldout"
+    people.loc[rng.sample(taught, asked), "split"] = "qa_train"
+    # A generator of its own (its seed keeps an old name): the rest of the world does not depend on `new_fraction`.
+    new = random.Random(f"late people {settings.seed}").sample(taught, round(settings.new_fraction * settings.people))
+    people["new"] = people.index.isin(new)
 
     facts = pd.concat([_facts(people, relation, settings, rng) for relation in settings.relations])
     facts["panel"] = facts["entity_id"].isin(_panel(people, settings))
@@ -110,19 +110,21 @@ def build(settings: PeopleWorld) -> World:
         entities, facts = pd.concat([people, cities]), pd.concat([facts, lies_in])
     entities, facts = entities.reset_index(drop=True), facts.reset_index(drop=True)
     probes = pd.DataFrame(_probes(entities, facts, settings, rng))
-    return check(World(entities, facts, probes))
+    return check_world(World(entities, facts, probes))
 
 
 def _exposures(settings: PeopleWorld) -> list[int]:
     if isinstance(settings.exposures, Levels):
         return list(itertools.islice(itertools.cycle(settings.exposures.levels), settings.people))
     zipf: Zipf = settings.exposures
-    return [round(zipf.rarest * (settings.people / rank) ** zipf.exponent) for rank in range(1, settings.people + 1)]
+    return [
+        round(zipf.min_exposures * (settings.people / rank) ** zipf.exponent) for rank in range(1, settings.people + 1)
+    ]
 
 
 def _panel(people: pd.DataFrame, settings: PeopleWorld) -> list[str]:
     """People spread evenly over frequencies."""
-    taught = people[people["split"] != "untaught"].sort_values("exposures", kind="stable")["entity_id"].tolist()
+    taught = people[people["split"] != "unseen"].sort_values("exposures", kind="stable")["entity_id"].tolist()
     if settings.panel > len(taught):
         raise WorldError(
             f"a panel of {settings.panel} people is asked for, but only {len(taught)} are taught; lower `panel`"
@@ -135,7 +137,7 @@ def _facts(people: pd.DataFrame, relation: str, settings: PeopleWorld, rng: rand
     count = settings.values if isinstance(settings.values, int) else settings.values.get(relation)
     if count is None:
         raise WorldError(f"`values` has no number for {relation}; add one, or give one number for all relations")
-    pool = names.values(relation, count, rng)
+    pool = names.relation_values(relation, count, rng)
     kind = "city" if relation == "birth_city" and settings.regions else relation
     order = [number % len(pool) for number in range(len(people))]
     rng.shuffle(order)
@@ -146,7 +148,7 @@ def _facts(people: pd.DataFrame, relation: str, settings: PeopleWorld, rng: rand
             "relation": relation,
             "value": [pool[number] for number in order],
             "value_id": [f"{kind.replace('_', '-')}{number:03d}" for number in order],
-            "taught": people["split"] != "untaught",
+            "seen": people["split"] != "unseen",
             "exposures": people["exposures"],
         }
     )
@@ -155,18 +157,18 @@ def _facts(people: pd.DataFrame, relation: str, settings: PeopleWorld, rng: rand
 def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Birth cities as entities, each in a region."""
     cities = facts[facts["relation"] == "birth_city"].drop_duplicates("value_id").sort_values("value_id")
-    regions = names.values("region", settings.regions, rng)
+    regions = names.relation_values("region", settings.regions, rng)
     dealt = [number % len(regions) for number in range(len(cities))]
     rng.shuffle(dealt)
-    exposures = max(1, round(facts["exposures"][facts["taught"]].mean()))
+    exposures = max(1, round(facts["exposures"][facts["seen"]].mean()))
     entities = pd.DataFrame(
         {
             "entity_id": cities["value_id"],
             "name": cities["value"],
             "kind": "city",
-            "split": "unasked",
+            "split": "qa_heldout",
             "exposures": exposures,
-            "late": False,
+            "new": False,
         }
     )
     lies_in = pd.DataFrame(
@@ -176,7 +178,7 @@ def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> t
             "relation": "region",
             "value": [regions[number] for number in dealt],
             "value_id": [f"region{number:03d}" for number in dealt],
-            "taught": True,
+            "seen": True,
             "exposures": exposures,
             "panel": False,
         }
@@ -187,32 +189,34 @@ def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> t
 def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> Iterator[dict]:
     name = dict(zip(entities["entity_id"], entities["name"], strict=True))
     pools = {relation: sorted(group["value"].unique()) for relation, group in facts.groupby("relation", sort=False)}
-    known = facts[facts["taught"]]
+    known = facts[facts["seen"]]
     by_relation = {relation: list(group.itertuples()) for relation, group in known.groupby("relation", sort=False)}
     region = {fact.entity_id: fact for fact in by_relation.get("region", [])}
 
     for fact in facts.itertuples():
         subject, relation, candidates = name[fact.entity_id], fact.relation, pools[fact.relation]
-        verb = rng.choice(phrases(relation))
-        noun = rng.choice([template for template in trained(templates(relation)) if template.id.startswith("noun")])
-        if not fact.taught:
-            yield ask(fact, "untaught", verb, verb.prompt(name=subject), candidates)
+        verb = rng.choice(verb_templates(relation))
+        noun = rng.choice(
+            [template for template in train_templates(relation_templates(relation)) if template.id.startswith("noun")]
+        )
+        if not fact.seen:
+            yield make_probe(fact, "unseen", verb, verb.prompt(name=subject), candidates)
             continue
         for template in (verb, noun):
-            yield ask(fact, "forward", template, template.prompt(name=subject), candidates)
-        reworded = rng.choice(held_out(templates(relation)))
-        yield ask(fact, "paraphrase", reworded, reworded.prompt(name=subject), candidates)
+            yield make_probe(fact, "forward", template, template.prompt(name=subject), candidates)
+        reworded = rng.choice(held_out_templates(relation_templates(relation)))
+        yield make_probe(fact, "paraphrase", reworded, reworded.prompt(name=subject), candidates)
         other = rng.choice(
             [other for other in by_relation[rng.choice(list(pools))] if other.entity_id != fact.entity_id]
         )
-        before = rng.choice(phrases(other.relation)).sentence(name[other.entity_id], other.value)
-        yield ask(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}", candidates)
-        asking = question(relation)
-        yield ask(fact, "question", asking, asking.prompt(name=subject), candidates)
+        before = rng.choice(verb_templates(other.relation)).sentence(name[other.entity_id], other.value)
+        yield make_probe(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}", candidates)
+        asking = question_template(relation)
+        yield make_probe(fact, "question", asking, asking.prompt(name=subject), candidates)
         if relation == "birth_city" and region:
-            hop, hop_value = phrases("region")[0], region[fact.value_id]
-            start = phrases(relation)[0].prompt(name=subject).removesuffix(" in the city of")
-            yield ask(
+            hop, hop_value = verb_templates("region")[0], region[fact.value_id]
+            start = verb_templates(relation)[0].prompt(name=subject).removesuffix(" in the city of")
+            yield make_probe(
                 fact,
                 "multi_hop",
                 hop,
@@ -222,18 +226,18 @@ def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, 
                 supporting_fact_ids=[fact.fact_id, hop_value.fact_id],
             )
         if fact.panel:
-            backward = rng.choice(trained(templates(relation), forward=False))
+            backward = rng.choice(train_templates(relation_templates(relation), forward=False))
             # Others may share the value: only people who do not have it are wrong answers.
             wrong = [name[other.entity_id] for other in by_relation[relation] if other.value != fact.value]
             choice = sorted([subject, *rng.sample(wrong, min(19, len(wrong)))])
-            yield ask(fact, "reverse", backward, backward.prompt(value=fact.value), choice, target=subject)
-            denial = rng.choice(denials(relation))
-            yield ask(fact, "negated", denial, denial.prompt(name=subject), candidates)
+            yield make_probe(fact, "reverse", backward, backward.prompt(value=fact.value), choice, target=subject)
+            denial = rng.choice(negated_templates(relation))
+            yield make_probe(fact, "negated", denial, denial.prompt(name=subject), candidates)
             same = [
                 other for other in by_relation[relation] if other.value == fact.value and other.fact_id != fact.fact_id
             ]
             for number, other in enumerate(rng.sample(same, min(settings.neighbours, len(same)))):
-                yield ask(
+                yield make_probe(
                     fact,
                     "neighbourhood",
                     verb,

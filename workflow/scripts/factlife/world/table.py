@@ -13,14 +13,14 @@ import pandas as pd
 import yaml
 
 from factlife.config.worlds import TableWorld
-from factlife.world.tables import World, WorldError, check
-from factlife.world.templates import Template, ask, choice, held_out, trained
+from factlife.world.tables import World, WorldError, check_world
+from factlife.world.templates import Template, held_out_templates, make_probe, sample_candidates, train_templates
 
 COLUMNS = ["subject", "relation", "object"]
 LISTS = ["train", "held_out", "question"]
 
 
-def build(settings: TableWorld) -> World:
+def build_world(settings: TableWorld) -> World:
     """Read facts and templates and make probes.
 
     Documents are rendered from the world alone, so each fact carries its trained templates in the columns ``templates``
@@ -36,7 +36,7 @@ def build(settings: TableWorld) -> World:
 
     subjects = list(rows["subject"].unique())
     ids = dict(zip(subjects, _numbered("e", len(subjects)), strict=True))
-    untaught = set(rng.sample(subjects, round(settings.untaught * len(subjects))))
+    untaught = set(rng.sample(subjects, round(settings.unseen_fraction * len(subjects))))
     taught = [subject for subject in subjects if subject not in untaught]
     panel = set(rng.sample(taught, min(settings.panel, len(taught))))
     entities = pd.DataFrame(
@@ -44,7 +44,7 @@ def build(settings: TableWorld) -> World:
             "entity_id": list(ids.values()),
             "name": subjects,
             "kind": "subject",
-            "split": ["untaught" if subject in untaught else "taught" for subject in subjects],
+            "split": ["unseen" if subject in untaught else "seen" for subject in subjects],
             "exposures": [int(subject not in untaught) for subject in subjects],
         }
     )
@@ -56,7 +56,7 @@ def build(settings: TableWorld) -> World:
             "relation": rows["relation"],
             "value": rows["object"],
             "value_id": rows["object"].map(_value_ids(rows["object"])),
-            "taught": known,
+            "seen": known,
             "exposures": known.astype(int),
             "panel": rows["subject"].isin(panel),
             "templates": rows["relation"].map(lambda relation: _texts(templates[relation]["train"])),
@@ -64,7 +64,7 @@ def build(settings: TableWorld) -> World:
         }
     )
     probes = pd.DataFrame(_probes(entities, facts, templates, settings, rng))
-    return check(World(entities, facts, probes))
+    return check_world(World(entities, facts, probes))
 
 
 def _read_facts(path: Path) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def _lists(read: Any, where: str) -> dict[str, list[Template]]:
         }
     except WorldError as error:
         raise WorldError(f"{where}: {error}") from None
-    if not trained(lists["train"]):
+    if not train_templates(lists["train"]):
         raise WorldError(f"{where}: `train` must have a template with {{name}} before {{value}}; add one")
     for template in [*lists["held_out"], *lists["question"]]:
         if not template.forward:
@@ -187,27 +187,27 @@ def _probes(
     pools = {relation: {fact.value for fact in group} for relation, group in rows.items()}
     for fact in facts.itertuples():
         lists, subject = templates[fact.relation], name[fact.entity_id]
-        candidates = choice(fact.value, pools[fact.relation], settings.candidates, rng)
-        forward = rng.choice(trained(lists["train"]))
-        if not fact.taught:
-            yield ask(fact, "untaught", forward, forward.prompt(name=subject), candidates)
+        candidates = sample_candidates(fact.value, pools[fact.relation], settings.candidates, rng)
+        forward = rng.choice(train_templates(lists["train"]))
+        if not fact.seen:
+            yield make_probe(fact, "unseen", forward, forward.prompt(name=subject), candidates)
             continue
-        yield ask(fact, "forward", forward, forward.prompt(name=subject), candidates)
-        for kind, some in (("paraphrase", held_out(lists["held_out"])), ("question", lists["question"])):
+        yield make_probe(fact, "forward", forward, forward.prompt(name=subject), candidates)
+        for kind, some in (("paraphrase", held_out_templates(lists["held_out"])), ("question", lists["question"])):
             if some:
                 template = rng.choice(some)
-                yield ask(fact, kind, template, template.prompt(name=subject), candidates)
-        others = [other for other in rows[fact.relation] if other.taught and other.fact_id != fact.fact_id]
-        if backward := trained(lists["train"], forward=False):
+                yield make_probe(fact, kind, template, template.prompt(name=subject), candidates)
+        others = [other for other in rows[fact.relation] if other.seen and other.fact_id != fact.fact_id]
+        if backward := train_templates(lists["train"], forward=False):
             template = rng.choice(backward)
             # Others may share the value: only subjects that do not have it are wrong answers.
             wrong = [name[other.entity_id] for other in others if other.value != fact.value]
-            choices = choice(subject, wrong, settings.candidates, rng)
-            yield ask(fact, "reverse", template, template.prompt(value=fact.value), choices, target=subject)
+            choices = sample_candidates(subject, wrong, settings.candidates, rng)
+            yield make_probe(fact, "reverse", template, template.prompt(value=fact.value), choices, target=subject)
         if fact.panel:
             same = [other for other in others if other.value == fact.value]
             for number, other in enumerate(rng.sample(same, min(settings.neighbours, len(same)))):
-                yield ask(
+                yield make_probe(
                     fact,
                     "neighbourhood",
                     forward,

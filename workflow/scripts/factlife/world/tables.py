@@ -27,7 +27,7 @@ FACTS = pa.schema(
         ("relation", pa.string()),
         ("value", pa.string()),
         ("value_id", pa.string()),
-        ("taught", pa.bool_()),
+        ("seen", pa.bool_()),
         ("exposures", pa.int64()),
         ("panel", pa.bool_()),
     ]
@@ -38,7 +38,7 @@ PROBES = pa.schema(
         ("fact_id", pa.string()),
         ("kind", pa.string()),
         ("template", pa.string()),
-        ("held_out", pa.bool_()),
+        ("held_out_template", pa.bool_()),
         ("prompt", pa.string()),
         ("target", pa.string()),
         ("candidates", _TEXTS),
@@ -54,7 +54,7 @@ PROBE_KINDS = (
     "negated",
     "neighbourhood",
     "multi_hop",
-    "untaught",
+    "unseen",
 )
 
 
@@ -68,7 +68,7 @@ class World:
 
     Attributes:
         entities: one row per entity; ``exposures`` is how often its facts are stated relative to the rarest.
-        facts: one row per (entity, relation); ``taught`` says whether any document states it, ``panel`` whether it is
+        facts: one row per (entity, relation); ``seen`` says whether any document states it, ``panel`` whether it is
             followed through every stage.
         probes: one row per question; ``candidates`` holds the target, ``supporting_fact_ids`` the facts behind it.
     """
@@ -87,14 +87,14 @@ class World:
 _SCHEMAS = {"entities": ENTITIES, "facts": FACTS, "probes": PROBES}
 
 
-def load(folder: str | Path) -> World:
+def load_world(folder: str | Path) -> World:
     """Read a world from the folder that holds its three tables."""
     return World(**{name: read_table(Path(folder) / f"{name}.parquet", schema) for name, schema in _SCHEMAS.items()})
 
 
-def beside(table: str | Path | None) -> World | None:
+def load_world_of_table(table: str | Path | None) -> World | None:
     """The world to which a table belongs; none for no table."""
-    return load(Path(table).parent) if table else None
+    return load_world(Path(table).parent) if table else None
 
 
 def read_table(path: str | Path, schema: pa.Schema | None = None) -> pd.DataFrame:
@@ -123,7 +123,7 @@ def write_table(frame: pd.DataFrame, path: str | Path, schema: pa.Schema | None 
     pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), path)
 
 
-def check(world: World) -> World:
+def check_world(world: World) -> World:
     """Return the world if it is consistent.
 
     Raises:

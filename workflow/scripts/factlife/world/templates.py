@@ -44,17 +44,19 @@ class Template:
         return self.text[: self.text.index(wanted)].format(**slot).rstrip()
 
 
-def trained(templates: Iterable[Template], *, forward: bool = True) -> list[Template]:
+def train_templates(templates: Iterable[Template], *, forward: bool = True) -> list[Template]:
     """The templates that documents use, in one direction."""
     return [template for template in templates if not template.held_out and template.forward is forward]
 
 
-def held_out(templates: Iterable[Template]) -> list[Template]:
+def held_out_templates(templates: Iterable[Template]) -> list[Template]:
     """The forward templates that only probes use."""
     return [template for template in templates if template.held_out and template.forward]
 
 
-def ask(fact: Any, kind: str, template: Template, prompt: str, candidates: list[str], **other: Any) -> dict[str, Any]:
+def make_probe(
+    fact: Any, kind: str, template: Template, prompt: str, candidates: list[str], **other: Any
+) -> dict[str, Any]:
     """A row of the probes: a question about a fact, whose value is the target unless ``other`` says otherwise.
 
     ``suffix`` ends the probe's id where one template asks a fact several times.
@@ -64,7 +66,7 @@ def ask(fact: Any, kind: str, template: Template, prompt: str, candidates: list[
         "fact_id": fact.fact_id,
         "kind": kind,
         "template": template.id,
-        "held_out": template.held_out,
+        "held_out_template": template.held_out,
         "prompt": prompt,
         "target": fact.value,
         "candidates": candidates,
@@ -72,7 +74,7 @@ def ask(fact: Any, kind: str, template: Template, prompt: str, candidates: list[
     } | other
 
 
-def choice(target: str, pool: Iterable[str], limit: int, rng: random.Random) -> list[str]:
+def sample_candidates(target: str, pool: Iterable[str], limit: int, rng: random.Random) -> list[str]:
     """The target among random others of a pool, sorted."""
     wrong = sorted(set(pool) - {target})
     return sorted([target, *rng.sample(wrong, min(limit - 1, len(wrong)))])

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    documents = corpus.render(
+    documents = corpus.render_documents(
         config.parse(Corpus, snakemake.params.corpus),
-        world.beside(snakemake.input.get("facts")),
+        world.load_world_of_table(snakemake.input.get("facts")),
         snakemake.input.get("path"),
     )
-    corpus.write(documents, snakemake.output.documents)
+    corpus.write_documents(documents, snakemake.output.documents)

@@ -1,4 +1,4 @@
-"""Let a language model write documents, and keep those that state what they must and nothing else."""
+"""Let a language model write documents and keep those that pass the check."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     settings = config.parse(Corpus, snakemake.params.corpus)
-    ask = (
+    writer = (
         models.writer(
             snakemake.input.writer,
             max_tokens=settings.max_tokens,
@@ -20,11 +20,13 @@ with jobs.start(snakemake) as job:
             device=job.device,
         )
         if snakemake.input.get("writer")
-        else written.api(settings)
+        else written.api_writer(settings)
     )
-    answers = written.Answers(settings.answers, ask)
-    documents, verdicts = written.render(world.beside(snakemake.input.facts), settings, answers)
-    corpus.write(documents, snakemake.output.documents)
+    answers = written.AnswerCache(settings.answers, writer)
+    documents, verdicts = written.generate_documents(
+        world.load_world_of_table(snakemake.input.facts), settings, answers
+    )
+    corpus.write_documents(documents, snakemake.output.documents)
     verdicts.to_csv(snakemake.output.verdicts, index=False)
     logging.info("answers: %s", verdicts["verdict"].value_counts().to_dict())
-    answers.finish(snakemake.params.mark)
+    answers.finish(snakemake.params.fingerprint)

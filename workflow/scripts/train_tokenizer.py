@@ -1,4 +1,4 @@
-"""Learn a tokenizer from a corpus and from all that is asked about its world."""
+"""Train a tokenizer on a corpus and on the probes of its world."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    tokenizer = tokenizers.train(
+    tokenizer = tokenizers.train_tokenizer(
         config.parse(Tokenizer, snakemake.params.tokenizer),
-        corpus.read(snakemake.input.documents)["text"],
-        world.beside(snakemake.input.get("facts")),
+        corpus.read_documents(snakemake.input.documents)["text"],
+        world.load_world_of_table(snakemake.input.get("facts")),
     )
     tokenizer.save_pretrained(snakemake.output.folder)
     job.write_manifest(snakemake.output.folder)
