@@ -92,11 +92,11 @@ def test_a_fact_is_found_and_its_life_shown(shown):
     assert texts(shown, "#count") == ["1 fact"]
     shown.find_element(By.CSS_SELECTOR, "tbody tr").click()
     assert texts(shown, "#fact h2") == ["Ann Number3 · birth city · Value3"]
-    assert texts(shown, "#strip h3") == ["Taught", "Recalled", "Located", "Edited", "Traced to documents", "Lost"]
-    assert texts(shown, "#strip .none h3") == ["Located", "Traced to documents", "Lost"]
+    assert texts(shown, "#strip h3") == ["Training data", "Recall", "Location", "Editing", "Influence", "Collapse"]
+    assert texts(shown, "#strip .empty h3") == ["Location", "Influence", "Collapse"]
     assert "edit efficacy memit\n1" in texts(shown, "#strip section")[3]
     assert texts(shown, "#documents p") == ["Ann Number3 was born in Value3 . d7, biography"]
-    assert texts(shown, "#traced p") == ["Value3 is a town . d9, bm25: does not state it"]
+    assert texts(shown, "#top-documents p") == ["Value3 is a town . d9, bm25: does not state the fact"]
     assert shown.find_element(By.CSS_SELECTOR, "#fact a").get_attribute("href").endswith("/graph.html")
     search(shown, "")
 
@@ -106,7 +106,7 @@ def test_away_from_its_neighbours_the_page_has_no_link_to_them(shown):
     shown.get(there.replace("figures/", ""))
     search(shown, "p0003")
     shown.find_element(By.CSS_SELECTOR, "tbody tr").click()
-    assert "attribution graph: see 4. Location" in shown.find_element(By.CSS_SELECTOR, "#fact .lead").text
+    assert "attribution graph: see 4. Location" in shown.find_element(By.CSS_SELECTOR, "#fact .subtitle").text
     assert texts(shown, "#fact a") == []
     shown.get(there)
 

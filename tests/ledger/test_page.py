@@ -30,7 +30,7 @@ def test_page_holds_the_ledger_and_null_is_not_zero():
     assert row["subject"] == "Ann </script> & Co" and row["step_learned"] is None
     assert row["final_loss"] == 0.1235 and row["exposures"] == 2 and row["panel"] is True
     assert found["curves"] == {"m seed 0 p0.city": [[0, 0.0]]}
-    assert set(found["about"]) == set(found["columns"]) >= set(found["shown"]) & set(found["columns"])
+    assert set(found["descriptions"]) == set(found["columns"]) >= set(found["list_columns"]) & set(found["columns"])
 
 
 def test_page_asks_for_nothing_from_a_network():
@@ -47,7 +47,7 @@ def test_curves_are_of_trained_templates_at_every_checkpoint():
 def test_examples_are_training_documents_that_state_the_fact():
     rows = [("d0", ["f"], "test"), ("d1", ["f", "g"], "train"), ("d2", [], "train"), ("d3", ["f"], "train")]
     documents = pd.DataFrame(rows, columns=["doc_id", "fact_ids", "split"]).assign(text="T", kind="biography")
-    found = example_documents(documents, "m", 0, each=1)
+    found = example_documents(documents, "m", 0, per_fact=1)
     assert found == {"m seed 0 f": [["d1", "T", "biography"]], "m seed 0 g": [["d1", "T", "biography"]]}
 
 

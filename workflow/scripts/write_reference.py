@@ -1,4 +1,4 @@
-"""Write what is generated: the config's reference, the ledger's columns, published effects. `make docs` runs this."""
+"""Write the generated pages: config reference, ledger columns, reproductions. `make docs` runs this."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ if __name__ == "__main__":
     SCHEMA.write_text(reference.schema())
     README.write_text(reference.insert(README.read_text()))
     LEDGER.write_text(reference.insert(LEDGER.read_text(), columns.columns_markdown()))
-    kept = reproductions.evaluate_claims(summary_tables.read_tables(sorted((ROOT / "docs/tables").glob("*.csv"))))
-    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.claims_markdown(kept)))
+    claims = reproductions.evaluate_claims(summary_tables.read_tables(sorted((ROOT / "docs/tables").glob("*.csv"))))
+    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.claims_markdown(claims)))

@@ -16,38 +16,39 @@ from factlife.ledger.columns import COLUMNS, column_order, describe_column
 
 
 def build_ledger(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Join what all stages say of every fact.
+    """Join the results of all stages for every fact.
 
     Args:
-        models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (a table of its
-            world), ``recall``, ``model_folder``, and where they were made ``documents``, ``tracing``,
-            ``circuits``, ``graphs`` (a folder), ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a folder for each editor), ``requests`` beside them, ``edit_sites``, ``survival`` (a file for each editor)
-            and ``generations`` (by arm, from generation 0 on).
+        models: for each model and seed: ``model``, ``seed`` and the paths of its artifacts: ``facts`` (the table of its
+            world), ``recall``, ``model_folder``, and of the stages that were run ``documents``, ``tracing``,
+            ``circuits``, ``graphs`` (a folder), ``influence``, ``rankings`` (a file for each ranker), ``edits`` (a
+            folder for each editor), ``requests``, ``edit_sites``, ``survival`` (a file for each editor) and
+            ``generations`` (by arm, from generation 0 on).
 
     Returns:
-        One row per fact, model and seed, columns as in ``COLUMNS``; what a stage does not say is null.
+        One row per fact, model and seed, with columns as in ``COLUMNS``; null if a stage did not measure the fact.
     """
-    ledger = pd.concat([_of_model(paths) for paths in models], ignore_index=True)
+    ledger = pd.concat([_model_rows(paths) for paths in models], ignore_index=True)
     return ledger[sorted(ledger.columns, key=column_order)]
 
 
 def write_ledger(ledger: pd.DataFrame, path: str | Path) -> None:
-    """Write the ledger as Parquet, every column's unit, source and meaning in the field's metadata."""
+    """Write the ledger as Parquet, with unit, source and meaning of each column in its field's metadata."""
     table = pa.Table.from_pandas(ledger, preserve_index=False)
     fields = [field.with_metadata(describe_column(field.name)) for field in table.schema]
     pq.write_table(table.cast(pa.schema(fields, table.schema.metadata)), path)
 
 
 def read_ledger(path: str | Path) -> pd.DataFrame:
-    """Read what ``write_ledger`` wrote."""
+    """Read a ledger that ``write_ledger`` wrote."""
     return pd.read_parquet(path)
 
 
 def write_fact_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Write the page on which facts are looked up; ``models`` as in ``build_ledger``."""
+    """Write the page on which to look up facts; ``models`` as in ``build_ledger``."""
     curves: dict[str, Any] = {}
-    documents: dict[str, Any] = {}
-    traced: dict[str, Any] = {}
+    examples: dict[str, Any] = {}
+    top_documents: dict[str, Any] = {}
     graphs: dict[str, str] = {}
     for paths in models:
         curves |= page.learning_curves(pd.read_parquet(paths["recall"]))
@@ -55,20 +56,21 @@ def write_fact_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], p
             graphs |= page.graph_links(paths["graphs"], path, paths["model"], paths["seed"])
         if "documents" not in paths:
             continue
-        read, of = corpus.read_documents(paths["documents"]), (paths["model"], paths["seed"])
-        documents |= page.example_documents(read, *of)
+        documents, run = corpus.read_documents(paths["documents"]), (paths["model"], paths["seed"])
+        examples |= page.example_documents(documents, *run)
         if "rankings" in paths:
             queries = pd.read_parquet(paths["influence"], columns=["query_id", "fact_id"]).drop_duplicates()
             rankings = {ranker: pd.read_parquet(scores) for ranker, scores in paths["rankings"].items()}
-            traced |= page.top_documents(rankings, read, dict(queries.itertuples(index=False)), *of)
-    Path(path).write_text(page.render_page(ledger, curves, documents, traced, graphs), encoding="utf-8")
+            fact_of_query = dict(queries.itertuples(index=False))
+            top_documents |= page.top_documents(rankings, documents, fact_of_query, *run)
+    Path(path).write_text(page.render_page(ledger, curves, examples, top_documents, graphs), encoding="utf-8")
 
 
-def _of_model(paths: Mapping[str, Any]) -> pd.DataFrame:
-    known = world.load_world_of_table(paths["facts"])
+def _model_rows(paths: Mapping[str, Any]) -> pd.DataFrame:
+    model_world = world.load_world_of_table(paths["facts"])
     parts = [
-        stage_columns.fact_columns(known),
-        stage_columns.name_columns(known, paths["model_folder"]),
+        stage_columns.fact_columns(model_world),
+        stage_columns.name_columns(model_world, paths["model_folder"]),
         stage_columns.recall_columns(pd.read_parquet(paths["recall"])),
     ]
     if "documents" in paths:

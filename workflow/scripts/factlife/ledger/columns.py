@@ -1,4 +1,4 @@
-"""What the ledger's columns mean. Beside the tables themselves, because file metadata and documentation read it."""
+"""Unit, source and meaning of the ledger's columns, for file metadata and documentation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """A column, or a family of columns where the name holds ``{…}``.
+    """A column, or a family of columns if the name contains ``{…}``.
 
     Attributes:
-        name: of the column.
-        unit: of its values; empty for names and texts.
-        source: the artifact that it is taken from.
-        meaning: what it says, and when it is null.
+        name: the column's name.
+        unit: unit of the values; empty for names and texts.
+        source: the artifact from which it comes.
+        meaning: the meaning, and when it is null.
     """
 
     name: str
@@ -28,7 +28,7 @@ _TRACING = "tracing/{model}/seed-{seed}.parquet"
 _EDITS = "edits/{model}/seed-{seed}/{editor}"
 _CIRCUITS = "circuits/{model}/seed-{seed}/evaluation.parquet"
 _REQUESTS = "requests/{model}/seed-{seed}/requests.parquet"
-_PLACES = "places/{model}/seed-{seed}.parquet"
+_EDIT_SITES = "places/{model}/seed-{seed}.parquet"
 _SURVIVAL = "survival/{model}/seed-{seed}/{editor}.parquet"
 _COLLAPSE = "collapse/{arm}/seed-{seed}/generation-{generation}"
 _INFLUENCE = "influence/{model}/seed-{seed}.query-metrics.parquet"
@@ -39,79 +39,79 @@ COLUMNS = [
     Column("fact_id", "", _WORLD, "The fact."),
     Column("entity_id", "", _WORLD, "Its subject, the cluster of every interval."),
     Column("subject", "", _WORLD, "The subject's name."),
-    Column("relation", "", _WORLD, "What is said of the subject."),
-    Column("value", "", _WORLD, "The truth."),
-    Column("panel", "yes or no", _WORLD, "Whether the fact is followed through every stage."),
-    Column("exposures", "relative", _WORLD, "How often the subject's facts are stated, against the rarest subject's."),
-    Column("n_subject_tokens", "tokens", "models/{model}", "Into how many tokens the subject's name is cut."),
+    Column("relation", "", _WORLD, "The relation between subject and value."),
+    Column("value", "", _WORLD, "The true value."),
+    Column("panel", "yes or no", _WORLD, "Whether the fact belongs to the panel, which goes through every stage."),
+    Column("exposures", "relative", _WORLD, "How often the subject's facts are stated, relative to the rarest subject."),
+    Column("n_subject_tokens", "tokens", "models/{model}", "Number of tokens in the subject's name."),
     Column(
-        "n_supporting_documents", "documents", "corpora/{corpus}", "Training documents that state it. Null: not trained here."
+        "n_supporting_documents", "documents", "corpora/{corpus}", "Number of training documents that state the fact. Null: the model was not trained here."
     ),
     Column(
         "step_learned",
         "steps",
         _RECALL,
-        "First checkpoint from which at least half of its trained templates are answered at every later one. Null: never.",
+        "First checkpoint from which on the model answers at least half of the fact's trained templates at every checkpoint. Null: never learned.",
     ),
-    Column("exposures_to_learn", "statements", _RECALL, "How often it had been stated by then. Null: never learned."),
-    Column("final_recall", "share", _RECALL, "Trained templates whose first token is right at the last checkpoint."),
-    Column("final_loss", "nats", _RECALL, "Mean loss of its value after trained templates, at the last checkpoint."),
-    Column("final_rank", "place", _RECALL, "Mean place of the value's first token in the vocabulary, 1 is best."),
-    Column("tracing_token", "", _TRACING, "Token role whose MLP, restored alone, brings most of the answer back."),
-    Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, from 0."),
-    Column("tracing_effect", "share", _TRACING, "Of the lost logit difference, what that MLP brings back; above 1 where it brings more."),
+    Column("exposures_to_learn", "statements", _RECALL, "How often the fact had been stated by that step. Null: never learned."),
+    Column("final_recall", "fraction", _RECALL, "Fraction of trained templates with a correct first token at the last checkpoint."),
+    Column("final_loss", "nats", _RECALL, "Mean loss of the value after trained templates at the last checkpoint."),
+    Column("final_rank", "rank", _RECALL, "Mean rank of the value's first token in the vocabulary at the last checkpoint; 1 is best."),
+    Column("tracing_token", "", _TRACING, "Role of the token at which a single restored MLP recovers most of the answer."),
+    Column("tracing_layer", "layer", _TRACING, "Layer of that MLP, counted from 0."),
+    Column("tracing_effect", "fraction", _TRACING, "Fraction of the lost logit difference that this MLP recovers; can exceed 1."),
     Column(
-        "circuit_faithfulness", "share", _CIRCUITS, "Of the logit difference, what the circuit of the fact's relation brings back on held-out subjects; the same for all facts of a relation."
-    ),
-    Column(
-        "n_circuit_edges", "edges", _CIRCUITS, "Of the sizes tried, the smallest circuit of its relation with a faithfulness of 0.9. Null: none has it."
+        "circuit_faithfulness", "fraction", _CIRCUITS, "Faithfulness of the circuit of the fact's relation on validation subjects: the fraction of the logit difference that it recovers. The same for all facts of a relation."
     ),
     Column(
-        "edit_paraphrase_{editor}", "share", _EDITS, "Held-out templates after which the new value is the most probable, once all edits are made."
-    ),
-    Column("edit_efficacy_{editor}", "share", _EDITS, "Whether the new value is the most probable after the edited prompt, 0 or 1."),
-    Column("not_edited_reason", "", _REQUESTS, "Why no editor was asked to change it. Null: one was, though editors of single edits take fewer, or it is not on the panel."),
-    Column("n_best_edit_sites", "places", _PLACES, "Tokens and layers at which it is best edited, by the mean of efficacy, paraphrase and neighbourhood."),
-    Column("best_edit_token", "", _PLACES, "Token of these. Null: they have several."),
-    Column("best_edit_layer", "layer", _PLACES, "Mean layer of these."),
-    Column(
-        "edit_retention_{editor}_{finetuning}_{data}", "share", _SURVIVAL, "Whether the edit is left after further training, 0 or 1; a share where several depths were trained. Null: it had not been right before."
+        "n_circuit_edges", "edges", _CIRCUITS, "Size of the smallest evaluated circuit of the relation with a faithfulness of at least 0.9. Null: none reaches it."
     ),
     Column(
-        "influence_rank_{ranker}", "place", _INFLUENCE, "Place of the first document that states it or a fact that it follows from, among the documents that were ranked, of which this run may have chosen a part; 1 is best, ties in random order."
+        "edit_paraphrase_{editor}", "fraction", _EDITS, "Fraction of held-out templates after which the new value is the most probable, after all edits."
+    ),
+    Column("edit_efficacy_{editor}", "fraction", _EDITS, "Whether the new value is the most probable after the edited prompt, 0 or 1."),
+    Column("not_edited_reason", "", _REQUESTS, "Why no edit was requested for the fact. Null: an edit was requested (editors of single edits take fewer), or the fact is not on the panel."),
+    Column("n_best_edit_sites", "sites", _EDIT_SITES, "Number of tokens and layers at which the fact is edited best, by the mean of efficacy, paraphrase and neighbourhood accuracy."),
+    Column("best_edit_token", "", _EDIT_SITES, "Token of the best sites. Null: they differ in their token."),
+    Column("best_edit_layer", "layer", _EDIT_SITES, "Mean layer of the best sites."),
+    Column(
+        "edit_retention_{editor}_{finetuning}_{data}", "fraction", _SURVIVAL, "Whether the edit survives further training, 0 or 1; a fraction if several sets of layers were trained. Null: the edit was not correct before."
     ),
     Column(
-        "influence_r_precision_{ranker}", "share", _INFLUENCE, "Of the first R documents, those that state it or a fact that it follows from; R of those ranked do (R-precision)."
+        "influence_rank_{ranker}", "rank", _INFLUENCE, "Rank of the first document that states the fact or a fact from which it follows, among the ranked documents (possibly a sample of the corpus); 1 is best, ties in random order."
     ),
     Column(
-        "generations_recalled_{arm}", "generations", _COLLAPSE, "Generations through which at least half of its trained templates are answered (first token); all of the chain's where it is never lost. Null: not known at the start."
+        "influence_r_precision_{ranker}", "fraction", _INFLUENCE, "R-precision: the fraction of the first R documents that state the fact or a fact from which it follows, where R is the number of such documents among those ranked."
+    ),
+    Column(
+        "generations_recalled_{arm}", "generations", _COLLAPSE, "Number of consecutive generations that answer at least half of the fact's trained templates (first token); all generations of the arm if the fact is never lost. Null: not recalled at the start."
     ),
 ]  # fmt: skip
 
 
 def describe_column(name: str) -> dict[str, str]:
-    """Unit, source and meaning of a column, which may be one of a family.
+    """Unit, source and meaning of a column or of its family.
 
     Raises:
-        KeyError: no column is called so.
+        KeyError: no column has this name.
     """
     column = COLUMNS[column_order(name)[0]]
     return {"unit": column.unit, "source": column.source, "meaning": column.meaning}
 
 
 def column_order(name: str) -> tuple[int, str]:
-    """Where a column stands in the ledger: by what it is described as, then by name.
+    """Sort key of a column: the position of its description, then its name.
 
     Raises:
-        KeyError: no column is called so.
+        KeyError: no column has this name.
     """
-    for number, column in enumerate(COLUMNS):
+    for i, column in enumerate(COLUMNS):
         if re.fullmatch(re.sub(r"\\{\w+\\}", r"[\\w-]+", re.escape(column.name)), name):
-            return number, name
+            return i, name
     raise KeyError(f"the ledger's column {name} is not described in ledger/columns.py")
 
 
 def columns_markdown() -> str:
-    """``docs/ledger.md``'s table of columns, in Markdown."""
-    rows = [f"| `{each.name}` | {each.unit} | `{each.source}` | {each.meaning} |" for each in COLUMNS]
+    """The table of columns in Markdown, for ``docs/ledger.md``."""
+    rows = [f"| `{column.name}` | {column.unit} | `{column.source}` | {column.meaning} |" for column in COLUMNS]
     return "\n".join(["| column | unit | from | meaning |", "|---|---|---|---|", *rows]) + "\n"

@@ -169,8 +169,8 @@ def _tracing_difference(tables: Tables, model: str, **control: str) -> tuple[Row
         get_table(tables, "tracing"), corruption="replacement", metric="indirect_effect", window=1, model=model
     )
     site = {"component": "mlp", "token_role": "subject_last"}
-    mlp, other = (select_first(select_rows(table, **keys), "seed") for keys in (site, site | control))
-    return _difference(mlp.loc[mlp["estimate"].idxmax()], other.loc[other["estimate"].idxmax()])
+    mlp, component = (select_first(select_rows(table, **keys), "seed") for keys in (site, site | control))
+    return _difference(mlp.loc[mlp["estimate"].idxmax()], component.loc[component["estimate"].idxmax()])
 
 
 def _edit_metric(tables: Tables, editor: str, metric: str, judge: str = "probability") -> pd.DataFrame:
