@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import models, world  # noqa: E402
-from factlife.config.editing import Place, Requests, Values  # noqa: E402
+from factlife.config.editing import EditRequests, EditSite, TargetVectorSettings  # noqa: E402
 from factlife.editing import moments, requests, values  # noqa: E402
-from factlife.editing.editable import Editable  # noqa: E402
+from factlife.editing.editable import EditableModel  # noqa: E402
 from factlife.models.anatomy import capture, patch, unembed  # noqa: E402
 
 
@@ -35,7 +35,9 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - began, found
 
 
-def as_the_originals(target: Editable, wanted: Any, place: Place, settings: Values, vectors: int) -> Tensor:
+def as_the_originals(
+    target: EditableModel, wanted: Any, place: EditSite, settings: TargetVectorSettings, vectors: int
+) -> Tensor:
     """δ of the first vectors, each by itself, (vector, d_model)."""
     needed = values.slots(target, wanted, place, joint=settings.joint)
     found = []
@@ -45,7 +47,7 @@ def as_the_originals(target: Editable, wanted: Any, place: Place, settings: Valu
     return torch.stack(found)
 
 
-def _original(target: Editable, made: Any, layer: int, settings: Values) -> Tensor:
+def _original(target: EditableModel, made: Any, layer: int, settings: TargetVectorSettings) -> Tensor:
     model, parts, rows = target.model, target.parts, made.rows
     width = max(len(row.ids) for row in rows)
     ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
@@ -95,7 +97,9 @@ def by_layer(model: Any, sequences: list[list[int]], multiple: int, fill: int, l
     return {layer: moments.measure(model, sequences, multiple=multiple, fill=fill)[0][layer] for layer in range(layers)}
 
 
-def _target_values(target: Editable, wanted: Any, place: Place, settings: Values, few: int) -> None:
+def _target_values(
+    target: EditableModel, wanted: Any, place: EditSite, settings: TargetVectorSettings, few: int
+) -> None:
     """Print seconds a vector of the three ways, the slow two of which do a few requests only."""
     some, one_by_one = wanted.head(few), settings.model_copy(update={"batch": 1})
     count = len(values.slots(target, some, place, joint=False))
@@ -129,16 +133,22 @@ def main() -> None:
 
     truth = world.load_world(arguments.world)
     model, tokenizer = models.load(arguments.model)
-    wanted = requests.validate(requests.from_world(truth, Requests(count=arguments.edits)), tokenizer)
+    wanted = requests.validate(requests.from_world(truth, EditRequests(count=arguments.edits)), tokenizer)
     wanted = wanted[wanted["dropped"] == ""].reset_index(drop=True)
     others = world.load_world(arguments.world).probes.query("kind == 'forward'")["prompt"].tail(5).tolist()
-    target = Editable(model, tokenizer, others)
-    settings = Values(steps=arguments.steps, stop=0.0, joint=False, kl_over="essence", batch=4 * arguments.edits)
+    target = EditableModel(model, tokenizer, others)
+    settings = TargetVectorSettings(
+        v_num_grad_steps=arguments.steps,
+        v_loss_threshold=0.0,
+        one_vector_per_subject=False,
+        kl_prompts="essence",
+        batch_size=4 * arguments.edits,
+    )
     few = min(arguments.slow, len(wanted))
     print(f"{arguments.model}: {len(wanted)} edits, block {arguments.layer}, six contexts, {settings.steps} steps")
     print(f"{'edited token':14}{'way':22}{'vectors':>8}{'s/vector':>10}{'ratio':>8}{'rel. difference':>17}")
     for token in arguments.tokens:
-        _target_values(target, wanted, Place(token=token, layers=[arguments.layer]), settings, few)
+        _target_values(target, wanted, EditSite(fact_token=token, layers=[arguments.layer]), settings, few)
     if arguments.multiple:
         passes: list[int] = []
         hook = target.parts.blocks[0].module.register_forward_hook(lambda *_: passes.append(1))

@@ -7,7 +7,7 @@ from factlife.config.corpora import Tokenizer
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
-from factlife.editing.editable import Editable
+from factlife.editing.editable import EditableModel
 from factlife.models import scratch
 from factlife.world import people
 
@@ -34,4 +34,4 @@ def target(tokenizer):
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     spared = torch.randn(3, 48, 96, generator=generator, dtype=torch.float64)
     moments = {layer: spared[layer] @ spared[layer].T / 96 for layer in range(3)}
-    return Editable(model, tokenizer, ("The end .", "A day begins ."), moments)
+    return EditableModel(model, tokenizer, ("The end .", "A day begins ."), moments)

@@ -1,6 +1,6 @@
 import pandas as pd
 
-from factlife.editing.editable import contexts
+from factlife.editing.editable import sample_context_templates
 
 
 def test_contexts_are_whole_sentences_about_others_before_cut_ones():
@@ -8,8 +8,10 @@ def test_contexts_are_whole_sentences_about_others_before_cut_ones():
     long = "one two three four five six seven eight nine ten eleven twelve thirteen . End ."
     documents = pd.DataFrame({"text": [*texts, long]})
 
-    found = contexts(documents, ["Ann Lee"])
+    found = sample_context_templates(documents, ["Ann Lee"])
 
     assert found == ["Bob Ray was born in Oslo .", "one two three four five six seven eight nine ten eleven twelve ."]
-    assert contexts(documents, ["Ann Lee"], number=1) == found[:1]
-    assert contexts(pd.DataFrame({"text": ["The cat sat down. Then it slept."]}), []) == ["The cat sat down."]
+    assert sample_context_templates(documents, ["Ann Lee"], number=1) == found[:1]
+    assert sample_context_templates(pd.DataFrame({"text": ["The cat sat down. Then it slept."]}), []) == [
+        "The cat sat down."
+    ]

@@ -4,74 +4,95 @@ import pytest
 import torch
 
 from factlife.config import parse
-from factlife.config.editing import Editor, Ft, Lora, Memit, Place, Requests, Rome, UltraEdit, Values
+from factlife.config.editing import (
+    Editor,
+    EditRequests,
+    EditSite,
+    Ft,
+    Lora,
+    Memit,
+    Rome,
+    TargetVectorSettings,
+    UltraEdit,
+)
 from factlife.config.editing_presets import PRESETS
-from factlife.editing import values
-from factlife.editing.editable import EditError, applied, merged, row
+from factlife.editing import compute_z
+from factlife.editing.editable import EditError, apply_deltas, merge_deltas, tokenize_prompt
 from factlife.editing.editors import EDITORS
-from factlife.editing.editors.tuning import rows
-from factlife.editing.editors.ultraedit import Running
-from factlife.editing.requests import from_world
+from factlife.editing.editors.tuning import training_sequences
+from factlife.editing.editors.ultraedit import RunningStatistics
+from factlife.editing.requests import requests_from_world
 from factlife.models.anatomy import capture
 
-FAST = Values(steps=15, contexts=2, clamp=4.0, rate=0.5, stop=0.01)
-SUBJECT = Place(token="subject_last", layers=[1])
+FAST = TargetVectorSettings(
+    v_num_grad_steps=15, n_context_templates=2, clamp_norm_factor=4.0, units="relative", v_lr=0.5, v_loss_threshold=0.01
+)
+SUBJECT = EditSite(fact_token="subject_last", layers=[1])
 
 
 @pytest.fixture
 def requests(world):
-    return from_world(world, Requests(count=6))
+    return requests_from_world(world, EditRequests(count=6))
 
 
 def memit(**changed):
-    place = changed.pop("place", Place(token="last", layers=[1, 2]))
-    return Memit(kind="memit", place=place, values=changed.pop("values", FAST), **changed)
+    defaults = {"fact_token": "last", "layers": [1, 2], "values": FAST}
+    return Memit(kind="memit", **defaults | changed)
 
 
 def test_rome_as_first_published_divides_by_the_bare_prompts_key(target, requests):
-    one, settings = requests.head(1), Rome(kind="rome", place=SUBJECT, values=FAST, legacy=True)
+    one, settings = requests.head(1), Rome(kind="rome", **dict(SUBJECT), values=FAST, legacy=True)
 
     found = EDITORS["rome"](target, one, settings, {})[target.weight_name(1)].double()
 
-    slots = values.slots(target, one, SUBJECT, joint=True)
-    mean, bare = (values.keys(target, one, slots, SUBJECT, 1, number, halves=False)[:, 0].double() for number in (2, 0))
-    direction = torch.linalg.solve(target.moment(1), mean)
-    delta = values.target_values(target, one, SUBJECT, FAST).delta[0].double()
+    slots = compute_z.vector_slots(target, one, SUBJECT, joint=True)
+    mean, bare = (
+        compute_z.compute_keys(target, one, slots, SUBJECT, 1, number, halves=False)[:, 0].double() for number in (2, 0)
+    )
+    direction = torch.linalg.solve(target.key_covariance(1), mean)
+    delta = compute_z.compute_target_vectors(target, one, SUBJECT, FAST).delta[0].double()
     torch.testing.assert_close(found, torch.outer(delta, direction) / (direction @ bare), rtol=1e-4, atol=1e-6)
     averaged = EDITORS["rome"](target, one, settings.model_copy(update={"legacy": False}), {})
     torch.testing.assert_close(averaged[target.weight_name(1)].double() @ mean, delta, rtol=1e-4, atol=1e-5)
 
 
 def test_rome_reads_the_plain_mean_of_bare_prompt_and_contexts(target, requests):
-    slots = values.slots(target, requests, SUBJECT, joint=True)
-    bare = values.keys(target, requests, slots, SUBJECT, 1, 0)
-    halves, mean = (values.keys(target, requests, slots, SUBJECT, 1, 2, halves=halves) for halves in (True, False))
+    slots = compute_z.vector_slots(target, requests, SUBJECT, joint=True)
+    bare = compute_z.compute_keys(target, requests, slots, SUBJECT, 1, 0)
+    halves, mean = (
+        compute_z.compute_keys(target, requests, slots, SUBJECT, 1, 2, halves=halves) for halves in (True, False)
+    )
 
     torch.testing.assert_close(mean, (bare + 2 * (2 * halves - bare)) / 3)
 
 
 def test_without_the_corpus_rome_writes_along_the_key(target, requests):
-    one, settings = requests.head(1), Rome(kind="rome", place=SUBJECT, values=FAST, spare=False)
+    one, settings = requests.head(1), Rome(kind="rome", **dict(SUBJECT), values=FAST, mom2_adjustment=False)
 
     found = EDITORS["rome"](target, one, settings, {})[target.weight_name(1)]
 
-    slots = values.slots(target, one, SUBJECT, joint=True)
-    key = values.keys(target, one, slots, SUBJECT, 1, 2, halves=False)[:, 0]
+    slots = compute_z.vector_slots(target, one, SUBJECT, joint=True)
+    key = compute_z.compute_keys(target, one, slots, SUBJECT, 1, 2, halves=False)[:, 0]
     rows_ = found / found.norm(dim=1, keepdim=True)
     assert torch.allclose((rows_ @ (key / key.norm())).abs(), torch.ones(len(found)), atol=1e-4)
 
 
 def test_the_ridge_of_encore_is_added_to_what_is_spared(target, requests):
     plain, ridged = (
-        EDITORS["memit"](target, requests, memit(place=Place(token="last", layers=[2]), weight=20.0, ridge=ridge), {})
+        EDITORS["memit"](
+            target,
+            requests,
+            memit(**dict(EditSite(fact_token="last", layers=[2])), mom2_update_weight=20.0, update_norm_lambda=ridge),
+            {},
+        )
         for ridge in (0.0, 7.0)
     )
 
-    place = Place(token="last", layers=[2])
-    found = values.target_values(target, requests, place, FAST)
-    keys = values.keys(target, requests, found.slots, place, 2, 2).double()
-    left = (found.wanted - values.residual(target, requests, found.slots, place, 2)).double().T
-    moment, name = target.moment(2), target.weight_name(2)
+    place = EditSite(fact_token="last", layers=[2])
+    found = compute_z.compute_target_vectors(target, requests, place, FAST)
+    keys = compute_z.compute_keys(target, requests, found.slots, place, 2, 2).double()
+    left = (found.wanted - compute_z.compute_hidden_states(target, requests, found.slots, place, 2)).double().T
+    moment, name = target.key_covariance(2), target.weight_name(2)
     for change, ridge in ((plain, 0.0), (ridged, 7.0)):
         spared = 20 * moment + ridge * torch.eye(len(moment)) + keys @ keys.T
         expected = left @ keys.T @ torch.linalg.inv(spared)
@@ -80,50 +101,56 @@ def test_the_ridge_of_encore_is_added_to_what_is_spared(target, requests):
 
 
 def test_at_the_boundary_each_of_two_layers_has_vectors_of_its_own(target, requests):
-    both = EDITORS["memit"](target, requests, memit(place=Place(token="last", layers=[0, 1, 2], spread="boundary")), {})
+    both = EDITORS["memit"](
+        target, requests, memit(**dict(EditSite(fact_token="last", layers=[0, 1, 2], spread="boundary"))), {}
+    )
 
-    first = EDITORS["memit"](target, requests, memit(place=Place(token="last", layers=[0])), {})
-    with applied(target.model, first):
-        last = EDITORS["memit"](target, requests, memit(place=Place(token="last", layers=[2])), {})
-    expected = merged(first, last)
+    first = EDITORS["memit"](target, requests, memit(**dict(EditSite(fact_token="last", layers=[0]))), {})
+    with apply_deltas(target.model, first):
+        last = EDITORS["memit"](target, requests, memit(**dict(EditSite(fact_token="last", layers=[2]))), {})
+    expected = merge_deltas(first, last)
     assert set(both) == {target.weight_name(0), target.weight_name(2)}
     for name, change in both.items():
         torch.testing.assert_close(change, expected[name])
 
 
 def test_what_is_to_be_written_has_the_norm_of_the_first_batch(target, requests):
-    place, memory = Place(token="last", layers=[2]), {}
-    settings = memit(place=place, values=FAST.model_copy(update={"anchor": True, "contexts": 0}), weight=1e-9)
+    place, memory = EditSite(fact_token="last", layers=[2]), {}
+    settings = memit(
+        **dict(place),
+        values=FAST.model_copy(update={"norm_anchor": True, "n_context_templates": 0}),
+        mom2_update_weight=1e-9,
+    )
     EDITORS["memit"](target, requests.head(3), settings, memory)
     norm = memory["closed form"].norms[2]
 
     change = EDITORS["memit"](target, requests.tail(2), settings, memory)
 
-    found = values.target_values(target, requests.head(3), place, settings.values)
+    found = compute_z.compute_target_vectors(target, requests.head(3), place, settings.values)
     norms = (found.written + found.delta).norm(dim=1)
     assert norm == pytest.approx(norms.mean().item(), rel=1e-5)
     assert memory["closed form"].norms == {2: norm}
     later = requests.tail(2).reset_index(drop=True)
-    slots = values.slots(target, later, place, joint=True)
-    with applied(target.model, change):
+    slots = compute_z.vector_slots(target, later, place, joint=True)
+    with apply_deltas(target.model, change):
         one = later.iloc[0]
-        made = row(target, place, one["prompt"], one["subject"], one["target"], slots[0].token)
+        made = tokenize_prompt(target, place, one["prompt"], one["subject"], one["target_new"], slots[0].token)
         with capture({"mlp": target.parts.blocks[2].mlp}) as read, torch.no_grad():
             target.model(torch.tensor([made.ids]))
-    free = values.target_values(target, later, place, settings.values)
+    free = compute_z.compute_target_vectors(target, later, place, settings.values)
     length = (free.written[0] + free.delta[0]).norm().item()
     wanted = norm if length <= 2 * norm else free.written[0].norm().item()
     assert read["mlp"][0, made.place].norm().item() == pytest.approx(wanted, rel=1e-3)
 
 
 def test_no_entry_moves_farther_than_the_limit(target, requests):
-    settings = Ft(kind="ft", layer=1, rate=0.05, limit=0.3, steps=6, stop=0.0)
+    settings = Ft(kind="ft", layer=1, learning_rate=0.05, norm_constraint=0.3, num_steps=6, loss_threshold=0.0)
     name = target.weight_name(1)
     deviation = dict(target.model.named_parameters())[name].std().item()
 
     held, absolute, free = (
         EDITORS["ft"](target, requests, settings.model_copy(update=changed), {})[name]
-        for changed in ({}, {"units": "absolute", "limit": 0.3 * deviation}, {"limit": 1e9})
+        for changed in ({}, {"units": "published", "norm_constraint": 0.3 * deviation}, {"norm_constraint": 1e9})
     )
 
     assert held.abs().max().item() == pytest.approx(0.3 * deviation, rel=1e-4)
@@ -133,7 +160,7 @@ def test_no_entry_moves_farther_than_the_limit(target, requests):
 
 def test_fine_tuning_ends_once_the_loss_is_low(target, requests):
     one = requests.head(1)
-    settings = Ft(kind="ft", layer=2, rate=1e-3, limit=1e9, steps=4, stop=1e9)
+    settings = Ft(kind="ft", layer=2, learning_rate=1e-3, norm_constraint=1e9, num_steps=4, loss_threshold=1e9)
     name = target.weight_name(2)
 
     change = EDITORS["ft"](target, one, settings, {})[name]
@@ -143,7 +170,7 @@ def test_fine_tuning_ends_once_the_loss_is_low(target, requests):
 
 
 def test_answers_can_end_with_the_end_of_text(target, requests):
-    plain, ended = (rows(target, requests, end=end) for end in (False, True))
+    plain, ended = (training_sequences(target, requests, end=end) for end in (False, True))
 
     for short, long in zip(plain, ended, strict=True):
         assert long.target == [*short.target, target.tokenizer.eos_token_id]
@@ -151,7 +178,7 @@ def test_answers_can_end_with_the_end_of_text(target, requests):
 
 
 def test_lora_changes_have_the_rank_and_do_what_the_adapter_did(target, requests):
-    settings = Lora(kind="lora", layers=[-1], rank=2, alpha=4, rate=0.02, epochs=15)
+    settings = Lora(kind="lora", layers=[-1], r=2, lora_alpha=4, learning_rate=0.02, epochs=15)
 
     deltas = EDITORS["lora"](target, requests.head(2), settings, {})
 
@@ -161,12 +188,12 @@ def test_lora_changes_have_the_rank_and_do_what_the_adapter_did(target, requests
         assert torch.linalg.matrix_rank(change, rtol=1e-4) <= 2
     again = EDITORS["lora"](target, requests.head(2), settings, {})
     assert all(torch.equal(change, again[name]) for name, change in deltas.items())
-    made = rows(target, requests.head(2))
+    made = training_sequences(target, requests.head(2))
     with torch.no_grad():
         before, after = [], []
         for one in made:
             before.append(target.model(torch.tensor([one.ids])).logits[0, one.asked].log_softmax(-1)[one.target[0]])
-            with applied(target.model, deltas):
+            with apply_deltas(target.model, deltas):
                 after.append(target.model(torch.tensor([one.ids])).logits[0, one.asked].log_softmax(-1)[one.target[0]])
     assert (torch.stack(after) > torch.stack(before) + 0.5).all()
 
@@ -174,7 +201,9 @@ def test_lora_changes_have_the_rank_and_do_what_the_adapter_did(target, requests
 def test_running_statistics_are_those_of_all_rows(generator):
     rows_ = torch.randn(30, 4, generator=generator, dtype=torch.float64) * 3 + 1
 
-    running = Running.of(rows_[:7]).join(Running.of(rows_[7:20])).join(Running.of(rows_[20:]))
+    running = (
+        RunningStatistics.of(rows_[:7]).join(RunningStatistics.of(rows_[7:20])).join(RunningStatistics.of(rows_[20:]))
+    )
 
     torch.testing.assert_close(running.mean, rows_.mean(0))
     expected = (rows_ - rows_.mean(0)) / rows_.std(0, correction=0)
@@ -182,9 +211,9 @@ def test_running_statistics_are_those_of_all_rows(generator):
 
 
 def test_ultraedit_is_the_published_form_token_by_token(target, requests):
-    settings = UltraEdit(kind="ultraedit", layers=[2], units="absolute", rate=1e-3, ridge=1.0)
+    settings = UltraEdit(kind="ultraedit", layers=[2], units="published", learning_rate=1e-3, ridge=1.0)
     module, keys, slopes = target.parts.blocks[2].mlp_out, [], []
-    for one in rows(target, requests):
+    for one in training_sequences(target, requests):
         with capture({"in": module}, inputs=True) as read, capture({"out": module}) as returned:
             said = target.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
         loss = -sum(said[one.asked + step, token] for step, token in enumerate(one.target))
@@ -224,18 +253,21 @@ def test_presets_are_complete_and_yield_to_what_is_given(kind, preset):
         else:
             assert found == value
     assert parse(Editor, settings.model_dump(mode="json")) == settings
-    assert parse(Editor, {"kind": kind, "preset": preset, "schedule": {"edits": 7}}).schedule.edits == 7
+    assert parse(Editor, {"kind": kind, "preset": preset, "schedule": {"n_edits": 7}}).schedule.n_edits == 7
 
 
 def test_presets_are_the_published_values():
     memit, alphaedit, rome = (
-        parse(Editor, {"kind": kind, "preset": "gpt-j", "values": {"clamp": clamp}})
+        parse(Editor, {"kind": kind, "preset": "gpt-j", "values": {"clamp_norm_factor": clamp}})
         for kind, clamp in (("memit", 0.5), ("alphaedit", 0.75), ("rome", 4))
     )
 
-    assert memit.place.layers == [3, 4, 5, 6, 7, 8] and memit.weight == 15000 and memit.values.clamp == 0.5
-    assert (memit.values.units, memit.values.rate, memit.values.steps, memit.values.decay) == ("absolute", 0.5, 25, 0.5)
-    assert (alphaedit.threshold, alphaedit.weight, alphaedit.schedule.batch) == (0.02, 10, 100)
-    assert (rome.place.layers, rome.values.scale, rome.values.steps, rome.values.contexts) == ([5], "mlp", 20, 20)
+    assert memit.layers == [3, 4, 5, 6, 7, 8] and memit.mom2_update_weight == 15000
+    assert memit.values.clamp_norm_factor == 0.5
+    values = memit.values
+    assert (values.units, values.v_lr, values.v_num_grad_steps, values.v_weight_decay) == ("published", 0.5, 25, 0.5)
+    assert (alphaedit.nullspace_threshold, alphaedit.L2, alphaedit.schedule.edits_per_batch) == (0.02, 10, 100)
+    values = rome.values
+    assert (rome.layers, values.norm_site, values.v_num_grad_steps, values.n_context_templates) == ([5], "mlp", 20, 20)
     with pytest.raises(ValueError, match="`gpt-5` is no preset of memit; there are gpt2-xl, gpt-j"):
         parse(Editor, {"kind": "memit", "preset": "gpt-5"})

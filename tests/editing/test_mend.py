@@ -7,25 +7,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from factlife.config.editing import Hypernetwork, Mend, Requests
+from factlife.config.editing import EditRequests, HypernetworkTraining, Mend
 from factlife.editing import mend
-from factlife.editing.editable import Editable, EditError, applied
+from factlife.editing.editable import EditableModel, EditError, apply_deltas
 from factlife.editing.editors import EDITORS
-from factlife.editing.editors.tuning import answer_nats, rows
-from factlife.editing.requests import from_world
+from factlife.editing.editors.tuning import answer_loss, training_sequences
+from factlife.editing.requests import requests_from_world
 
-SETTINGS = Hypernetwork(layers=[1, 2], rank=8, steps=4, batch=3, lessons=12, rate=0.01)
+SETTINGS = HypernetworkTraining(layers=[1, 2], rank=8, steps=4, edits_per_batch=3, train_edits=12, edit_lr=0.01)
 EDITOR = Mend(kind="mend", hypernetwork="any")
 
 
 @pytest.fixture
 def requests(world):
-    return from_world(world, Requests(count=6))
+    return requests_from_world(world, EditRequests(count=6))
 
 
 @pytest.fixture
 def network(target):
-    shapes = {name: part.weight.shape[::-1] for name, part in mend.maps(target, SETTINGS).items()}
+    shapes = {name: part.weight.shape[::-1] for name, part in mend.edited_modules(target, SETTINGS).items()}
     return mend.Hypernetwork(shapes, rank=8, rate=0.01)
 
 
@@ -39,14 +39,14 @@ def stirred(network, generator):
 
 def gradients(target, requests):
     """Of the sum over requests of the mean over tokens, by autograd."""
-    modules = mend.maps(target, SETTINGS)
-    loss = sum(answer_nats(target.model, [one], 0) for one in rows(target, requests))
+    modules = mend.edited_modules(target, SETTINGS)
+    loss = sum(answer_loss(target.model, [one], 0) for one in training_sequences(target, requests))
     found = torch.autograd.grad(loss, [part.weight for part in modules.values()])
     return dict(zip(modules, found, strict=True))
 
 
 def test_products_of_what_is_read_and_its_slopes_are_the_gradient(target, requests):
-    found = mend.factors(target, mend.maps(target, SETTINGS), rows(target, requests))
+    found = mend.gradient_factors(target, mend.edited_modules(target, SETTINGS), training_sequences(target, requests))
 
     assert len(found) == 6
     for name, gradient in gradients(target, requests).items():
@@ -55,8 +55,11 @@ def test_products_of_what_is_read_and_its_slopes_are_the_gradient(target, reques
 
 
 def test_factors_of_a_request_do_not_depend_on_the_others(target, requests):
-    modules, made = mend.maps(target, SETTINGS), rows(target, requests)
-    together, alone = mend.factors(target, modules, made), [mend.factors(target, modules, [one]) for one in made]
+    modules, made = mend.edited_modules(target, SETTINGS), training_sequences(target, requests)
+    together, alone = (
+        mend.gradient_factors(target, modules, made),
+        [mend.gradient_factors(target, modules, [one]) for one in made],
+    )
 
     for name in modules:
         for part in (0, 1):
@@ -110,7 +113,7 @@ def test_entries_that_never_vary_say_nothing(network):
 
 
 def test_lessons_are_about_other_subjects_and_ask_no_held_out_template(target, requests, world):
-    learned = mend.lessons(target, Requests(count=6), requests, number=10, world=world)
+    learned = mend.select_train_edits(target, EditRequests(count=6), requests, n_edits=10, world=world)
 
     assert len(learned) == 10
     subjects, people = set(requests["subject"]), world.facts.set_index("fact_id")["entity_id"]
@@ -147,39 +150,41 @@ def test_requests_of_files_teach_by_their_paraphrases_and_neighbours(target, wor
     ]  # fmt: skip
     path = tmp_path / "records.json"
     path.write_text(json.dumps(records))
-    settings = Requests(kind="counterfact", path=str(path), count=2)
+    settings = EditRequests(kind="counterfact", path=str(path), count=2)
     evaluated = facts.head(2).rename(columns={"name": "subject"})
 
-    learned = mend.lessons(target, settings, evaluated, number=4, world=world, path=str(path))
+    learned = mend.select_train_edits(target, settings, evaluated, n_edits=4, world=world, path=str(path))
 
     assert len(learned) == 4
     for one in learned:
         assert len(one.again) == 2 and len(one.kept) == 1
     with pytest.raises(EditError, match="no request is about a subject"):
         everyone = facts.rename(columns={"name": "subject"})
-        mend.lessons(target, settings, everyone, number=4, world=world, path=str(path))
+        mend.select_train_edits(target, settings, everyone, n_edits=4, world=world, path=str(path))
 
 
 def test_what_a_batch_edits_is_not_to_be_kept(target, requests, world):
-    learned = mend.lessons(target, Requests(count=6), requests, number=10, world=world)
+    learned = mend.select_train_edits(target, EditRequests(count=6), requests, n_edits=10, world=world)
     subject = learned[0].edit_id.split(".")[0]
     facts = [one for one in learned if one.edit_id.startswith(f"{subject}.")]
-    batch = [mend.Lesson(one.edit_id, one.request, one.again, learned[0].kept) for one in facts]
-    batch += [mend.Lesson(about, made, [made], []) for about, made in learned[0].kept[:-1]]
+    batch = [mend.TrainEdit(one.edit_id, one.request, one.again, learned[0].kept) for one in facts]
+    batch += [mend.TrainEdit(about, made, [made], []) for about, made in learned[0].kept[:-1]]
 
-    _, kept = mend._drawn(batch, batch, random.Random(0))
+    _, kept = mend._sample_sequences(batch, batch, random.Random(0))
 
     (about, free) = learned[0].kept[-1]
     assert kept and (about in {one.edit_id for one in facts} or all(made == free for made in kept))
 
 
 def test_the_losses_are_what_the_slow_obvious_way_finds(target, requests, world, network, generator):
-    modules = mend.maps(target, SETTINGS)
-    learned = mend.lessons(target, Requests(count=6), requests, number=4, world=world)
+    modules = mend.edited_modules(target, SETTINGS)
+    learned = mend.select_train_edits(target, EditRequests(count=6), requests, n_edits=4, world=world)
     asked, kept = [one.again[-1] for one in learned], [one.kept[0][1] for one in learned]
-    changes = stirred(network, generator).changes(mend.factors(target, modules, [one.request for one in learned]))
+    changes = stirred(network, generator).changes(
+        mend.gradient_factors(target, modules, [one.request for one in learned])
+    )
 
-    said, drift, right = mend._judged(target, modules, changes, asked, kept)
+    said, drift, right = mend._losses(target, modules, changes, asked, kept)
 
     with torch.no_grad():
 
@@ -188,7 +193,7 @@ def test_the_losses_are_what_the_slow_obvious_way_finds(target, requests, world,
             return target.model(torch.tensor([one.ids])).logits[0, places].log_softmax(-1)
 
         before = [log_p(one) for one in kept]
-        with applied(target.model, {f"{name}.weight": change for name, change in changes.items()}):
+        with apply_deltas(target.model, {f"{name}.weight": change for name, change in changes.items()}):
             now = [log_p(one) for one in asked]
             nats = [-p[range(len(p)), one.target].mean() for p, one in zip(now, asked, strict=True)]
             off = [(p.exp() * (p - log_p(one))).sum(1).mean() for p, one in zip(before, kept, strict=True)]
@@ -197,22 +202,22 @@ def test_the_losses_are_what_the_slow_obvious_way_finds(target, requests, world,
     torch.testing.assert_close(drift, torch.stack(off).mean(), rtol=1e-3, atol=1e-4)
     assert right == pytest.approx(sum(hits) / len(hits))
     assert said.requires_grad
-    alone, nothing, _ = mend._judged(target, modules, changes, asked, [])
+    alone, nothing, _ = mend._losses(target, modules, changes, asked, [])
     torch.testing.assert_close(alone, said)
     assert not nothing
 
 
 def test_training_lowers_the_loss_on_subjects_that_it_never_saw(target, requests, world, tmp_path):
-    learned = mend.lessons(target, Requests(count=6), requests, number=40, world=world)
-    settings = SETTINGS.model_copy(update={"steps": 30, "batch": 4, "learning_rate": 0.003, "edit_weight": 1.0})
+    learned = mend.select_train_edits(target, EditRequests(count=6), requests, n_edits=40, world=world)
+    settings = SETTINGS.model_copy(update={"steps": 30, "edits_per_batch": 4, "learning_rate": 0.003, "cedit": 1.0})
     weights = {name: part.detach().clone() for name, part in target.model.named_parameters()}
 
-    network, log = mend.train(target, learned, settings)
+    network, log = mend.train_hypernetwork(target, learned, settings)
 
     assert all(torch.equal(part, weights[name]) for name, part in target.model.named_parameters())
     assert all(part.grad is None and part.requires_grad for part in target.model.parameters())
     assert len(log) == 30 and log[-1]["step"] == 30
-    asked = rows(target, requests)
+    asked = training_sequences(target, requests)
     untrained = mend.Hypernetwork(network.shapes, rank=8, rate=0.01)
     untrained.load_state_dict(
         {name: part for name, part in network.state_dict().items() if "mean" in name or "deviation" in name},
@@ -223,23 +228,23 @@ def test_training_lowers_the_loss_on_subjects_that_it_never_saw(target, requests
         deltas = [EDITORS["mend"](replace(target, hypernetwork=one), requests.iloc[[n]], EDITOR, {}) for n in range(6)]
         with torch.no_grad():
             for number, delta in enumerate(deltas):
-                with applied(target.model, delta):
-                    nats.append(answer_nats(target.model, [asked[number]], 0).item())
+                with apply_deltas(target.model, delta):
+                    nats.append(answer_loss(target.model, [asked[number]], 0).item())
     assert sum(nats[6:]) < sum(nats[:6])
-    again, _ = mend.train(target, learned, settings)
+    again, _ = mend.train_hypernetwork(target, learned, settings)
     assert all(torch.equal(part, again.state_dict()[name]) for name, part in network.state_dict().items())
-    mend.save(network, tmp_path / "network.safetensors", model="abc", log=log)
-    read = mend.load(tmp_path / "network.safetensors", model="abc")
+    mend.save_hypernetwork(network, tmp_path / "network.safetensors", model="abc", log=log)
+    read = mend.load_hypernetwork(tmp_path / "network.safetensors", model="abc")
     assert all(torch.equal(part, read.state_dict()[name]) for name, part in network.state_dict().items())
     with pytest.raises(EditError, match="trained on other weights"):
-        mend.load(tmp_path / "network.safetensors", model="other")
+        mend.load_hypernetwork(tmp_path / "network.safetensors", model="other")
 
 
 def test_without_a_network_the_editor_says_so(target, requests):
     with pytest.raises(EditError, match="no network was trained"):
         EDITORS["mend"](target, requests, EDITOR, {})
     with pytest.raises(EditError, match="no linear map 'up_proj'"):
-        mend.maps(target, SETTINGS.model_copy(update={"modules": ["up_proj"]}))
+        mend.edited_modules(target, SETTINGS.model_copy(update={"modules": ["up_proj"]}))
 
 
 def test_maps_that_keep_their_weight_the_other_way_round(tokenizer, requests, network):
@@ -248,8 +253,8 @@ def test_maps_that_keep_their_weight_the_other_way_round(tokenizer, requests, ne
 
     config = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48}
     model = scratch(Scratch(kind="scratch", architecture="GPT2LMHeadModel", config=config), tokenizer, 0)
-    target = Editable(model, tokenizer)
-    modules = mend.maps(target, SETTINGS)
+    target = EditableModel(model, tokenizer)
+    modules = mend.edited_modules(target, SETTINGS)
     shapes = {name: tuple(part.weight.shape) for name, part in modules.items()}
 
     deltas = EDITORS["mend"](

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from factlife.editing import summarise
+from factlife.editing import summarise_probes
 from factlife.editing.summary import KEYS
 
 
@@ -25,17 +25,17 @@ def table():
         ("end", "", "r1", "recall", "b.r", False, False),
         ("end", "", "r2", "recall", "c.r", True, False),
     ]
-    verdicts = pd.DataFrame(rows, columns=["phase", "edit_id", "probe_id", "metric", "about", "argmax", "unchanged"])
+    verdicts = pd.DataFrame(rows, columns=["phase", "edit_id", "probe_id", "metric", "fact_id", "argmax", "unchanged"])
     verdicts["d_key"] = 8
     verdicts["n_edits"] = verdicts["phase"].map({"pre": 0, "end": 2})
     verdicts = verdicts.assign(model="m", seed=0, editor="e", schedule="batch", generation=verdicts["argmax"])
-    verdicts["tokens"] = verdicts["argmax"].astype(float).where(verdicts["probe_id"] != "d2", 0.5)
+    verdicts["token_accuracy"] = verdicts["argmax"].astype(float).where(verdicts["probe_id"] != "d2", 0.5)
     verdicts["probability"] = verdicts["argmax"].astype("boolean").where(verdicts["metric"] != "recall")
-    return summarise(verdicts, resamples=50)
+    return summarise_probes(verdicts, resamples=50)
 
 
-def value(table, phase, metric, judge="argmax"):
-    rows = table[(table["phase"] == phase) & (table["metric"] == metric) & (table["judge"] == judge)]
+def value(table, phase, metric, criterion="argmax"):
+    rows = table[(table["phase"] == phase) & (table["metric"] == metric) & (table["criterion"] == criterion)]
     assert len(rows) == 1
     return rows["estimate"].iloc[0], rows["n"].iloc[0]
 
@@ -50,19 +50,19 @@ def test_shares_before_and_after(table):
 
 
 def test_kept_recall_counts_only_what_the_original_model_told(table):
-    assert value(table, "pre", "kept_recall") == (1, 1)
-    assert value(table, "end", "kept_recall") == (0, 1)
+    assert value(table, "pre", "retained_recall") == (1, 1)
+    assert value(table, "end", "retained_recall") == (0, 1)
 
 
 def test_recall_has_no_judge_by_probability(table):
-    assert table[(table["metric"] == "recall") & (table["judge"] == "probability")].empty
+    assert table[(table["metric"] == "recall") & (table["criterion"] == "probability")].empty
 
 
 def test_the_score_is_the_harmonic_mean(table):
     assert value(table, "end", "score")[0] == pytest.approx(3 / (1 / 1 + 1 / 0.5 + 1 / 0.5))
     assert value(table, "pre", "score")[0] == 0
-    assert value(table, "end", "paraphrase", "tokens") == (0.75, 2)
-    assert value(table, "end", "score", "tokens")[0] == pytest.approx(3 / (1 / 1 + 1 / 0.75 + 1 / 0.5))
+    assert value(table, "end", "paraphrase", "token_accuracy") == (0.75, 2)
+    assert value(table, "end", "score", "token_accuracy")[0] == pytest.approx(3 / (1 / 1 + 1 / 0.75 + 1 / 0.5))
 
 
 def test_intervals_hold_their_estimate(table):

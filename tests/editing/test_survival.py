@@ -8,14 +8,22 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from factlife.config.editing import Requests, Survival
+from factlife.config.editing import EditRequests, EditSurvival
 from factlife.editing import summarise_survival
-from factlife.editing.evaluate import judge
-from factlife.editing.requests import EditError, from_world, probes_of_world
+from factlife.editing.evaluate import evaluate_probes
+from factlife.editing.requests import EditError, probes_from_world, requests_from_world
 from factlife.editing.summary import SURVIVAL_KEYS
-from factlife.editing.survival import _matched, cosine, fine_tune, margins, select, survive, teach
+from factlife.editing.survival import (
+    _match_controls,
+    finetune,
+    finetune_and_evaluate,
+    margins,
+    relearn,
+    select_documents,
+    update_cosine,
+)
 
-SETTINGS = Survival(editors=["memit"], steps=[1, 3], batch_size=2, rank=2, rate=0.01, full_rate=0.01)
+SETTINGS = EditSurvival(editors=["memit"], steps=[1, 3], batch_size=2, r=2, learning_rate=0.01, full_learning_rate=0.01)
 
 
 @pytest.fixture
@@ -34,9 +42,7 @@ def test_only_the_asked_blocks_are_trained_and_the_model_stays(target, documents
     ids = torch.tensor([documents["input_ids"].iloc[0]])
 
     states = {}
-    for step, tuned in fine_tune(
-        target.model, target.tokenizer, documents["input_ids"].tolist(), SETTINGS, how, layers
-    ):
+    for step, tuned in finetune(target.model, target.tokenizer, documents["input_ids"].tolist(), SETTINGS, how, layers):
         with torch.no_grad():
             states[step] = tuned(ids).logits
         changed = {
@@ -60,39 +66,42 @@ def test_data_is_told_apart_by_whom_it_mentions(world, documents):
     subject = documents["entity_ids"].iloc[0][0]
     others = documents["entity_ids"].map(lambda owners: subject not in owners)
 
-    kinds = {kind: select(documents, kind, {subject}, world) for kind in ("mentioning", "related", "unrelated")}
+    kinds = {
+        kind: select_documents(documents, kind, {subject}, world)
+        for kind in ("edited_subjects", "related", "unrelated")
+    }
 
-    assert kinds["mentioning"] == documents["input_ids"][~others].tolist()
+    assert kinds["edited_subjects"] == documents["input_ids"][~others].tolist()
     assert kinds["unrelated"] == documents["input_ids"].tail(1).tolist()
     assert sum(map(len, kinds.values())) == 13
     with pytest.raises(EditError, match="no documents for fine-tuning on `unrelated`"):
-        select(documents.head(12), "unrelated", {subject}, world)
+        select_documents(documents.head(12), "unrelated", {subject}, world)
 
 
 def test_controls_are_known_facts_of_nearest_margin(monkeypatch):
-    edits = pd.DataFrame({"prompt": ["a", "b"], "wanted": ["x", "y"], "about": ["p.r", "q.r"]})
-    others = pd.DataFrame({"prompt": list("cdef"), "wanted": list("xxxx"), "about": ["s.r", "t.r", "u.r", "v.r"]})
+    edits = pd.DataFrame({"prompt": ["a", "b"], "target": ["x", "y"], "fact_id": ["p.r", "q.r"]})
+    others = pd.DataFrame({"prompt": list("cdef"), "target": list("xxxx"), "fact_id": ["s.r", "t.r", "u.r", "v.r"]})
     led = {"a": 0.1, "b": 1.0, "c": 0.9, "d": 0.12, "e": -0.1, "f": 5.0}
     monkeypatch.setattr(
         "factlife.editing.survival.margins",
         lambda model, tokenizer, probes, batch_tokens: probes["prompt"].map(led).to_numpy(float),
     )
 
-    assert _matched(None, None, edits, others, 0)["prompt"].tolist() == ["d", "c"]
+    assert _match_controls(None, None, edits, others, 0)["prompt"].tolist() == ["d", "c"]
 
 
 def test_a_margin_is_the_least_lead_of_a_values_tokens(target, world):
-    probes = probes_of_world(from_world(world, Requests(count=12)), world)
+    probes = probes_from_world(requests_from_world(world, EditRequests(count=12)), world)
     asked = probes[probes["metric"] == "recall"].reset_index(drop=True)
-    assert (asked["wanted"].str.count(" ") > 0).any()
+    assert (asked["target"].str.count(" ") > 0).any()
 
     found = margins(target.model, target.tokenizer, asked, batch_tokens=64)
 
-    right = judge(target.model, target.tokenizer, asked)["argmax"].to_numpy(bool)
+    right = evaluate_probes(target.model, target.tokenizer, asked)["argmax"].to_numpy(bool)
     assert ((found > 0) == right).all()
     for number in (0, 7, 20):
         ids = target.tokenizer(asked["prompt"][number])["input_ids"]
-        whole = target.tokenizer(f"{asked['prompt'][number]} {asked['wanted'][number]}")["input_ids"]
+        whole = target.tokenizer(f"{asked['prompt'][number]} {asked['target'][number]}")["input_ids"]
         with torch.no_grad():
             logits = target.model(torch.tensor([whole])).logits[0]
         leads = []
@@ -104,16 +113,16 @@ def test_a_margin_is_the_least_lead_of_a_values_tokens(target, world):
 
 
 def test_what_is_taught_again_comes_back(target, world, documents):
-    probes = probes_of_world(from_world(world, Requests(count=4)), world)
+    probes = probes_from_world(requests_from_world(world, EditRequests(count=4)), world)
     edits = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
-    settings = SETTINGS.model_copy(update={"relearning": [1, 60]})
+    settings = SETTINGS.model_copy(update={"relearning_steps": [1, 60]})
     ((_, tuned),) = [
         found
-        for found in fine_tune(target.model, target.tokenizer, [[1, 2, 3]], settings, "full", [0, 1, 2])
+        for found in finetune(target.model, target.tokenizer, [[1, 2, 3]], settings, "full", [0, 1, 2])
         if found[0] == 3
     ]
 
-    led = {step: margins(model, target.tokenizer, edits) for step, model in teach(
+    led = {step: margins(model, target.tokenizer, edits) for step, model in relearn(
         tuned, target.tokenizer, edits, settings, "full"
     )}  # fmt: skip
 
@@ -122,29 +131,31 @@ def test_what_is_taught_again_comes_back(target, world, documents):
 
 
 def test_groups_are_asked_at_every_step_and_begin_as_they_are(target, world, documents):
-    probes = probes_of_world(from_world(world, Requests(count=4)), world)
-    settings = SETTINGS.model_copy(update={"data": ["unrelated"], "trained_layers": ["all", "edited", "others"]})
+    probes = probes_from_world(requests_from_world(world, EditRequests(count=4)), world)
+    settings = SETTINGS.model_copy(update={"data": ["unrelated"], "trained_layers": ["all", "edited", "unedited"]})
     name = target.weight_name(1)
 
-    table = survive(
+    table = finetune_and_evaluate(
         target.model, target.tokenizer, {name: torch.zeros_like(dict(target.model.named_parameters())[name])},
         probes, documents, settings, world=world,
     )  # fmt: skip
 
-    again = table[table["relearning"] > 0]
-    assert set(again["group"]) == {"taught_again", "not_taught_again", "taught", "not_taught"}
-    assert set(again["relearning"]) == {1, 2, 4, 8} and set(again["step"]) == {3}
+    again = table[table["relearning_step"] > 0]
+    assert set(again["group"]) == {"retaught", "not_retaught", "unedited_taught", "unedited_not_taught"}
+    assert set(again["relearning_step"]) == {1, 2, 4, 8} and set(again["step"]) == {3}
     wrong = {name: set(rows["fact_id"]) for name, rows in again[again["trained_layers"] == "all"].groupby("group")}
-    assert wrong["taught_again"] == wrong["taught"] and not wrong["taught"] & wrong["not_taught"]
+    assert wrong["retaught"] == wrong["unedited_taught"] and not wrong["unedited_taught"] & wrong["unedited_not_taught"]
     end = table[(table["group"] == "edits") & (table["step"] == 3) & (table["trained_layers"] == "all")]
-    assert wrong["taught"] | wrong["not_taught"] == set(end.loc[~end["correct"].astype(bool), "fact_id"])
+    assert wrong["unedited_taught"] | wrong["unedited_not_taught"] == set(
+        end.loc[~end["correct"].astype(bool), "fact_id"]
+    )
     table = table[~table["group"].isin(set(again["group"]))]
-    assert set(table["step"]) == {0, 1, 3} and set(table["trained_layers"]) == {"all", "edited", "others"}
+    assert set(table["step"]) == {0, 1, 3} and set(table["trained_layers"]) == {"all", "edited", "unedited"}
     edits, unedited = (table[table["group"] == group] for group in ("edits", "unedited"))
     assert set(edits["fact_id"]) == set(unedited["fact_id"]) and edits["fact_id"].nunique() == 4
     # A change of nothing: what is reverted in the one is right in the other, at every step.
     keys = ["trained_layers", "step", "fact_id"]
-    assert edits["cosine"].isna().all()
+    assert edits["update_cosine"].isna().all()
     both = edits.merge(unedited, on=keys, suffixes=("", "_unedited"))
     assert len(both) == len(edits) and (both["reverted"].astype(bool) == both["correct_unedited"].astype(bool)).all()
 
@@ -154,7 +165,7 @@ def test_retention_and_flips_are_counted_from_the_beginning():
     rows = [
         {
             "step": step,
-            "relearning": 0,
+            "relearning_step": 0,
             "fact_id": f"{fact}.r",
             "correct": correct,
             "reverted": step == 5 and not correct,
@@ -165,7 +176,7 @@ def test_retention_and_flips_are_counted_from_the_beginning():
     keys = {"model": "m", "seed": 0, "editor": "e", "finetuning": "lora", "data": "related", "trained_layers": "all"}
 
     table = summarise_survival(
-        pd.DataFrame(rows).assign(**keys, group="edits", cosine=[float("nan")] * 4 + [-0.25] * 4), resamples=20
+        pd.DataFrame(rows).assign(**keys, group="edits", update_cosine=[float("nan")] * 4 + [-0.25] * 4), resamples=20
     )
 
     assert table.columns[: len(SURVIVAL_KEYS) + 1].tolist() == [*SURVIVAL_KEYS, "metric"]
@@ -182,7 +193,7 @@ def test_retention_and_flips_are_counted_from_the_beginning():
 @pytest.mark.parametrize("how", ["full", "lora", "dora"])
 def test_the_cosine_is_of_what_the_edited_weights_became(target, documents, how):
     names = [target.weight_name(layer) for layer in (1, 2)]
-    *_, (_, tuned) = fine_tune(target.model, target.tokenizer, documents["input_ids"].tolist(), SETTINGS, how, [0, 1])
+    *_, (_, tuned) = finetune(target.model, target.tokenizer, documents["input_ids"].tolist(), SETTINGS, how, [0, 1])
     merged, change = copy.deepcopy(tuned), {}
     for part in merged.modules():
         if isinstance(part, LoraLayer):
@@ -194,25 +205,27 @@ def test_the_cosine_is_of_what_the_edited_weights_became(target, documents, how)
     assert change[names[0]].any() and not change[names[1]].any()
     other = {name: torch.ones_like(one) for name, one in change.items()}
 
-    assert cosine(target.model, tuned, change) == pytest.approx(1, abs=1e-6)
-    assert cosine(target.model, tuned, {name: -2 * one for name, one in change.items()}) == pytest.approx(-1, abs=1e-6)
+    assert update_cosine(target.model, tuned, change) == pytest.approx(1, abs=1e-6)
+    assert update_cosine(target.model, tuned, {name: -2 * one for name, one in change.items()}) == pytest.approx(
+        -1, abs=1e-6
+    )
     one = change[names[0]].double()
     expected = one.sum().item() / (one.norm().item() * (2 * one.numel()) ** 0.5)
-    assert cosine(target.model, tuned, other) == pytest.approx(expected, rel=1e-5)
-    assert math.isnan(cosine(target.model, target.model, other))
+    assert update_cosine(target.model, tuned, other) == pytest.approx(expected, rel=1e-5)
+    assert math.isnan(update_cosine(target.model, target.model, other))
 
 
 def test_what_is_taught_again_counts_from_before_that():
     rows = [
-        {"step": 5, "relearning": again, "fact_id": f"{fact}.r", "correct": correct, "reverted": pd.NA}
+        {"step": 5, "relearning_step": again, "fact_id": f"{fact}.r", "correct": correct, "reverted": pd.NA}
         for again, answers in ((0, [False, False]), (2, [True, False]))
         for fact, correct in zip("ab", answers, strict=True)
     ]
     keys = {"model": "m", "seed": 0, "editor": "e", "finetuning": "lora", "data": "related", "trained_layers": "all"}
 
     table = summarise_survival(
-        pd.DataFrame(rows).assign(**keys, group="taught_again", cosine=float("nan")), resamples=20
+        pd.DataFrame(rows).assign(**keys, group="retaught", update_cosine=float("nan")), resamples=20
     )
 
-    found = table[table["relearning"] == 2].set_index("metric")
+    found = table[table["relearning_step"] == 2].set_index("metric")
     assert found.loc["gain_rate", ["n", "estimate"]].tolist() == [2, 0.5] and "retention" not in found.index

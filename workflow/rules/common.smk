@@ -305,84 +305,91 @@ def for_all_models(pattern, only=None):
 
 
 def tokens_of_edits(wildcards):
-    """What a model is fine-tuned on: the corpus of its second moments."""
-    moments = config["editing"]["models"][wildcards.model]["moments"]
-    corpus = config["editing"]["moments"][moments]["corpus"]
+    """The tokenized corpus of the model's key covariance, on which edited models are fine-tuned."""
+    covariance = config["editing"]["models"][wildcards.model]["covariance"]
+    corpus = config["editing"]["covariances"][covariance]["corpus"]
     return f"results/tokens/{corpus}.{config['models'][wildcards.model]['tokenizer'] or wildcards.model}"
 
 
 def files_of_requests(wildcards):
-    """The file of requests that do not come from the world, and of texts about their values."""
-    wanted = config["editing"]["models"][wildcards.model]["requests"]
-    files = {key: wanted[key] for key in ("path", "snippets") if wanted[key]}
-    if wanted["dataset"]:
+    """The file of requests that do not come from the world, and CounterFact's attribute snippets."""
+    requests = config["editing"]["models"][wildcards.model]["requests"]
+    files = {key: requests[key] for key in ("path", "attribute_snippets") if requests[key]}
+    if requests["dataset"]:
         files["path"] = f"results/downloads/requests/{wildcards.model}.parquet"
     return files
 
 
 def recall_of_requests(wildcards):
-    """What the model knows, where only that is asked for."""
-    wanted = config["editing"]["models"][wildcards.model]["requests"]
+    """The model's recall, if only known facts are edited."""
+    requests = config["editing"]["models"][wildcards.model]["requests"]
     recall = f"results/recall/{wildcards.model}/seed-{wildcards.seed}.parquet"
-    return {"recall": recall} if wanted["known"] else {}
+    return {"recall": recall} if requests["known_only"] else {}
 
 
 def contexts_of_edits(wildcards):
-    """The corpus from which sentences before prompts come: that of the model's second moments."""
-    moments = config["editing"]["models"][wildcards.model]["moments"]
-    corpus = config["editing"]["moments"][moments]["corpus"]
+    """The corpus of the model's key covariance, from which context templates are sampled."""
+    covariance = config["editing"]["models"][wildcards.model]["covariance"]
+    corpus = config["editing"]["covariances"][covariance]["corpus"]
     return {"documents": f"results/corpora/{corpus}/documents.parquet"}
 
 
-def inputs_of_values(wildcards):
-    """The corpus from which contexts come, and the table of places where the editor is placed by it."""
-    placed = editor_of(wildcards)["place"]["by"] != "given"
-    places = f"results/places/{wildcards.model}/seed-{wildcards.seed}.csv"
-    return contexts_of_edits(wildcards) | ({"places": places} if placed else {})
+def inputs_of_target_vectors(wildcards):
+    """The corpus of context templates, and the table of edit sites if it chooses the editor's site."""
+    in_config = editor_of(wildcards)["choose_by"] == "config"
+    sites = f"results/edit_sites/{wildcards.model}/seed-{wildcards.seed}.csv"
+    return contexts_of_edits(wildcards) | ({} if in_config else {"edit_sites": sites})
 
 
 def inputs_of_edits(wildcards):
-    """Second moments of the model's keys, the corpus from which contexts come, and what the editor needs of its own."""
+    """The key covariance, the corpus of context templates, and the inputs of the editor's own."""
     editor, run = editor_of(wildcards), f"{wildcards.model}/seed-{wildcards.seed}"
     edited = config["editing"]["models"][wildcards.model]
-    moments = editor.get("moments") or edited["moments"]
-    found = contexts_of_edits(wildcards)
-    found["moments"] = f"results/moments/{run}/{moments}.safetensors"
+    covariance = editor.get("covariance") or edited["covariance"]
+    inputs = contexts_of_edits(wildcards)
+    inputs["covariance"] = f"results/covariance/{run}/{covariance}.safetensors"
     if "editor" not in wildcards.keys():
         traced = wildcards.model in config["tracing"]["models"]
-        return found | ({"trace": f"results/tracing/{run}.parquet"} if traced else {})
-    if text := edited["measures"]["perplexity"]:
-        found["text"] = f"results/corpora/{text}/documents.parquet"
-    if "place" in editor:
-        found |= inputs_of_values(wildcards)
+        return inputs | ({"trace": f"results/tracing/{run}.parquet"} if traced else {})
+    if corpus := edited["evaluation"]["perplexity_corpus"]:
+        inputs["text"] = f"results/corpora/{corpus}/documents.parquet"
+    if "fact_token" in editor:
+        inputs |= inputs_of_target_vectors(wildcards)
     if network := editor.get("hypernetwork"):
-        found["hypernetwork"] = f"results/hypernetworks/{run}/{network}.safetensors"
-    finder = factlife_config.editing.found_by(
+        inputs["hypernetwork"] = f"results/hypernetworks/{run}/{network}.safetensors"
+    source = factlife_config.editing.target_vector_source(
         settings.editing, wildcards.model, wildcards.editor
     )
-    if finder:
-        shards = range(edited["values"]["shards"])
-        found["values"] = expand(
-            f"results/values/{run}/{finder}/shard-{{shard}}.safetensors", shard=shards
+    if source:
+        shards = range(edited["target_vectors"]["shards"])
+        inputs["target_vectors"] = expand(
+            f"results/target_vectors/{run}/{source}/shard-{{shard}}.safetensors",
+            shard=shards,
         )
-    return found
+    return inputs
 
 
 def editor_of(wildcards):
-    """Settings of the editor that a job runs, which is that of the model's sweep where no editor is named."""
-    swept = config["editing"]["models"][wildcards.model]["places"]["editor"]
+    """Settings of a job's editor; without an `editor` wildcard, that of the model's site sweep."""
+    swept = config["editing"]["models"][wildcards.model]["site_sweep"]["editor"]
     return config["editing"]["editors"].get(wildcards.get("editor", swept), {})
 
 
-def inputs_of_moments(wildcards):
-    """The corpus, and the requests where documents about their subjects are left out."""
-    moments = config["editing"]["moments"][wildcards.moments]
+def site_of_editor(wildcards):
+    """The part of an editor's settings that says where it edits."""
+    editor = config["editing"]["editors"][wildcards.editor]
+    return {key: editor[key] for key in ("fact_token", "layers", "choose_by", "spread")}
+
+
+def inputs_of_covariance(wildcards):
+    """The corpus, and the requests if documents about their subjects are left out."""
+    covariance = config["editing"]["covariances"][wildcards.covariance]
     tokenizer = config["models"][wildcards.model]["tokenizer"] or wildcards.model
     requests = (
         f"results/requests/{wildcards.model}/seed-{wildcards.seed}/requests.parquet"
     )
-    return {"tokens": f"results/tokens/{moments['corpus']}.{tokenizer}"} | (
-        {} if moments["edited"] else {"requests": requests}
+    return {"tokens": f"results/tokens/{covariance['corpus']}.{tokenizer}"} | (
+        {} if covariance["include_edited_subjects"] else {"requests": requests}
     )
 
 
@@ -395,14 +402,14 @@ def for_all_editors(pattern):
     ]
 
 
-def for_tested_editors(pattern):
-    """The pattern for every editor of a model with downstream tasks, but those that roll their edits back."""
+def for_editors_with_tasks(pattern):
+    """The pattern for every editor of a model with downstream tasks, except those that roll back their edits."""
     return [
         pattern.format(model=model, seed=seed, editor=editor)
         for model, edited in EDITED.items()
         for seed in config["models"][model]["seeds"]
         for editor in edited["editors"]
-        if edited["measures"]["tasks"]
+        if edited["evaluation"]["tasks"]
         and config["editing"]["editors"][editor]["schedule"]["kind"] != "single"
     ]
 
@@ -450,8 +457,8 @@ def artifacts_of_model(model, seed):
             f"results/edits/{run}/{editor}" for editor in EDITED[model]["editors"]
         ]
         paths["requests"] = f"results/requests/{run}/requests.parquet"
-        if EDITED[model]["places"]["editor"]:
-            paths["edit_sites"] = f"results/places/{run}.parquet"
+        if EDITED[model]["site_sweep"]["editor"]:
+            paths["edit_sites"] = f"results/edit_sites/{run}.parquet"
         survival_editors = EDITED[model]["survival"]["editors"]
         if survival_editors:
             paths["survival"] = [
@@ -542,7 +549,7 @@ def for_influence_models(pattern):
     return for_all_models(pattern, only=ranked)
 
 
-FOLLOWED = [
+EDIT_SURVIVAL = [
     f"results/survival/{model}/seed-{seed}/{editor}.parquet"
     for model, edited in EDITED.items()
     for seed in config["models"][model]["seeds"]
@@ -550,10 +557,10 @@ FOLLOWED = [
 ]
 
 
-# Models whose places are tried.
-PLACES = for_all_models(
-    "results/places/{model}/seed-{seed}.csv",
-    only=[model for model, edited in EDITED.items() if edited["places"]["editor"]],
+# Models with a site sweep.
+EDIT_SITES = for_all_models(
+    "results/edit_sites/{model}/seed-{seed}.csv",
+    only=[model for model, edited in EDITED.items() if edited["site_sweep"]["editor"]],
 )
 
 

@@ -1,11 +1,11 @@
 wildcard_constraints:
     editor=one_of(config["editing"]["editors"]),
-    moments=one_of(config["editing"]["moments"]),
+    covariance=one_of(config["editing"]["covariances"]),
     hypernetwork=one_of(config["editing"]["hypernetworks"]),
 
 
 rule download_requests:
-    """Fetch a pinned dataset of requests from the hub; compute nodes have no internet."""
+    """Download a pinned dataset of requests from the hub; compute nodes have no internet."""
     output:
         rows="results/downloads/requests/{model}.parquet",
     log:
@@ -26,8 +26,8 @@ rule download_requests:
         "../scripts/download_requests.py"
 
 
-rule make_requests:
-    """Choose which facts are to become what, and what is asked about each."""
+rule select_requests:
+    """Select the facts to edit, their new values, and the probes that evaluate each edit."""
     input:
         unpack(world_of_model),
         unpack(files_of_requests),
@@ -37,9 +37,9 @@ rule make_requests:
         requests="results/requests/{model}/seed-{seed}/requests.parquet",
         probes="results/requests/{model}/seed-{seed}/probes.parquet",
     log:
-        "logs/make_requests/{model}/seed-{seed}.log",
+        "logs/select_requests/{model}/seed-{seed}.log",
     benchmark:
-        "logs/make_requests/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/select_requests/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: 1
@@ -48,22 +48,22 @@ rule make_requests:
         runtime=20,
     params:
         requests=lookup(within=config, dpath="editing/models/{model}/requests"),
-        code=code_of("make_requests"),
+        code=code_of("select_requests"),
     script:
-        "../scripts/make_requests.py"
+        "../scripts/select_requests.py"
 
 
-rule measure_moments:
-    """Measure the second moments of what down-projections read, of all blocks in one pass."""
+rule compute_key_covariance:
+    """Compute the key covariance of all blocks in one pass over a corpus."""
     input:
-        unpack(inputs_of_moments),
+        unpack(inputs_of_covariance),
         model="results/models/{model}/seed-{seed}",
     output:
-        moments="results/moments/{model}/seed-{seed}/{moments}.safetensors",
+        covariance="results/covariance/{model}/seed-{seed}/{covariance}.safetensors",
     log:
-        "logs/measure_moments/{model}/seed-{seed}/{moments}.log",
+        "logs/compute_key_covariance/{model}/seed-{seed}/{covariance}.log",
     benchmark:
-        "logs/measure_moments/{model}/seed-{seed}/{moments}.benchmark.jsonl"
+        "logs/compute_key_covariance/{model}/seed-{seed}/{covariance}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -72,27 +72,27 @@ rule measure_moments:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        moments=lookup(within=config, dpath="editing/moments/{moments}"),
-        code=code_of("measure_moments"),
+        covariance=lookup(within=config, dpath="editing/covariances/{covariance}"),
+        code=code_of("compute_key_covariance"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/measure_moments.py"
+        "../scripts/compute_key_covariance.py"
 
 
-rule choose_place:
-    """Try every token and block, and say which of them tracing and other choosers take."""
+rule sweep_edit_sites:
+    """Edit the model at every token and layer, and compare the sites that tracing and other criteria choose."""
     input:
         unpack(inputs_of_edits),
         model="results/models/{model}/seed-{seed}",
         requests="results/requests/{model}/seed-{seed}/requests.parquet",
         probes="results/requests/{model}/seed-{seed}/probes.parquet",
     output:
-        sweep="results/places/{model}/seed-{seed}.parquet",
-        table="results/places/{model}/seed-{seed}.csv",
+        sweep="results/edit_sites/{model}/seed-{seed}.parquet",
+        table="results/edit_sites/{model}/seed-{seed}.csv",
     log:
-        "logs/choose_place/{model}/seed-{seed}.log",
+        "logs/sweep_edit_sites/{model}/seed-{seed}.log",
     benchmark:
-        "logs/choose_place/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/sweep_edit_sites/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -101,28 +101,28 @@ rule choose_place:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        places=lookup(within=config, dpath="editing/models/{model}/places"),
+        site_sweep=lookup(within=config, dpath="editing/models/{model}/site_sweep"),
         editor=editor_of,
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         resamples=lookup(within=config, dpath="recall/resamples"),
-        code=code_of("choose_place"),
+        code=code_of("sweep_edit_sites"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/choose_place.py"
+        "../scripts/sweep_edit_sites.py"
 
 
-rule find_values:
-    """Find the target values of an editor's requests, all or a share of them; other editors may read them too."""
+rule compute_target_vectors:
+    """Compute the target vectors of an editor's requests, or one shard of them; other editors may share them."""
     input:
-        unpack(inputs_of_values),
+        unpack(inputs_of_target_vectors),
         model="results/models/{model}/seed-{seed}",
         requests="results/requests/{model}/seed-{seed}/requests.parquet",
     output:
-        values="results/values/{model}/seed-{seed}/{editor}/shard-{shard}.safetensors",
+        target_vectors="results/target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}.safetensors",
     log:
-        "logs/find_values/{model}/seed-{seed}/{editor}/shard-{shard}.log",
+        "logs/compute_target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}.log",
     benchmark:
-        "logs/find_values/{model}/seed-{seed}/{editor}/shard-{shard}.benchmark.jsonl"
+        "logs/compute_target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -131,18 +131,18 @@ rule find_values:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        place=lookup(within=config, dpath="editing/editors/{editor}/place"),
+        site=site_of_editor,
         values=lookup(within=config, dpath="editing/editors/{editor}/values"),
         schedule=lookup(within=config, dpath="editing/editors/{editor}/schedule"),
-        shards=lookup(within=config, dpath="editing/models/{model}/values/shards"),
-        code=code_of("find_values"),
+        shards=lookup(within=config, dpath="editing/models/{model}/target_vectors/shards"),
+        code=code_of("compute_target_vectors"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/find_values.py"
+        "../scripts/compute_target_vectors.py"
 
 
 rule train_mend:
-    """Train MEND's network on requests about subjects that no evaluated request is about."""
+    """Train MEND's hypernetwork on requests about subjects that no evaluated request is about."""
     input:
         unpack(world_of_model),
         unpack(files_of_requests),
@@ -172,7 +172,7 @@ rule train_mend:
 
 
 rule edit_model:
-    """Write requests into a model with one editor, and judge them before and after."""
+    """Edit a model with one editor, and evaluate the edits before and after."""
     input:
         unpack(inputs_of_edits),
         model="results/models/{model}/seed-{seed}",
@@ -193,7 +193,7 @@ rule edit_model:
         gpu=gpus_of_model,
     params:
         editor=lookup(within=config, dpath="editing/editors/{editor}"),
-        measures=lookup(within=config, dpath="editing/models/{model}/measures"),
+        evaluation=lookup(within=config, dpath="editing/models/{model}/evaluation"),
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
         code=code_of("edit_model"),
         torch_threads=TORCH_THREADS,
@@ -201,8 +201,8 @@ rule edit_model:
         "../scripts/edit_model.py"
 
 
-rule test_edited_model:
-    """Put a model with and without its edits through multiple-choice tasks."""
+rule evaluate_edited_model_on_tasks:
+    """Evaluate a model on multiple-choice tasks, with and without its edits."""
     input:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
@@ -210,9 +210,9 @@ rule test_edited_model:
     output:
         answers="results/tasks/{model}/seed-{seed}/{editor}.parquet",
     log:
-        "logs/test_edited_model/{model}/seed-{seed}/{editor}.log",
+        "logs/evaluate_edited_model_on_tasks/{model}/seed-{seed}/{editor}.log",
     benchmark:
-        "logs/test_edited_model/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+        "logs/evaluate_edited_model_on_tasks/{model}/seed-{seed}/{editor}.benchmark.jsonl"
     conda:
         "../envs/harness.yaml"
     threads: TORCH_THREADS
@@ -221,36 +221,36 @@ rule test_edited_model:
         runtime=600,
         gpu=gpus_of_model,
     params:
-        measures=lookup(within=config, dpath="editing/models/{model}/measures"),
-        code=code_of("test_edited_model"),
+        evaluation=lookup(within=config, dpath="editing/models/{model}/evaluation"),
+        code=code_of("evaluate_edited_model_on_tasks"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/test_edited_model.py"
+        "../scripts/evaluate_edited_model_on_tasks.py"
 
 
 rule summarise_edits:
-    """Summarise what became of edits, with intervals over subjects, and draw it."""
+    """Summarise the evaluation of edits, with intervals over subjects, and plot it."""
     input:
         edits=for_all_editors("results/edits/{model}/seed-{seed}/{editor}"),
-        tasks=for_tested_editors("results/tasks/{model}/seed-{seed}/{editor}.parquet"),
+        tasks=for_editors_with_tasks("results/tasks/{model}/seed-{seed}/{editor}.parquet"),
     output:
         table="results/tables/edits.csv",
         editors=report(
             "results/figures/edits-editors.svg",
             category="5. Editing",
-            labels={"figure": "What editors reach, and what it costs"},
+            labels={"figure": "Efficacy of editors and damage to other facts"},
             caption="../report/edits-editors.rst",
         ),
-        judges=report(
-            "results/figures/edits-judges.svg",
+        criteria=report(
+            "results/figures/edits-criteria.svg",
             category="5. Editing",
-            labels={"figure": "The same edits by three judges"},
-            caption="../report/edits-judges.rst",
+            labels={"figure": "The same edits under three criteria"},
+            caption="../report/edits-criteria.rst",
         ),
         sequences=report(
             "results/figures/edits-sequences.svg",
             category="5. Editing",
-            labels={"figure": "How many edits a layer holds"},
+            labels={"figure": "Number of edits that a layer can hold"},
             caption="../report/edits-sequences.rst",
         ),
     log:
@@ -270,8 +270,8 @@ rule summarise_edits:
         "../scripts/summarise_edits.py"
 
 
-rule finetune_edits:
-    """Fine-tune an edited model, and the unedited one alike, and ask what they still say."""
+rule finetune_edited_model:
+    """Fine-tune an edited model, and the unedited one in the same way, and evaluate both."""
     input:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
@@ -281,9 +281,9 @@ rule finetune_edits:
     output:
         survival="results/survival/{model}/seed-{seed}/{editor}.parquet",
     log:
-        "logs/finetune_edits/{model}/seed-{seed}/{editor}.log",
+        "logs/finetune_edited_model/{model}/seed-{seed}/{editor}.log",
     benchmark:
-        "logs/finetune_edits/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+        "logs/finetune_edited_model/{model}/seed-{seed}/{editor}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -294,28 +294,28 @@ rule finetune_edits:
     params:
         survival=lookup(within=config, dpath="editing/models/{model}/survival"),
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=code_of("finetune_edits"),
+        code=code_of("finetune_edited_model"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/finetune_edits.py"
+        "../scripts/finetune_edited_model.py"
 
 
-rule summarise_survival:
-    """Summarise what fine-tuning leaves of edits, with intervals over subjects, and draw it."""
+rule summarise_edit_survival:
+    """Summarise how edits survive fine-tuning, with intervals over subjects, and plot it."""
     input:
-        survival=FOLLOWED,
+        survival=EDIT_SURVIVAL,
     output:
         table="results/tables/edit_survival.csv",
         figure=report(
             "results/figures/edit_survival-retention.svg",
             category="5. Editing",
-            labels={"figure": "What fine-tuning leaves of edits"},
+            labels={"figure": "Survival of edits under fine-tuning"},
             caption="../report/edit-survival.rst",
         ),
     log:
-        "logs/summarise_survival/all.log",
+        "logs/summarise_edit_survival/all.log",
     benchmark:
-        "logs/summarise_survival/all.benchmark.jsonl"
+        "logs/summarise_edit_survival/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -324,27 +324,27 @@ rule summarise_survival:
         runtime=20,
     params:
         resamples=lookup(within=config, dpath="recall/resamples"),
-        code=code_of("summarise_survival"),
+        code=code_of("summarise_edit_survival"),
     script:
-        "../scripts/summarise_survival.py"
+        "../scripts/summarise_edit_survival.py"
 
 
-rule summarise_places:
-    """Summarise where models can be edited, and who predicts it, and draw it."""
+rule summarise_edit_sites:
+    """Summarise at which sites models can be edited, and which criteria predict them, and plot it."""
     input:
-        places=PLACES,
+        edit_sites=EDIT_SITES,
     output:
-        table="results/tables/edit_places.csv",
+        table="results/tables/edit_sites.csv",
         figure=report(
-            "results/figures/edit_places-choosers.svg",
+            "results/figures/edit_sites-regret.svg",
             category="5. Editing",
-            labels={"figure": "Where to edit, and who predicts it"},
-            caption="../report/edit-places.rst",
+            labels={"figure": "Where to edit, and which criteria predict it"},
+            caption="../report/edit-sites.rst",
         ),
     log:
-        "logs/summarise_places/all.log",
+        "logs/summarise_edit_sites/all.log",
     benchmark:
-        "logs/summarise_places/all.benchmark.jsonl"
+        "logs/summarise_edit_sites/all.benchmark.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -352,14 +352,14 @@ rule summarise_places:
         mem_mb=2000,
         runtime=20,
     params:
-        code=code_of("summarise_places"),
+        code=code_of("summarise_edit_sites"),
     script:
-        "../scripts/summarise_places.py"
+        "../scripts/summarise_edit_sites.py"
 
 
 rule edits:
-    """What becomes of facts that are edited, and whether edits survive."""
+    """Edit facts, and test whether the edits survive."""
     input:
         rules.summarise_edits.output if EDITED else [],
-        rules.summarise_survival.output if FOLLOWED else [],
-        rules.summarise_places.output if PLACES else [],
+        rules.summarise_edit_survival.output if EDIT_SURVIVAL else [],
+        rules.summarise_edit_sites.output if EDIT_SITES else [],

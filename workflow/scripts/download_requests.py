@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 from factlife import config, jobs
-from factlife.config.editing import Requests
-from factlife.editing import public
+from factlife.config.editing import EditRequests
+from factlife.editing import request_files
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    public.download(config.parse(Requests, snakemake.params.requests), snakemake.output.rows)
+    request_files.download_requests(config.parse(EditRequests, snakemake.params.requests), snakemake.output.rows)

@@ -1,11 +1,11 @@
-"""Write requests into a model with one editor, and judge them before and after."""
+"""Edit a model with one editor, and evaluate the edits before and after."""
 
 from typing import TYPE_CHECKING
 
 from factlife import config, editing, jobs, models
-from factlife.config.editing import Editor, Measured
+from factlife.config.editing import EditEvaluation, Editor
 from factlife.corpus import documents
-from factlife.editing import editable, measures, mend, moments, places, run, values
+from factlife.editing import compute_z, covariance, editable, mend, metrics, schedules, sites
 from factlife.world.tables import read_table
 
 if TYPE_CHECKING:
@@ -18,32 +18,32 @@ with jobs.start(snakemake) as job:
     corpus = documents.read_documents(snakemake.input.documents)
     model, tokenizer = models.load(snakemake.input.model, job.device)
     editor = config.parse(Editor, snakemake.params.editor)
-    if chosen := snakemake.input.get("places"):
-        place = places.resolve(editor.place, editing.read_places([chosen]))
-        editor = editor.model_copy(update={"place": place})
+    if table := snakemake.input.get("edit_sites"):
+        site = sites.resolve_site(editor.site, editing.read_edit_sites([table]))
+        editor = editor.model_copy(update=site.model_dump())
     network = snakemake.input.get("hypernetwork")
-    target = editable.Editable(
+    target = editable.EditableModel(
         model,
         tokenizer,
-        editable.contexts(corpus, requests["subject"].tolist()),
-        moments.load(snakemake.input.moments, model=weights),
-        mend.load(network, model=weights, device=job.device) if network else None,
+        editable.sample_context_templates(corpus, requests["subject"].tolist()),
+        covariance.load_covariance(snakemake.input.covariance, model=weights),
+        mend.load_hypernetwork(network, model=weights, device=job.device) if network else None,
     )
-    if shards := snakemake.input.get("values"):
-        target = values.load(target, requests, editor, shards, model=weights)
-    wanted = config.parse(Measured, snakemake.params.measures)
-    read = documents.read_documents(snakemake.input.text) if wanted.perplexity else corpus.head(0)
-    done = run.run(
+    if shards := snakemake.input.get("target_vectors"):
+        target = compute_z.load_target_vectors(target, requests, editor, shards, model=weights)
+    evaluation = config.parse(EditEvaluation, snakemake.params.evaluation)
+    text = documents.read_documents(snakemake.input.text) if evaluation.perplexity_corpus else corpus.head(0)
+    result = schedules.run_editor(
         target,
         requests,
         read_table(snakemake.input.probes),
         editor,
-        measures=measures.Measures(
-            wanted,
-            measures.held_out(read, set(requests["entity_id"]), wanted),
-            measures.references(requests, corpus),
+        metrics=metrics.EditMetrics(
+            evaluation,
+            metrics.perplexity_texts(text, set(requests["entity_id"]), evaluation),
+            metrics.reference_texts(requests, corpus),
         ),
         batch_tokens=snakemake.params.batch_tokens,
     )
-    run.save(done, snakemake.output.folder, **snakemake.wildcards)
+    schedules.save_result(result, snakemake.output.folder, **snakemake.wildcards)
     job.write_manifest(snakemake.output.folder, weights=weights)

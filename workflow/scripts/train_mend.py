@@ -1,10 +1,11 @@
-"""Train MEND's network on requests about subjects that no evaluated request is about."""
+"""Train MEND's hypernetwork on requests about subjects that no evaluated request is about."""
 
 from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models, world
-from factlife.config.editing import Hypernetwork, Requests
-from factlife.editing import editable, mend, requests
+from factlife.config.editing import EditRequests, HypernetworkTraining
+from factlife.editing import editable, mend
+from factlife.editing.requests import recalled_probes
 from factlife.world.tables import read_table
 
 if TYPE_CHECKING:
@@ -12,17 +13,18 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
-    settings = config.parse(Hypernetwork, snakemake.params.hypernetwork)
-    target = editable.Editable(*models.load(snakemake.input.model, job.device))
+    settings = config.parse(HypernetworkTraining, snakemake.params.hypernetwork)
+    target = editable.EditableModel(*models.load(snakemake.input.model, job.device))
     recall = snakemake.input.get("recall")
-    learned = mend.lessons(
+    train_edits = mend.select_train_edits(
         target,
-        config.parse(Requests, snakemake.params.requests),
+        config.parse(EditRequests, snakemake.params.requests),
         read_table(snakemake.input.requests),
-        number=settings.lessons,
+        n_edits=settings.train_edits,
         world=world.load_world_of_table(snakemake.input.facts),
         path=snakemake.input.get("path"),
-        known=requests.told(read_table(recall)) if recall else None,
+        recalled=recalled_probes(read_table(recall)) if recall else None,
     )
-    network, log = mend.train(target, learned, settings)
-    mend.save(network, snakemake.output.network, model=models.digest(snakemake.input.model), log=log)
+    network, log = mend.train_hypernetwork(target, train_edits, settings)
+    digest = models.digest(snakemake.input.model)
+    mend.save_hypernetwork(network, snakemake.output.network, model=digest, log=log)

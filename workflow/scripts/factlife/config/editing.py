@@ -1,9 +1,9 @@
-"""Editing: which facts of which models are changed, by what, and how that is judged."""
+"""Editing: which facts of which models are edited, with which editors, and how the edits are evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,480 +11,640 @@ from factlife.config.base import Count, Name, Section, Share, key, missing
 from factlife.config.editing_presets import with_preset
 
 
-class Place(Section):
-    """Where a model is edited."""
+class EditSite(Section):
+    """The token and the layers at which a model is edited."""
 
-    token: Literal["subject_last", "last"] = key(
-        "subject_last", "Token at which the new value is written: the subject's last, or the prompt's last."
+    fact_token: Literal["subject_last", "last"] = key(
+        "subject_last", "Token whose hidden state is edited: the subject's last token or the prompt's last token."
     )
     layers: list[int] = key(
-        [1], "Blocks whose MLP is changed, in their order; negative ones count from the end.", min_length=1
+        [1],
+        "Blocks whose MLP down-projection is edited, in this order; negative numbers count from the end.",
+        min_length=1,
     )
-    by: Literal["given", "sweep", "tracing", "tracing-noise", "tracing-window", "frozen", "depth"] = key(
-        "given",
-        "Who chooses: `given`, the keys beside this one; or a chooser of `edit_places.csv`: then of `layers` only their "
-        "number counts, the chosen block being the last of them.",
+    choose_by: Literal["config", "sweep", "tracing", "tracing-noise", "tracing-window", "tracing-severed", "depth"] = (
+        key(
+            "config",
+            "How the site is chosen. `config` uses `fact_token` and `layers` as given; any other value takes the site that "
+            "this criterion chose in `edit_sites.csv` as the last edited layer, and `layers` gives only their number.",
+        )
     )
     spread: Literal["residual", "boundary"] = key(
         "residual",
-        "`residual`: every layer writes its share of what the vectors after the last one ask for; `boundary`: only the "
-        "first and the last are written, each with vectors of its own (BLUE).",
+        "`residual` spreads the residual over all layers (MEMIT); `boundary` edits only the first and the last layer, "
+        "each with its own target vectors (BLUE).",
     )
 
 
-class Values(Section):
-    """How the vector is found that, written at the place, makes the model say the new value."""
+class TargetVectorSettings(Section):
+    """How target vectors are computed: vectors that make the model predict the new value when added at the edited site."""
 
-    units: Literal["relative", "absolute"] = key(
+    renamed: ClassVar[dict[str, str]] = {
+        "steps": "v_num_grad_steps",
+        "rate": "v_lr",
+        "clamp": "clamp_norm_factor",
+        "decay": "v_weight_decay",
+        "kl": "kl_factor",
+        "kl_over": "kl_prompts",
+        "stop": "v_loss_threshold",
+        "argmax": "argmax_patience",
+        "anchor": "norm_anchor",
+        "contexts": "n_context_templates",
+        "joint": "one_vector_per_subject",
+        "batch": "batch_size",
+        "scale": "norm_site",
+    }
+
+    units: Literal["published", "relative"] = key(
         "relative",
-        "What `rate` and `decay` count in: `relative` to ‖h‖ (see `scale`), so that they hold for models of any scale; "
-        "`absolute`, as the originals do: Adam's plain step, and a decay of ‖δ‖ / ‖h‖².",
+        "Units of `v_lr` and `v_weight_decay`. `published`: as in ROME's and MEMIT's code, a plain Adam step and a penalty "
+        "of ‖δ‖ / ‖h‖²; `relative`: scaled by ‖h‖, so that values carry over between models. No default where either is set.",
     )
-    scale: Literal["stream", "mlp"] = key(
-        "stream",
-        "Whose norm at the place is ‖h‖, to which `clamp` is relative: the residual stream's (MEMIT), or that of what "
-        "the MLP adds to it (ROME).",
+    norm_site: Literal["residual", "mlp"] = key(
+        "residual",
+        "Hidden state whose norm is ‖h‖: the residual stream (MEMIT) or the MLP output (ROME) at the edited site.",
     )
-    steps: Count = key(25, "Gradient steps; the last only looks.")
-    rate: float = key(0.2, "Step of Adam; relative: in units of ‖h‖ over the root of its width.", gt=0)
-    clamp: float = key(1.0, "Longest vector, in units of ‖h‖.", gt=0)
-    decay: float = key(0.05, "Weight of the vector's length; relative: of (‖δ‖ / ‖h‖)².", ge=0)
-    kl: float = key(0.0625, "Weight of the divergence that keeps what else is said about the subject.", ge=0)
-    kl_over: Literal["relations", "essence"] = key(
-        "relations",
-        "`relations`: the prompts of the subject's other facts, where they are known; `essence`: ROME's `… is a`.",
+    v_num_grad_steps: Count = key(25, "Optimisation steps; the last one only evaluates the loss.")
+    v_lr: float = key(0.2, "Learning rate of Adam; if relative, in units of ‖h‖ / √d_model.", gt=0)
+    clamp_norm_factor: float = key(1.0, "Maximum norm of the vector, in units of ‖h‖.", gt=0)
+    v_weight_decay: float = key(0.05, "Weight of the norm penalty; if relative, of (‖δ‖ / ‖h‖)².", ge=0)
+    kl_factor: float = key(
+        0.0625, "Weight of the KL divergence that preserves predictions on other prompts about the subject.", ge=0
     )
-    stop: float = key(0.05, "Loss in nats at which a request is done.", ge=0)
-    argmax: Count | None = key(
+    kl_prompts: Literal["related", "essence"] = key(
+        "related",
+        "Prompts of the KL term. `related`: the subject's other facts, where they are known; `essence`: ROME's `{subject} is a`.",
+    )
+    v_loss_threshold: float = key(0.05, "Optimisation of a request stops below this loss, in nats.", ge=0)
+    argmax_patience: Count | None = key(
         None,
-        "A request is also done once the new value has been the most probable one in all contexts that many times "
-        "(MPES, ENCORE's early stop).",
+        "Optimisation also stops after the new value was the argmax in all contexts at this many steps (MPES of ENCORE); "
+        "null turns this off.",
     )
-    anchor: bool = key(
+    norm_anchor: bool = key(
         False,
-        "Give what the MLP is to write, vector included, the mean norm that it had over the first batch, in the "
-        "original model; a vector that makes it longer than twice that is left out (NAS).",
+        "Rescale the MLP's target output, vector included, to its mean norm over the first batch in the original model, and "
+        "drop vectors that lead to more than twice this norm (NAS).",
     )
-    contexts: int = key(5, "Sentences of the corpus that are put before the prompt, beside the bare prompt.", ge=0)
-    joint: bool = key(True, "Find one vector for all requests about one subject, which share its last token's key.")
-    batch: Count = key(64, "Vectors that are found at once; none depends on it.")
+    n_context_templates: int = key(5, "Corpus sentences used as prefixes of the prompt, besides the bare prompt.", ge=0)
+    one_vector_per_subject: bool = key(
+        True, "Optimise one vector for all requests about a subject, which share the key of its last token."
+    )
+    batch_size: Count = key(64, "Vectors optimised together; results do not depend on it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_units(cls, settings: Any) -> Any:
+        ambiguous = [name for name in ("v_lr", "v_weight_decay") if isinstance(settings, Mapping) and name in settings]
+        if ambiguous and "units" not in settings:
+            raise ValueError(
+                f"`{ambiguous[0]}` needs `units`: `published` for a value from a ROME or MEMIT file, `relative` for one in units of ‖h‖"
+            )
+        return settings
 
 
-class Schedule(Section):
-    """How many requests are written at once, and what is kept between batches."""
+class EditSchedule(Section):
+    """How many requests are edited at once, and whether edits accumulate."""
+
+    renamed: ClassVar[dict[str, str]] = {"edits": "n_edits", "batch": "edits_per_batch", "points": "n_evaluations"}
 
     kind: Literal["single", "batch", "sequential"] = key(
         "batch",
-        "`single`: each by itself and rolled back; `batch`: all at once; `sequential`: batches upon one another.",
+        "`single`: one request at a time, rolled back after its evaluation; `batch`: all requests at once; `sequential`: "
+        "batch after batch, each on top of the previous ones.",
     )
-    edits: Count = key(100, "Requests, from the first on.")
-    batch: Count = key(10, "Requests in a batch, where sequential.")
-    points: Count = key(5, "Times at which all edits so far are judged, where sequential.")
+    n_edits: Count = key(100, "Number of requests, from the first one on.")
+    edits_per_batch: Count = key(10, "Requests per batch of a `sequential` schedule.")
+    n_evaluations: Count = key(5, "Evaluations of all edits so far during a `sequential` schedule.")
 
 
 class _Editor(Section):
-    """What all editors share."""
+    """Keys of all editors."""
 
     kind: str
     preset: str | None = key(
-        None, "The originals' hyper-parameters for a model, such as `gpt-j`, under the keys that are given beside it."
+        None,
+        "Published hyper-parameters for a model, such as `gpt-j`; keys given next to it override the preset.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, given: Any) -> Any:
-        return with_preset(given["kind"], given) if isinstance(given, Mapping) and given.get("preset") else given
+    def _fill_preset(cls, settings: Any) -> Any:
+        if isinstance(settings, Mapping) and settings.get("preset"):
+            return with_preset(settings["kind"], settings)
+        return settings
 
 
-class Rome(_Editor):
-    """ROME (Meng et al. 2022) with the averaged key everywhere (r-ROME, Gupta et al. 2024): one request, exactly."""
+_RENAMED_PLACE = {"place": "fact_token`, `layers`, `choose_by` and `spread", "moments": "covariance"}
+
+
+class _ClosedFormEditor(EditSite, _Editor):
+    """Keys of editors that solve for the weight change in closed form."""
+
+    renamed: ClassVar[dict[str, str]] = _RENAMED_PLACE
+
+    schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
+    values: TargetVectorSettings = key(TargetVectorSettings(), "How target vectors are computed.")
+    covariance: Name | None = key(
+        None, "Key covariance C, of `editing.covariances`; null uses the one of the edited model."
+    )
+
+    @property
+    def site(self) -> EditSite:
+        """The token and layers that this editor edits."""
+        return EditSite(**{name: getattr(self, name) for name in EditSite.model_fields})
+
+
+class Rome(_ClosedFormEditor):
+    """ROME (Meng et al. 2022) with the averaged key throughout (r-ROME, Gupta et al. 2024): one request, solved exactly."""
+
+    renamed: ClassVar[dict[str, str]] = _RENAMED_PLACE | {"spare": "mom2_adjustment"}
 
     kind: Literal["rome"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(kind="single", edits=50), "When requests are written.")
-    place: Place = key(Place(), "Where; one layer.")
-    values: Values = key(Values(), "How new values are found.")
-    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
+    schedule: EditSchedule = key(EditSchedule(kind="single", n_edits=50), "How requests are batched.")
     legacy: bool = key(
-        False, "As first published: the bare prompt's key in the denominator, so that some edits disable the model."
+        False, "As first published: the denominator uses the bare prompt's key, so that some edits disable the model."
     )
-    spare: bool = key(True, "Spare the keys of the corpus: C; without, C is the identity, as in EasyEdit's settings.")
+    mom2_adjustment: bool = key(
+        True, "Use the key covariance C; if false, C is the identity, as in EasyEdit's settings."
+    )
 
 
-class Emmet(_Editor):
-    """EMMET (Gupta et al. 2024): a batch of requests, exactly but for a ridge."""
+class Emmet(_ClosedFormEditor):
+    """EMMET (Gupta et al. 2024): a batch of requests under equality constraints, relaxed by a small ridge."""
+
+    renamed: ClassVar[dict[str, str]] = _RENAMED_PLACE | {"weight": "emmet_lambda"}
 
     kind: Literal["emmet"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    place: Place = key(Place(), "Where.")
-    values: Values = key(Values(), "How new values are found.")
-    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
-    weight: float = key(0.1, "Ridge.", ge=0)
+    emmet_lambda: float = key(0.1, "Ridge λ.", ge=0)
 
 
-class Memit(_Editor):
+class Memit(_ClosedFormEditor):
     """MEMIT (Meng et al. 2023): a batch of requests, balanced against the keys of a corpus."""
 
+    renamed: ClassVar[dict[str, str]] = _RENAMED_PLACE | {
+        "share": "residual_fraction",
+        "weight": "mom2_update_weight",
+        "remember": "preserve_previous_edits",
+        "ridge": "update_norm_lambda",
+    }
+
     kind: Literal["memit"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    place: Place = key(Place(), "Where; residuals are spread over the layers.")
-    values: Values = key(Values(), "How new values are found.")
-    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
-    share: Annotated[float, Field(gt=0, lt=1)] = key(
-        0.95, "Share of its vector that the average request gets; sets λ where `weight` is empty."
+    residual_fraction: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.95, "Fraction of its residual that the average request receives; sets λ if `mom2_update_weight` is null."
     )
-    weight: float | None = key(
-        None, "λ: how many keys of the corpus one edited key is worth, as the originals give it.", gt=0
+    mom2_update_weight: float | None = key(
+        None, "λ as published: the number of corpus keys that one edited key is worth.", gt=0
     )
-    remember: bool = key(False, "Spare the keys of earlier batches too (MEMIT sequential).")
-    ridge: float = key(0.0, "Weight of the change's own squared norm (ENCORE), as the original gives it.", ge=0)
+    preserve_previous_edits: bool = key(
+        False, "Also preserve the keys of previous batches (sequential MEMIT, as in AlphaEdit's code)."
+    )
+    update_norm_lambda: float = key(
+        0.0, "Weight of the squared norm of the weight change, as published (ENCORE).", ge=0
+    )
 
 
-class AlphaEdit(_Editor):
-    """AlphaEdit (Fang et al. 2025): a batch of requests, in the space that the corpus's keys leave free."""
+class AlphaEdit(_ClosedFormEditor):
+    """AlphaEdit (Fang et al. 2025): a batch of requests, solved in the null space of the corpus keys."""
+
+    renamed: ClassVar[dict[str, str]] = _RENAMED_PLACE | {
+        "share": "residual_fraction",
+        "weight": "L2",
+        "energy": "nullspace_energy",
+        "threshold": "nullspace_threshold",
+    }
 
     kind: Literal["alphaedit"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    place: Place = key(Place(), "Where; residuals are spread over the layers.")
-    values: Values = key(Values(), "How new values are found.")
-    moments: Name | None = key(None, "Second moments, of `editing.moments`; the model's where empty.")
-    share: Annotated[float, Field(gt=0, lt=1)] = key(
-        0.9, "Share of its vector that the average request gets; sets the ridge where `weight` is empty."
+    residual_fraction: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.9, "Fraction of its residual that the average request receives; sets the ridge if `L2` is null."
     )
-    weight: float | None = key(None, "The ridge L2, as the original gives it.", gt=0)
-    energy: Share = key(
-        0.02, "Share of the corpus keys' energy that the free space may hold, where `threshold` is empty."
+    L2: float | None = key(None, "Ridge, as published.", gt=0)
+    nullspace_energy: Share = key(
+        0.02,
+        "Fraction of the energy of the corpus keys that the null space may hold; used if `nullspace_threshold` is null.",
     )
-    threshold: float | None = key(None, "Largest eigenvalue of the free space, as the original gives it.", gt=0)
+    nullspace_threshold: float | None = key(
+        None, "Upper bound of the eigenvalues of the null space, as published.", gt=0
+    )
 
 
 class LocFt(_Editor):
-    """LocFT-BF (2025): plain fine-tuning of one down-projection, breadth first."""
+    """LocFT-BF (2025): fine-tuning of one down-projection, breadth first."""
+
+    renamed: ClassVar[dict[str, str]] = {"batch": "batch_size", "rate": "learning_rate", "end": "append_eos"}
 
     kind: Literal["locft"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    layer: int = key(-1, "Block whose down-projection is trained; negative ones count from the end.")
-    epochs: Count = key(25, "Times through the requests.")
-    batch: Count = key(10, "Requests in a step.")
-    rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
-    end: bool = key(False, "New values end with the end-of-text token.")
+    schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
+    layer: int = key(-1, "Block whose down-projection is trained; negative numbers count from the end.")
+    epochs: Count = key(25, "Passes over the requests.")
+    batch_size: Count = key(10, "Requests per step.")
+    learning_rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
+    append_eos: bool = key(False, "Append the end-of-text token to new values.")
 
 
 class Ft(_Editor):
-    """FT-L (Zhu et al. 2020, Meng et al. 2022): fine-tuning of one down-projection, no entry of which moves far.
+    """FT-L (Zhu et al. 2020, Meng et al. 2022): fine-tuning of one down-projection with an L∞ norm constraint.
 
-    Every token of a new value is predicted from those before it; the published code predicts them all from the prompt.
+    Each token of a new value is predicted from the tokens before it; the published code predicts all of them from the prompt.
     """
 
+    renamed: ClassVar[dict[str, str]] = {
+        "steps": "num_steps",
+        "batch": "batch_size",
+        "rate": "learning_rate",
+        "limit": "norm_constraint",
+        "stop": "loss_threshold",
+        "end": "append_eos",
+    }
+
     kind: Literal["ft"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(kind="single", edits=50), "When requests are written.")
-    layer: int = key(-1, "Block whose down-projection is trained; negative ones count from the end.")
-    steps: Count = key(25, "Times through the requests, at most.")
-    batch: Count = key(100, "Requests in a step.")
-    rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
-    units: Literal["relative", "absolute"] = key(
-        "relative", "What `limit` counts in: standard deviations of the weight's entries, or the weight's own units."
+    schedule: EditSchedule = key(EditSchedule(kind="single", n_edits=50), "How requests are batched.")
+    layer: int = key(-1, "Block whose down-projection is trained; negative numbers count from the end.")
+    num_steps: Count = key(25, "Maximum number of passes over the requests.")
+    batch_size: Count = key(100, "Requests per step.")
+    learning_rate: float = key(5e-4, "Learning rate of Adam.", gt=0)
+    units: Literal["published", "relative"] = key(
+        "relative",
+        "Units of `norm_constraint`. `published`: the weight's own; `relative`: standard deviations of its entries.",
     )
-    limit: float = key(0.2, "Farthest that an entry of the weight may move.", gt=0)
-    stop: float = key(1e-2, "Mean loss in nats at which training ends.", ge=0)
-    end: bool = key(False, "New values end with the end-of-text token.")
+    norm_constraint: float = key(0.2, "Maximum change of any entry of the weight.", gt=0)
+    loss_threshold: float = key(1e-2, "Training stops below this mean loss, in nats.", ge=0)
+    append_eos: bool = key(False, "Append the end-of-text token to new values.")
 
 
 class Lora(_Editor):
     """LoRA (Hu et al. 2022) on all linear maps of some blocks, merged into the weights."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "batch": "batch_size",
+        "rate": "learning_rate",
+        "end": "append_eos",
+    }
+
     kind: Literal["lora"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    layers: list[int] | None = key(None, "Blocks, negative ones count from the end; empty for all.")
-    rank: Count = key(8, "Rank of each change.")
-    alpha: float = key(16.0, "Changes are scaled by this over `rank`.", gt=0)
-    epochs: Count = key(30, "Times through the requests.")
-    batch: Count = key(10, "Requests in a step.")
-    rate: float = key(5e-3, "Learning rate of Adam.", gt=0)
-    end: bool = key(False, "New values end with the end-of-text token.")
-    seed: int = key(0, "Seed of the first factors.", ge=0)
+    schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
+    layers: list[int] | None = key(None, "Blocks; negative numbers count from the end; null for all.")
+    r: Count = key(8, "Rank of each weight change.")
+    lora_alpha: float = key(16.0, "Weight changes are scaled by `lora_alpha` / `r`.", gt=0)
+    epochs: Count = key(30, "Passes over the requests.")
+    batch_size: Count = key(10, "Requests per step.")
+    learning_rate: float = key(5e-3, "Learning rate of Adam.", gt=0)
+    append_eos: bool = key(False, "Append the end-of-text token to new values.")
+    seed: int = key(0, "Seed of the initial adapter weights.", ge=0)
 
 
 class UltraEdit(_Editor):
-    """UltraEdit (Gu et al. 2025, 2505.14679): one pass forward and one backward, no target values, no subject."""
+    """UltraEdit (Gu et al. 2025, 2505.14679): one forward and one backward pass, without target vectors or subjects."""
+
+    renamed: ClassVar[dict[str, str]] = {"rate": "learning_rate"}
 
     kind: Literal["ultraedit"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    layers: list[int] = key([-2, -1], "Blocks whose down-projections are changed, where `modules` is empty.")
-    modules: list[str] = key([], "Linear maps that are changed, by their names in the model.")
-    units: Literal["relative", "absolute"] = key(
+    schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
+    layers: list[int] = key([-2, -1], "Blocks whose down-projections are edited, if `modules` is empty.")
+    modules: list[str] = key([], "Linear maps to edit, by their names in the model.")
+    units: Literal["published", "relative"] = key(
         "relative",
-        "What `rate` and `ridge` count in: `relative`: the root mean square of what the map returns at the answers, and "
-        "mean squared entries of its keys; `absolute`, as the original does.",
+        "Units of `learning_rate` and `ridge`. `published`: as in the original code; `relative`: the root mean square of the "
+        "map's output at the answers, and the mean square of its keys.",
     )
-    rate: float = key(1.0, "Size of the step against the normalised gradient.", gt=0)
+    learning_rate: float = key(1.0, "Step size along the normalised gradient.", gt=0)
     ridge: float = key(1.0, "Ridge.", gt=0)
 
 
 class Mend(_Editor):
-    """MEND (Mitchell et al. 2022): a trained network makes the change of the request's gradient."""
+    """MEND (Mitchell et al. 2022): a trained hypernetwork maps the gradient of a request to a weight change."""
 
     kind: Literal["mend"] = key(..., "The editor.")
-    schedule: Schedule = key(Schedule(), "When requests are written.")
-    hypernetwork: Name = key(..., "The network, of `editing.hypernetworks`.")
+    schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
+    hypernetwork: Name = key(..., "The hypernetwork, of `editing.hypernetworks`.")
 
 
 Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt | Ft | Lora | UltraEdit | Mend, Field(discriminator="kind")]
-Located = Rome | Emmet | Memit | AlphaEdit
+ClosedFormEditor = Rome | Emmet | Memit | AlphaEdit
 
 
-class Moments(Section):
-    """Second moments of what down-projections read."""
+class KeyCovariance(Section):
+    """Key covariance C: the uncentred second moment of the inputs of the down-projections."""
 
-    corpus: Name = key(..., "The corpus that is read.")
-    multiple: Count = key(
-        100, "Tokens, as a multiple of the keys' width; 100 for specificity, 10 is a floor for efficacy."
+    renamed: ClassVar[dict[str, str]] = {"multiple": "tokens_per_key_dim", "edited": "include_edited_subjects"}
+
+    corpus: Name = key(..., "Corpus from which the keys come.")
+    tokens_per_key_dim: Count = key(
+        100, "Number of tokens, as a multiple of the key dimension; 100 for specificity, at least 10 for efficacy."
     )
-    edited: bool = key(True, "Read documents that mention subjects of the requests too.")
+    include_edited_subjects: bool = key(True, "Also read documents that mention subjects of the requests.")
     layers: list[int] = key(
-        [],
-        "Blocks that are measured, negative ones count from the end; later ones do not run. All where none is named.",
+        [], "Blocks to measure; negative numbers count from the end, and later blocks do not run. Empty for all."
     )
 
 
-class Hypernetwork(Section):
-    """MEND's network, trained on requests about subjects that no evaluated request is about."""
+class HypernetworkTraining(Section):
+    """Training of MEND's hypernetwork, on requests about subjects that no evaluated request is about."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "rate": "edit_lr",
+        "lessons": "train_edits",
+        "batch": "edits_per_batch",
+        "edit_weight": "cedit",
+        "clip": "max_grad_norm",
+    }
 
     layers: list[int] = key(
-        [-3, -2, -1], "Blocks whose MLPs are changed, all their linear maps, where `modules` is empty."
+        [-3, -2, -1], "Blocks whose MLPs are edited (all their linear maps), if `modules` is empty."
     )
-    modules: list[str] = key([], "Linear maps that are changed, by their names in the model.")
-    rank: Count = key(256, "Width of the network's two layers, each a product of two thin matrices; 1920 is published.")
-    rate: float = key(1e-3, "Size of each map's change at first; learned.", gt=0)
-    lessons: Count = key(1000, "Requests to learn from, at most.")
-    steps: Count = key(1000, "Steps of training.")
-    batch: Count = key(10, "Requests that are written at once in a step: as many as the editor is to write at once.")
-    learning_rate: float = key(1e-3, "Learning rate of Adam; ten times that for the sizes of changes.", gt=0)
-    edit_weight: float = key(0.1, "Weight of the new values' loss against that of all that is to stay.", gt=0)
-    clip: float = key(100.0, "Largest norm of the gradient of a step.", gt=0)
-    seed: int = key(0, "Seed of the network and of the order of the lessons.", ge=0)
+    modules: list[str] = key([], "Linear maps to edit, by their names in the model.")
+    rank: Count = key(
+        256, "Rank of the hypernetwork's two layers, each a product of two thin matrices; published: 1920."
+    )
+    edit_lr: float = key(1e-3, "Initial scale of each map's weight change; learned.", gt=0)
+    train_edits: Count = key(1000, "Maximum number of training requests.")
+    steps: Count = key(1000, "Training steps.")
+    edits_per_batch: Count = key(10, "Requests edited at once in each step; match the editor's schedule.")
+    learning_rate: float = key(1e-3, "Learning rate of Adam; that of `edit_lr` is ten times higher.", gt=0)
+    cedit: float = key(0.1, "Weight of the edit loss relative to the locality loss.", gt=0)
+    max_grad_norm: float = key(100.0, "Maximum gradient norm.", gt=0)
+    seed: int = key(0, "Seed of the hypernetwork's weights and of the order of the training requests.", ge=0)
 
 
-class Requests(Section):
-    """Which facts are to be changed."""
+class EditRequests(Section):
+    """Which facts are edited."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "snippets": "attribute_snippets",
+        "answer": "zsre_target",
+        "known": "known_only",
+    }
 
     kind: Literal["world", "counterfact", "multi-counterfact", "easyedit", "zsre", "wikibigedit"] = key(
         "world",
-        "`world`: facts of the model's world, those of the panel first, then others that were taught; else the layout of "
-        "`path` or `dataset`, where `easyedit` is EasyEdit's form of CounterFact.",
+        "`world`: facts of the model's world that were taught, panel facts first; otherwise the layout of `path` or "
+        "`dataset`, where `easyedit` is EasyEdit's form of CounterFact.",
     )
-    path: str | None = key(None, "A local file: a JSON list, JSON lines or Parquet.")
-    dataset: str | None = key(None, "Hub dataset.")
+    path: str | None = key(None, "Local file: a JSON list, JSON lines or Parquet.")
+    dataset: str | None = key(None, "Dataset on the Hugging Face hub.")
     revision: str | None = key(None, "Commit of the hub dataset.")
     split: str = key("train", "Split of the hub dataset.")
-    snippets: str | None = key(None, "CounterFact's `attribute_snippets.json`, for consistency.")
-    answer: Literal["true", "alternative"] = key(
-        "true", "Of zsRE, the new value: the true answer (MEMIT, AlphaEdit), or `alt` (MEND, EasyEdit)."
+    attribute_snippets: str | None = key(
+        None, "CounterFact's `attribute_snippets.json`, used to measure the consistency of generated text."
     )
-    count: Count = key(100, "Requests; of files, the first ones.")
-    known: bool = key(
+    zsre_target: Literal["answers", "alt"] = key(
+        "answers",
+        "Field of a zsRE record with the new value: `answers`, the true answer (MEMIT, AlphaEdit), or `alt` (MEND, EasyEdit).",
+    )
+    count: Count = key(100, "Number of requests; from a file, the first ones.")
+    known_only: bool = key(
         False,
-        "Of worlds: only facts that the model tells, by argmax, asked with one of their trained prompts; neighbours and "
-        "other facts are asked about where the model tells them too.",
+        "For worlds: edit only facts that the model recalls (argmax, on a training prompt), and evaluate neighbours and "
+        "other facts only where the model recalls them.",
     )
-    seed: int = key(0, "Of worlds, seed of the order and of the new values.", ge=0)
+    seed: int = key(0, "For worlds: seed of the order of requests and of the new values.", ge=0)
 
 
-class Survival(Section):
-    """Fine-tuning of edited models, and of the unedited one alike."""
+class EditSurvival(Section):
+    """Fine-tuning of edited models, and of the unedited model in the same way."""
 
-    editors: list[Name] = key([], "Editors whose edits are followed; those that write batches.")
-    finetunings: list[Literal["full", "lora", "dora"]] = key(["lora"], "How models are fine-tuned.", min_length=1)
-    data: list[Literal["related", "unrelated", "mentioning"]] = key(
-        ["related", "unrelated", "mentioning"],
-        "On which documents of the corpus: `related`: facts of other people; `unrelated`: nobody's facts; `mentioning`: "
-        "edited subjects are mentioned, as they are in the corpus, so that most restate old values.",
+    renamed: ClassVar[dict[str, str]] = {
+        "finetunings": "finetuning",
+        "relearning": "relearning_steps",
+        "rate": "learning_rate",
+        "full_rate": "full_learning_rate",
+        "rank": "r",
+    }
+
+    editors: list[Name] = key([], "Editors whose edited models are fine-tuned; not those with a `single` schedule.")
+    finetuning: list[Literal["full", "lora", "dora"]] = key(["lora"], "Fine-tuning methods.", min_length=1)
+    data: list[Literal["related", "unrelated", "edited_subjects"]] = key(
+        ["related", "unrelated", "edited_subjects"],
+        "Documents of the corpus used for fine-tuning. `related`: facts of other people; `unrelated`: no people; "
+        "`edited_subjects`: they mention edited subjects as the corpus does, so that most restate old values.",
         min_length=1,
     )
-    trained_layers: list[Literal["all", "edited", "others"]] = key(
-        ["all"], "Which blocks are trained: all, those that the editor changed, or all others.", min_length=1
+    trained_layers: list[Literal["all", "edited", "unedited"]] = key(
+        ["all"], "Blocks that are trained: all, only the edited ones, or only the unedited ones.", min_length=1
     )
-    steps: list[Count] = key([10, 30, 100], "Steps after which models are asked.", min_length=1)
-    relearning: list[Count] = key(
+    steps: list[Count] = key([10, 30, 100], "Training steps after which models are evaluated.", min_length=1)
+    relearning_steps: list[Count] = key(
         [1, 2, 4, 8],
-        "Steps after which edits are asked that fine-tuning erased and that are taught again; none for no such probe.",
+        "Steps of retraining on erased edits after which they are evaluated; empty skips the relearning test.",
     )
-    batch_size: Count = key(16, "Documents in a step.")
-    rate: float = key(1e-3, "Learning rate of Adam for LoRA and DoRA.", gt=0)
-    full_rate: float = key(2e-4, "Learning rate of Adam for full fine-tuning.", gt=0)
-    rank: Count = key(8, "Rank of LoRA and DoRA; their α is twice that.")
-    seed: int = key(0, "Seed of the adapters and of the documents' order.", ge=0)
+    batch_size: Count = key(16, "Documents per step.")
+    learning_rate: float = key(1e-3, "Learning rate of Adam for LoRA and DoRA.", gt=0)
+    full_learning_rate: float = key(2e-4, "Learning rate of Adam for full fine-tuning.", gt=0)
+    r: Count = key(8, "Rank of LoRA and DoRA; their α is twice the rank.")
+    seed: int = key(0, "Seed of the adapters and of the order of documents.", ge=0)
 
 
-class Places(Section):
-    """Where a model can be edited: every token and block in turn, beside what predicts the best of them."""
+class SiteSweep(Section):
+    """Edits at every token and layer in turn, compared with cheaper criteria that predict the best site."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "edits": "n_edits",
+        "distinct": "unique_subjects",
+        "tokens": "fact_tokens",
+        "depth": "depth_fraction",
+    }
 
     editor: Name | None = key(
-        None, "Editor whose settings are used at every place, with as many layers as it has; none for no sweep."
+        None,
+        "Editor whose settings are used at every site, with the same number of layers; null for no sweep.",
     )
-    edits: Count = key(50, "Requests in the batch, from the first on.")
-    distinct: bool = key(True, "Take only the first request of each subject.")
-    tokens: list[Literal["subject_last", "last"]] = key(
-        ["subject_last", "last"], "Tokens that are tried.", min_length=1
-    )
-    layers: list[int] = key([], "Blocks that are tried; all of them where none is named.")
-    depth: Annotated[float, Field(ge=0, le=1)] = key(
-        0.25, "Share of the depth at which chooser `depth` edits; published editors lie between 0.11 and 0.35."
+    n_edits: Count = key(50, "Requests in the batch, from the first one on.")
+    unique_subjects: bool = key(True, "Take only the first request of each subject.")
+    fact_tokens: list[Literal["subject_last", "last"]] = key(["subject_last", "last"], "Tokens to try.", min_length=1)
+    layers: list[int] = key([], "Blocks to try; empty for all.")
+    depth_fraction: Annotated[float, Field(ge=0, le=1)] = key(
+        0.25, "Relative depth that the criterion `depth` chooses; published editors use 0.11 to 0.35."
     )
 
 
-class Measured(Section):
-    """What is measured beside the probes, before editing and where all edits are judged."""
+class EditEvaluation(Section):
+    """Metrics besides the probes, computed before editing and whenever all edits are evaluated."""
 
-    texts: int = key(0, "Edits about which the model writes texts, for fluency and consistency.", ge=0)
-    tokens: Count = key(100, "Tokens that are written of a text.")
-    perplexity: Name | None = key(
-        None, "Corpus that is read for perplexity: its held-out documents, or all, that mention no edited subject."
+    renamed: ClassVar[dict[str, str]] = {
+        "texts": "generation_requests",
+        "tokens": "max_new_tokens",
+        "perplexity": "perplexity_corpus",
+        "documents": "perplexity_documents",
+    }
+
+    generation_requests: int = key(
+        0, "Requests for which the model generates text, to measure fluency and consistency.", ge=0
     )
-    documents: Count = key(200, "Documents that are read.")
+    max_new_tokens: Count = key(100, "Tokens generated per text.")
+    perplexity_corpus: Name | None = key(
+        None,
+        "Corpus for perplexity: its held-out documents (all, if it has none) that mention no edited subject.",
+    )
+    perplexity_documents: Count = key(200, "Number of documents for perplexity.")
     tasks: list[str] = key(
         [],
-        "Multiple-choice tasks before and after: `world`, made from the model's world, and tasks of "
-        "lm-evaluation-harness, such as `arc_easy`, whose data it fetches from the hub.",
+        "Multiple-choice tasks before and after editing: `world`, made from the model's world, and tasks of "
+        "lm-evaluation-harness, such as `arc_easy`, whose data it downloads from the hub.",
     )
 
 
-class Finding(Section):
-    """Target values found before editors run."""
+class SharedTargetVectors(Section):
+    """Target vectors that are computed before editors run."""
 
     shared: bool = key(
         False,
-        "Find them in jobs of their own; editors with the same place, search and requests share what is found. Else, and "
-        "always in sequences and at a boundary, where they depend on earlier changes, each editor's job finds its own.",
+        "Compute target vectors in separate jobs, shared by editors with the same site, settings and requests. Otherwise, "
+        "and always in sequences and at a boundary, where they depend on earlier edits, each editor computes its own.",
     )
-    shards: Count = key(1, "Jobs over which they are spread, in whole batches of `values.batch` vectors.")
+    shards: Count = key(1, "Number of jobs, each with whole batches of `values.batch_size` vectors.")
 
 
-class Edited(Section):
-    """What is done to one model."""
+class EditedModel(Section):
+    """Edits of one model."""
 
-    moments: Name = key(..., "Second moments, of `editing.moments`; their corpus gives the contexts too.")
-    requests: Requests = key(Requests(), "The requests.")
+    renamed: ClassVar[dict[str, str]] = {
+        "moments": "covariance",
+        "values": "target_vectors",
+        "measures": "evaluation",
+        "places": "site_sweep",
+    }
+
+    covariance: Name = key(
+        ..., "Key covariance, of `editing.covariances`; its corpus also provides the context templates."
+    )
+    requests: EditRequests = key(EditRequests(), "The requests.")
     editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
-    values: Finding = key(Finding(), "Whether target values are found before editors run.")
-    measures: Measured = key(Measured(), "What is measured beside the probes.")
-    survival: Survival = key(Survival(), "Whether edits survive fine-tuning.")
-    places: Places = key(Places(), "Where the model can be edited.")
+    target_vectors: SharedTargetVectors = key(
+        SharedTargetVectors(), "Whether target vectors are computed before editors run."
+    )
+    evaluation: EditEvaluation = key(EditEvaluation(), "Metrics besides the probes.")
+    survival: EditSurvival = key(EditSurvival(), "Whether edits survive fine-tuning.")
+    site_sweep: SiteSweep = key(SiteSweep(), "At which sites the model can be edited.")
 
 
 class Editing(Section):
-    """Models, editors and second moments."""
+    """Edited models, editors and key covariances."""
 
-    models: dict[Name, Edited] = key({}, "What is edited, by model; those that are run.")
-    moments: dict[Name, Moments] = key({}, "Second moments by name.")
-    hypernetworks: dict[Name, Hypernetwork] = key({}, "MEND's networks by name.")
+    renamed: ClassVar[dict[str, str]] = {"moments": "covariances"}
+
+    models: dict[Name, EditedModel] = key({}, "Edits by model; only models in `run.models` are edited.")
+    covariances: dict[Name, KeyCovariance] = key({}, "Key covariances by name.")
+    hypernetworks: dict[Name, HypernetworkTraining] = key({}, "MEND's hypernetworks by name.")
     editors: dict[Name, Editor] = key({}, "Editors by name.")
 
 
-def values_are_known_before(editor: Any) -> bool:
-    """Whether an editor's target values are those of the original model."""
-    return isinstance(editor, Located) and editor.schedule.kind != "sequential" and editor.place.spread == "residual"
+def uses_original_model(editor: Any) -> bool:
+    """Whether an editor's target vectors depend on the original model only, so that they can be computed in advance."""
+    return isinstance(editor, ClosedFormEditor) and editor.schedule.kind != "sequential" and editor.spread == "residual"
 
 
-def found_by(editing: Editing, model: str, name: str) -> str | None:
-    """The first of a model's editors that seeks the same target values as one; None where that finds them in its job."""
+def target_vector_source(editing: Editing, model: str, name: str) -> str | None:
+    """The first editor of a model with the same target vectors as editor ``name``; None if ``name`` computes its own."""
     editors, edited = editing.editors, editing.models[model]
 
-    def sought(editor: Any) -> tuple:
-        schedule, place = editor.schedule, editor.place
-        return schedule.kind, schedule.edits, place.token, place.by, place.layers[-1], editor.values
+    def inputs(editor: Any) -> tuple:
+        schedule = editor.schedule
+        return (
+            schedule.kind,
+            schedule.n_edits,
+            editor.fact_token,
+            editor.choose_by,
+            editor.layers[-1],
+            editor.values,
+        )
 
-    if not edited.values.shared or not values_are_known_before(editors[name]):
+    if not edited.target_vectors.shared or not uses_original_model(editors[name]):
         return None
-    alike = (one for one in edited.editors if values_are_known_before(editors[one]))
-    return next(one for one in alike if sought(editors[one]) == sought(editors[name]))
+    candidates = (candidate for candidate in edited.editors if uses_original_model(editors[candidate]))
+    return next(candidate for candidate in candidates if inputs(editors[candidate]) == inputs(editors[name]))
 
 
 def problems(config: Any) -> Iterable[str]:
-    """What the types cannot see: names that point nowhere, and settings that contradict each other."""
+    """Errors that the types cannot express: undefined names, and settings that contradict each other."""
     editing, models = config.editing, config.models
-    for name, moments in editing.moments.items():
-        yield from missing(f"editing.moments.{name}.corpus", moments.corpus, config.corpora, "corpora")
+    for name, covariance in editing.covariances.items():
+        yield from missing(f"editing.covariances.{name}.corpus", covariance.corpus, config.corpora, "corpora")
     for name, edited in editing.models.items():
         where = f"editing.models.{name}"
         yield from missing(where, name, models, "models")
-        yield from missing(f"{where}.moments", edited.moments, editing.moments, "editing.moments")
-        yield from _of_requests(f"{where}.requests", edited.requests)
-        if edited.measures.perplexity is not None:
-            yield from missing(f"{where}.measures.perplexity", edited.measures.perplexity, config.corpora, "corpora")
+        yield from missing(f"{where}.covariance", edited.covariance, editing.covariances, "editing.covariances")
+        yield from _request_problems(f"{where}.requests", edited.requests)
+        if (corpus := edited.evaluation.perplexity_corpus) is not None:
+            yield from missing(f"{where}.evaluation.perplexity_corpus", corpus, config.corpora, "corpora")
         for editor in edited.editors:
             yield from missing(f"{where}.editors", editor, editing.editors, "editing.editors")
         for editor in edited.survival.editors:
             yield from missing(f"{where}.survival.editors", editor, dict.fromkeys(edited.editors), f"{where}.editors")
             if editor in editing.editors and editing.editors[editor].schedule.kind == "single":
-                yield f"{where}.survival.editors: `{editor}` rolls its edits back, so that none is left to survive"
-        if edited.values.shards > 1 and not edited.values.shared:
-            yield f"{where}.values.shards is {edited.values.shards}, but each editor's job finds its own; set `shared: true`"
-        yield from _of_places(config, name, edited)
-        yield from _of_moments(editing, name, edited)
-        wanted = max((_edits(editing.editors, editor) for editor in edited.editors), default=0)
-        if wanted > edited.requests.count:
-            yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {wanted}; raise it"
+                yield f"{where}.survival.editors: `{editor}` rolls back each edit, so that no edit can survive"
+        if edited.target_vectors.shards > 1 and not edited.target_vectors.shared:
+            yield (
+                f"{where}.target_vectors.shards is {edited.target_vectors.shards}, but each editor computes its own target "
+                "vectors; set `shared: true`"
+            )
+        yield from _site_problems(config, name, edited)
+        yield from _covariance_problems(editing, name, edited)
+        n_edits = max((_n_edits(editing.editors, editor) for editor in edited.editors), default=0)
+        if n_edits > edited.requests.count:
+            yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {n_edits}; raise it"
     for name, editor in editing.editors.items():
-        if (moments := getattr(editor, "moments", None)) is not None:
-            yield from missing(f"editing.editors.{name}.moments", moments, editing.moments, "editing.moments")
+        where = f"editing.editors.{name}"
+        if (covariance := getattr(editor, "covariance", None)) is not None:
+            yield from missing(f"{where}.covariance", covariance, editing.covariances, "editing.covariances")
         if editor.kind == "mend":
             yield from missing(
-                f"editing.editors.{name}.hypernetwork",
-                editor.hypernetwork,
-                editing.hypernetworks,
-                "editing.hypernetworks",
+                f"{where}.hypernetwork", editor.hypernetwork, editing.hypernetworks, "editing.hypernetworks"
             )
-        if editor.kind == "rome" and len(editor.place.layers) > 1:
-            yield f"editing.editors.{name}.place.layers has {len(editor.place.layers)} layers; ROME edits one"
-        if editor.kind == "rome" and editor.legacy and editor.place.token != "subject_last":
-            yield f"editing.editors.{name}.legacy needs place.token subject_last, the only one that the first ROME knew"
-        if editor.kind == "memit" and editor.ridge and editor.weight is None:
-            yield f"editing.editors.{name}.ridge counts in units of `weight`, which is empty; give both, or neither"
+        if editor.kind == "rome" and len(editor.layers) > 1:
+            yield f"{where}.layers has {len(editor.layers)} layers; ROME edits one"
+        if editor.kind == "rome" and editor.legacy and editor.fact_token != "subject_last":
+            yield f"{where}.legacy needs `fact_token: subject_last`, the only token that the first ROME can edit"
+        if editor.kind == "memit" and editor.update_norm_lambda and editor.mom2_update_weight is None:
+            yield f"{where}.update_norm_lambda is in units of `mom2_update_weight`, which is null; set both, or neither"
 
 
-def _of_places(config: Any, name: str, edited: Edited) -> Iterable[str]:
+def _site_problems(config: Any, name: str, edited: EditedModel) -> Iterable[str]:
     editing, where = config.editing, f"editing.models.{name}"
-    if edited.places.editor is not None:
-        yield from missing(f"{where}.places.editor", edited.places.editor, editing.editors, "editing.editors")
-        if (editor := editing.editors.get(edited.places.editor)) and not isinstance(editor, Located):
-            yield f"{where}.places.editor: `{edited.places.editor}` is of kind {editor.kind}, which has no place"
+    if (swept := edited.site_sweep.editor) is not None:
+        yield from missing(f"{where}.site_sweep.editor", swept, editing.editors, "editing.editors")
+        if (editor := editing.editors.get(swept)) and not isinstance(editor, ClosedFormEditor):
+            yield f"{where}.site_sweep.editor: `{swept}` is of kind {editor.kind}, which has no edit site"
     for editor in edited.editors:
-        by = getattr(getattr(editing.editors.get(editor), "place", None), "by", "given")
-        if by == "sweep" and edited.places.editor is None:
-            yield f"{where}: editor `{editor}` is placed by `sweep`; name the editor that sweeps in `{where}.places.editor`"
-        if by not in ("given", "depth", "sweep") and name not in config.tracing.models:
-            yield f"{where}: editor `{editor}` is placed by `{by}`; add `{name}` to `tracing.models`"
+        choose_by = getattr(editing.editors.get(editor), "choose_by", "config")
+        if choose_by == "sweep" and swept is None:
+            yield f"{where}: editor `{editor}` has `choose_by: sweep`; name the editor of the sweep in `{where}.site_sweep.editor`"
+        if choose_by not in ("config", "depth", "sweep") and name not in config.tracing.models:
+            yield f"{where}: editor `{editor}` has `choose_by: {choose_by}`; add `{name}` to `tracing.models`"
 
 
-def _of_moments(editing: Editing, name: str, edited: Edited) -> Iterable[str]:
-    """Blocks that editors change and whose second moments are not measured."""
-    for editor_name in dict.fromkeys([*edited.editors, edited.places.editor]):
+def _covariance_problems(editing: Editing, name: str, edited: EditedModel) -> Iterable[str]:
+    """Layers that an editor edits but whose key covariance is not measured."""
+    for editor_name in dict.fromkeys([*edited.editors, edited.site_sweep.editor]):
         editor = editing.editors.get(editor_name)
-        if not isinstance(editor, Located):
+        if not isinstance(editor, ClosedFormEditor):
             continue
-        measured = editor.moments or edited.moments
-        if measured not in editing.moments or not editing.moments[measured].layers:
+        covariance = editor.covariance or edited.covariance
+        if covariance not in editing.covariances or not editing.covariances[covariance].layers:
             continue
-        there, layers = editing.moments[measured].layers, editor.place.layers
-        where = f"editing.moments.{measured}.layers"
-        if editor_name == edited.places.editor:
-            layers = edited.places.layers if len(layers) == 1 else []
-        if editor.place.by != "given" or not layers:
-            yield f"{where} names some blocks, but editor `{editor_name}` may change others of `{name}`; empty it"
-        # How many blocks there are is not known here: first and last ones cannot be compared.
-        elif len({layer < 0 for layer in [*layers, *there]}) == 1 and (lacking := sorted(set(layers) - set(there))):
-            yield f"{where} lacks {lacking}, which editor `{editor_name}` changes in `{name}`; add them"
+        measured, layers = editing.covariances[covariance].layers, editor.layers
+        where = f"editing.covariances.{covariance}.layers"
+        if editor_name == edited.site_sweep.editor:
+            layers = edited.site_sweep.layers if len(layers) == 1 else []
+        if editor.choose_by != "config" or not layers:
+            yield f"{where} names some blocks, but editor `{editor_name}` may edit others of `{name}`; empty it"
+        # The number of blocks is unknown here, so layers counted from the front and from the end cannot be compared.
+        elif len({layer < 0 for layer in [*layers, *measured]}) == 1 and (
+            lacking := sorted(set(layers) - set(measured))
+        ):
+            yield f"{where} lacks {lacking}, which editor `{editor_name}` edits in `{name}`; add them"
 
 
-def _of_requests(where: str, requests: Requests) -> Iterable[str]:
-    given = (requests.path is not None) + (requests.dataset is not None)
-    if requests.kind == "world" and given:
+def _request_problems(where: str, requests: EditRequests) -> Iterable[str]:
+    n_sources = (requests.path is not None) + (requests.dataset is not None)
+    if requests.kind == "world" and n_sources:
         yield f"{where}.kind is world, which takes neither `path` nor `dataset`; name the file's layout"
-    if requests.kind != "world" and given != 1:
-        yield f"{where}: give either `path` or `dataset`, where requests of kind {requests.kind} are"
+    if requests.kind != "world" and n_sources != 1:
+        yield f"{where}: requests of kind {requests.kind} need either `path` or `dataset`"
     if requests.dataset is not None and requests.revision is None:
         yield f"{where}.revision is missing: without the dataset's commit a run could not be repeated"
 
 
-def _edits(editors: Mapping[str, Any], name: str) -> int:
-    return editors[name].schedule.edits if name in editors else 0
+def _n_edits(editors: Mapping[str, Any], name: str) -> int:
+    return editors[name].schedule.n_edits if name in editors else 0

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.editing.summary import summarise, summarise_measures, summarise_survival
+from factlife.editing.summary import summarise_metrics, summarise_probes, summarise_survival
 
 
-def read(folders: Iterable[str | Path]) -> pd.DataFrame:
+def read_edits(folders: Iterable[str | Path]) -> pd.DataFrame:
     """Verdicts on edits of several models and editors, one after the other."""
     return pd.concat([pd.read_parquet(Path(folder) / "edits.parquet") for folder in folders], ignore_index=True)
 
 
-def table(folders: Iterable[str | Path], tasks: Iterable[str | Path], *, resamples: int) -> pd.DataFrame:
+def build_edits_table(folders: Iterable[str | Path], tasks: Iterable[str | Path], *, resamples: int) -> pd.DataFrame:
     """The summary of all verdicts and measures, with answers to downstream tasks."""
-    paths = [*(Path(folder) / "measures.parquet" for folder in folders), *tasks]
-    measures = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    paths = [*(Path(folder) / "metrics.parquet" for folder in folders), *tasks]
+    metrics = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     return pd.concat(
-        [summarise(read(folders), resamples=resamples), summarise_measures(measures, resamples=resamples)],
+        [summarise_probes(read_edits(folders), resamples=resamples), summarise_metrics(metrics, resamples=resamples)],
         ignore_index=True,
     )
 
@@ -30,7 +30,7 @@ def read_survival(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
-def read_places(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_edit_sites(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Where several models can be edited, one after the other."""
     blanks = {column: [""] for column in ("layer", "estimate", "ci_low", "ci_high")}
     return pd.concat(
@@ -40,11 +40,11 @@ def read_places(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 
 __all__ = [
-    "read",
-    "read_places",
+    "build_edits_table",
+    "read_edit_sites",
+    "read_edits",
     "read_survival",
-    "summarise",
-    "summarise_measures",
+    "summarise_metrics",
+    "summarise_probes",
     "summarise_survival",
-    "table",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from factlife.config.editing import Place
+from factlife.config.editing import EditSite
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import Anatomy, anatomy
 from factlife.recall.score import Answers
@@ -22,24 +22,24 @@ Deltas = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Editable:
+class EditableModel:
     """A model, and what editors know beside it.
 
     Attributes:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer, a fast one.
         contexts: texts that may stand before a prompt.
-        moments: second moment of what each down-projection reads, float64, (d_mlp, d_mlp), by block.
+        covariance: second moment of what each down-projection reads, float64, (d_mlp, d_mlp), by block.
         hypernetwork: MEND's, trained for this model.
-        found: target values of the requests that are to be written; where there are none, editors find them.
+        target_vectors: target values of the requests that are to be written; where there are none, editors find them.
     """
 
     model: Any
     tokenizer: Any
     contexts: Sequence[str] = ()
-    moments: Mapping[int, Tensor] | None = None
+    covariance: Mapping[int, Tensor] | None = None
     hypernetwork: Any = None
-    found: Any = None
+    target_vectors: Any = None
 
     @property
     def parts(self) -> Anatomy:
@@ -57,15 +57,15 @@ class Editable:
             raise EditError(f"layer {number} does not exist: the model has blocks 0 to {layers - 1}; change `layers`")
         return number % layers
 
-    def moment(self, layer: int) -> Tensor:
+    def key_covariance(self, layer: int) -> Tensor:
         """The second moment of one block.
 
         Raises:
             EditError: it was not measured.
         """
-        if self.moments is None or layer not in self.moments:
+        if self.covariance is None or layer not in self.covariance:
             raise EditError(f"the second moment of block {layer} was not measured; measure it, or change `layers`")
-        return self.moments[layer]
+        return self.covariance[layer]
 
     def weight_name(self, layer: int) -> str:
         """Name of a block's down-projection among the parameters."""
@@ -74,21 +74,21 @@ class Editable:
 
     def delta(self, layer: int, change: Tensor) -> Deltas:
         """A change of a block's down-projection, (d_model, d_mlp), as the module keeps its weight."""
-        return {self.weight_name(layer): as_kept(self.parts.blocks[layer].mlp_out, change)}
+        return {self.weight_name(layer): to_weight_layout(self.parts.blocks[layer].mlp_out, change)}
 
 
-def as_kept(module: nn.Module, change: Tensor) -> Tensor:
+def to_weight_layout(module: nn.Module, change: Tensor) -> Tensor:
     """A change of a linear map, (out, in), the way round and in the type in which the module keeps its weight."""
     return (change.T if isinstance(module, Conv1D) else change).to(module.weight)
 
 
 @contextmanager
-def applied(model: Any, deltas: Deltas) -> Iterator[None]:
+def apply_deltas(model: Any, deltas: Deltas) -> Iterator[None]:
     """The model with changed weights inside the context, and with the very same bits as before after it."""
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].detach().clone() for name in deltas}
     try:
-        write(model, deltas)
+        add_deltas(model, deltas)
         yield
     finally:
         with torch.no_grad():
@@ -97,7 +97,7 @@ def applied(model: Any, deltas: Deltas) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(model: Any) -> Iterator[None]:
+def freeze_weights(model: Any) -> Iterator[None]:
     """A model whose weights need no gradient inside the context: passes keep nothing for one, which saves memory."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -109,7 +109,7 @@ def frozen(model: Any) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def write(model: Any, deltas: Deltas) -> None:
+def add_deltas(model: Any, deltas: Deltas) -> None:
     """Add changes to a model's weights.
 
     Raises:
@@ -123,7 +123,7 @@ def write(model: Any, deltas: Deltas) -> None:
             parameters[name] += change.to(parameters[name])
 
 
-def merged(*changes: Deltas) -> Deltas:
+def merge_deltas(*changes: Deltas) -> Deltas:
     """The sum of changes."""
     total: Deltas = {}
     for deltas in changes:
@@ -133,7 +133,7 @@ def merged(*changes: Deltas) -> Deltas:
 
 
 @dataclass(frozen=True)
-class Row:
+class EditSequence:
     """A sequence that tells something about a request.
 
     Attributes:
@@ -149,16 +149,16 @@ class Row:
     target: list[int]
 
 
-def row(
-    target: Editable,
-    place: Place,
+def tokenize_prompt(
+    target: EditableModel,
+    place: EditSite,
     text: str,
     subject: str,
     answer: str = "",
     token: int | None = None,
     *,
     end: bool = False,
-) -> Row:
+) -> EditSequence:
     """A prompt, and what is to follow, as tokens.
 
     Args:
@@ -187,11 +187,11 @@ def row(
     if token is not None:
         ids, wanted = [*ids, *wanted[:token]], wanted[token : token + 1]
     last = len(ids) - 1
-    edited = encoded.char_to_token(start + len(subject) - 1) if place.token == "subject_last" else last
-    return Row([*ids, *wanted[:-1]], edited, last, wanted)
+    edited = encoded.char_to_token(start + len(subject) - 1) if place.fact_token == "subject_last" else last
+    return EditSequence([*ids, *wanted[:-1]], edited, last, wanted)
 
 
-def contexts(
+def sample_context_templates(
     documents: pd.DataFrame, subjects: Sequence[str], *, number: int = 16, words: int = 12, seed: int = 0
 ) -> list[str]:
     """First sentences of random documents that mention none of the subjects, whole ones before those that are cut.

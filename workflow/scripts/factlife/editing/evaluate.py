@@ -9,7 +9,7 @@ import pandas as pd
 from factlife.recall.score import score
 
 
-def judge(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
+def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
     """Four verdicts on every probe.
 
     Args:
@@ -21,24 +21,24 @@ def judge(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int
     Returns:
         One row per probe, in their order: ``probability``, the wanted answer is more probable than the other, per token
         (CounterFact's success), null where there is no other; ``argmax``, each of its tokens is the most probable one;
-        ``tokens``, the share of them that is, each given those before it (zsRE's accuracy); ``generation``, greedy decoding
-        writes it and ends the word; ``first_token``, the most probable next token; ``nats`` and ``nats_other``, minus log
+        ``token_accuracy``, the share of them that is, each given those before it (zsRE's accuracy); ``generation``, greedy decoding
+        writes it and ends the word; ``first_token``, the most probable next token; ``nll`` and ``nll_alternative``, minus log
         probability per token.
     """
-    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["wanted"], "candidates": [[]] * len(probes)})
+    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
     wanted = score(model, tokenizer, asked, batch_tokens=batch_tokens)
-    has_other = (probes["other"] != "").to_numpy()
-    other = score(model, tokenizer, asked.assign(target=probes["other"])[has_other], batch_tokens=batch_tokens)
+    has_other = (probes["alternative"] != "").to_numpy()
+    other = score(model, tokenizer, asked.assign(target=probes["alternative"])[has_other], batch_tokens=batch_tokens)
     found = pd.DataFrame(
         {
             "argmax": wanted["exact_match"],
-            "tokens": wanted["token_accuracy"],
+            "token_accuracy": wanted["token_accuracy"],
             "generation": wanted["generation_match"],
             "first_token": wanted["first_token"],
-            "nats": wanted["loss_nats"] / wanted["target_tokens"],
+            "nll": wanted["loss_nats"] / wanted["target_tokens"],
         }
     )
-    found["nats_other"] = pd.Series(pd.NA, index=found.index, dtype="Float64")
-    found.loc[has_other, "nats_other"] = (other["loss_nats"] / other["target_tokens"]).to_numpy()
-    found.insert(0, "probability", found["nats"] < found["nats_other"])
+    found["nll_alternative"] = pd.Series(pd.NA, index=found.index, dtype="Float64")
+    found.loc[has_other, "nll_alternative"] = (other["loss_nats"] / other["target_tokens"]).to_numpy()
+    found.insert(0, "probability", found["nll"] < found["nll_alternative"])
     return found

@@ -24,7 +24,7 @@ _EDITOR = alt.Color("editor:N", title="editor")
 
 def editors(table: pd.DataFrame) -> alt.Chart:
     """What each editor reaches and what it costs, one panel a model, before (tick) and after (point)."""
-    rows = table[(table["judge"] == "argmax") & table["metric"].isin(_METRICS)]
+    rows = table[(table["criterion"] == "argmax") & table["metric"].isin(_METRICS)]
     last = rows.groupby(["model", "seed", "editor"])["n_edits"].transform("max")
     after = rows[(rows["n_edits"] == last) & (rows["phase"] == rows["schedule"].map({"single": "post"}).fillna("end"))]
     before = rows[rows["phase"] == "pre"]
@@ -44,13 +44,13 @@ def editors(table: pd.DataFrame) -> alt.Chart:
     return drawn.properties(width=330, height=alt.Step(11)).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
-def judges(table: pd.DataFrame) -> alt.Chart:
+def criteria(table: pd.DataFrame) -> alt.Chart:
     """The same edits by three judges, one panel a metric."""
-    rows = table[table["metric"].isin(["efficacy", "paraphrase", "neighbourhood"]) & table["judge"].isin(_JUDGES)]
+    rows = table[table["metric"].isin(["efficacy", "paraphrase", "neighbourhood"]) & table["criterion"].isin(_JUDGES)]
     last = rows.groupby(["model", "seed", "editor"])["n_edits"].transform("max")
     rows = rows[(rows["n_edits"] == last) & (rows["phase"] != "pre")]
     rows = rows[rows["phase"] == rows["schedule"].map({"single": "post"}).fillna("end")]
-    rows = rows.assign(asked=rows["metric"].map(_METRICS), judged=rows["judge"].map(_JUDGES))
+    rows = rows.assign(asked=rows["metric"].map(_METRICS), judged=rows["criterion"].map(_JUDGES))
     base = alt.Chart(rows).encode(
         y=alt.Y("editor:N", title=None),
         yOffset=alt.YOffset("judged:N", sort=[*_JUDGES.values()]),
@@ -75,7 +75,7 @@ _GROUPS = {
 _DATA = {
     "related": "on facts of other people",
     "unrelated": "on text without people",
-    "mentioning": "on text about edited people",
+    "edited_subjects": "on text about edited people",
 }
 
 
@@ -103,15 +103,15 @@ def survival(table: pd.DataFrame) -> alt.Chart:
 _TOKENS = {"subject_last": "subject's last token", "last": "prompt's last token"}
 
 
-def places(table: pd.DataFrame) -> alt.Chart:
+def edit_sites(table: pd.DataFrame) -> alt.Chart:
     """The score of every place, with the choosers' picks, and what each pick loses; a row for each model."""
-    rows = table[table["metric"] == "score"].assign(at=table["token"].map(_TOKENS))
+    rows = table[table["metric"] == "score"].assign(at=table["fact_token"].map(_TOKENS))
     colour = alt.Color("at:N", title="edited", scale=alt.Scale(domain=[*_TOKENS.values()]))
     y = alt.Y("estimate:Q", title="score", scale=alt.Scale(domain=[0, 1]))
-    each = rows[rows["chooser"] == "each"]
+    each = rows[rows["choose_by"] == "every_site"]
     layer = alt.X("layer:Q", title="block", axis=alt.Axis(tickMinStep=1, format="d"))
-    lost = table[table["metric"] == "regret"].assign(at=table["token"].map(_TOKENS))
-    lost = lost.assign(where=lost["chooser"] + lost["layer"].map(lambda at: "" if pd.isna(at) else f", block {at}"))
+    lost = table[table["metric"] == "regret"].assign(at=table["fact_token"].map(_TOKENS))
+    lost = lost.assign(where=lost["choose_by"] + lost["layer"].map(lambda at: "" if pd.isna(at) else f", block {at}"))
     parts = []
     for (model, seed), shown in each.groupby(["model", "seed"], sort=False):
         base = alt.Chart(shown).encode(x=layer, color=colour)
@@ -134,13 +134,15 @@ def places(table: pd.DataFrame) -> alt.Chart:
 
 def sequences(table: pd.DataFrame) -> alt.Chart:
     """What is reached right after each batch, and of all edits so far, against their number per key that a layer holds."""
-    rows = table[(table["schedule"] == "sequential") & (table["judge"] == "argmax") & table["metric"].isin(_METRICS)]
+    rows = table[
+        (table["schedule"] == "sequential") & (table["criterion"] == "argmax") & table["metric"].isin(_METRICS)
+    ]
     rows = rows[rows["phase"] != "pre"].assign(
         asked=lambda frame: frame["metric"].map(_METRICS),
         judged=lambda frame: frame["phase"].map({"post": "after its batch", "end": "all edits so far"}),
     )
     base = alt.Chart(rows).encode(
-        x=alt.X("edits_per_key:Q", title="edits per entry of a key (n / d_k)"),
+        x=alt.X("edits_per_key_dim:Q", title="edits per entry of a key (n / d_k)"),
         y=figures.share_axis("every token right"),
         color=_EDITOR,
     )

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from factlife.config.editing import Hypernetwork as Settings
-from factlife.config.editing import Place, Requests
-from factlife.editing import public
-from factlife.editing.editable import Editable, Row, as_kept, frozen, row
-from factlife.editing.editors.tuning import padded, rows
-from factlife.editing.editors.ultraedit import Running
+from factlife.config.editing import EditRequests, EditSite
+from factlife.config.editing import HypernetworkTraining as Settings
+from factlife.editing import request_files
+from factlife.editing.editable import EditableModel, EditSequence, freeze_weights, to_weight_layout, tokenize_prompt
+from factlife.editing.editors.tuning import pad_sequences, training_sequences
+from factlife.editing.editors.ultraedit import RunningStatistics
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import capture, unembed, weight
 from factlife.recall.score import Answers
@@ -32,7 +32,7 @@ from factlife.world import World
 # By the name of a linear map: what it reads, (token, in), and the gradient of the loss by what it returns, (token, out).
 Factors = dict[str, tuple[Tensor, Tensor]]
 
-_END = Place(token="last")
+_END = EditSite(fact_token="last")
 # Requests whose gradients are in memory at once.
 _AT_ONCE = 32
 
@@ -110,7 +110,7 @@ class Hypernetwork(nn.Module):
         return {name: self.change(name, *factors) for name, factors in found.items()}
 
 
-def maps(target: Editable, settings: Settings) -> dict[str, nn.Module]:
+def edited_modules(target: EditableModel, settings: Settings) -> dict[str, nn.Module]:
     """The linear maps that are changed, by name: those of the blocks' MLPs, or those that are named.
 
     Raises:
@@ -129,7 +129,7 @@ def maps(target: Editable, settings: Settings) -> dict[str, nn.Module]:
     return {name: part for name, part in known.items() if id(part) in inside}
 
 
-def factors(target: Editable, modules: Mapping[str, nn.Module], made: Sequence[Row]) -> Factors:
+def gradient_factors(target: EditableModel, modules: Mapping[str, nn.Module], made: Sequence[EditSequence]) -> Factors:
     """U and δ of the loss Σ over sequences of the mean over the answer's tokens of -log p, of all tokens but padding.
 
     Args:
@@ -137,7 +137,7 @@ def factors(target: Editable, modules: Mapping[str, nn.Module], made: Sequence[R
         modules: linear maps by name.
         made: requests as tokens; what is found of one does not depend on the others.
     """
-    ids, labels, mask = padded(made, target.tokenizer.pad_token_id or 0, target.model.device)
+    ids, labels, mask = pad_sequences(made, target.tokenizer.pad_token_id or 0, target.model.device)
     with torch.enable_grad(), capture(modules, inputs=True) as read, capture(modules) as returned:
         logits = target.model(ids, attention_mask=mask, use_cache=False).logits
         nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
@@ -148,7 +148,7 @@ def factors(target: Editable, modules: Mapping[str, nn.Module], made: Sequence[R
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainEdit:
     """A request from which is learned.
 
     Attributes:
@@ -159,21 +159,21 @@ class Lesson:
     """
 
     edit_id: str
-    request: Row
-    again: list[Row]
-    kept: list[tuple[str, Row]]
+    request: EditSequence
+    again: list[EditSequence]
+    kept: list[tuple[str, EditSequence]]
 
 
-def lessons(
-    target: Editable,
-    settings: Requests,
+def select_train_edits(
+    target: EditableModel,
+    settings: EditRequests,
     evaluated: pd.DataFrame,
     *,
-    number: int,
+    n_edits: int,
     world: World,
     path: str | None = None,
-    known: set[str] | None = None,
-) -> list[Lesson]:
+    recalled: set[str] | None = None,
+) -> list[TrainEdit]:
     """Requests about subjects that no evaluated request is about.
 
     From a world, the other prompts are trained ones of the fact, never a held-out template, and what is to be kept are the
@@ -183,35 +183,39 @@ def lessons(
         target: whose tokenizer writes them.
         settings: where evaluated requests come from, and these.
         evaluated: those requests.
-        number: of lessons, at most.
+        n_edits: number of lessons, at most.
         world: of the model.
         path: see ``public.make``.
-        known: see ``public.make``.
+        recalled: see ``public.make``.
 
     Raises:
         EditError: there is none.
     """
     # Enough to leave out all that is asked about evaluated subjects.
-    more = settings.model_copy(update={"count": 10 * settings.count + 2 * number})
-    requests, probes = public.make(more, target.tokenizer, world=world, path=path, known=known)
+    more = settings.model_copy(update={"count": 10 * settings.count + 2 * n_edits})
+    requests, probes = request_files.select_requests(more, target.tokenizer, world=world, path=path, recalled=recalled)
     strangers = ~requests["subject"].isin(set(evaluated["subject"])) & (requests["dropped"] == "")
-    requests = requests[strangers].head(number)
+    requests = requests[strangers].head(n_edits)
     if requests.empty:
         raise EditError(
             "no request is about a subject that no evaluated request is about; lower `requests.count`, or give more"
         )
     from_world = settings.kind == "world"
-    asked, kept = _of_world(requests, world, set(evaluated["entity_id"])) if from_world else _of_file(probes)
+    asked, kept = (
+        _locality_from_world(requests, world, set(evaluated["entity_id"]))
+        if from_world
+        else _locality_from_file(probes)
+    )
     answers, found = Answers(target.tokenizer), []
-    for one, request in zip(requests.itertuples(), rows(target, requests), strict=True):
-        prompts = [prompt for prompt in asked.get(one.edit_id, []) if answers.after(prompt, one.target)]
-        again = [request, *(row(target, _END, prompt, "", one.target) for prompt in prompts)]
+    for one, request in zip(requests.itertuples(), training_sequences(target, requests), strict=True):
+        prompts = [prompt for prompt in asked.get(one.edit_id, []) if answers.after(prompt, one.target_new)]
+        again = [request, *(tokenize_prompt(target, _END, prompt, "", one.target_new) for prompt in prompts)]
         still = [
-            (about, row(target, _END, prompt, "", answer))
+            (about, tokenize_prompt(target, _END, prompt, "", answer))
             for about, prompt, answer in kept.get(one.edit_id, [])
             if answers.after(prompt, answer)
         ]
-        found.append(Lesson(one.edit_id, request, again, still))
+        found.append(TrainEdit(one.edit_id, request, again, still))
     logging.info(
         "%d lessons with %.1f prompts of the new value and %.1f of what is kept on average",
         len(found),
@@ -225,10 +229,8 @@ _Asked = dict[str, list[str]]
 _Kept = dict[str, list[tuple[str, str, str]]]
 
 
-def _of_world(requests: pd.DataFrame, world: World, evaluated: set[str]) -> tuple[_Asked, _Kept]:
-    trained = world.probes[
-        ~world.probes["held_out_template"] & world.probes["kind"].isin(["forward", "prefixed", "question"])
-    ]
+def _locality_from_world(requests: pd.DataFrame, world: World, evaluated: set[str]) -> tuple[_Asked, _Kept]:
+    trained = world.probes[~world.probes["held_out_template"] & world.probes["kind"].isin(["forward", "prefixed", "question"])]
     prompts = trained.groupby("fact_id")["prompt"].agg(list).to_dict()
     first = trained[trained["kind"] == "forward"].drop_duplicates("fact_id").set_index("fact_id")["prompt"]
     facts = world.facts[world.facts["fact_id"].isin(first.index) & ~world.facts["entity_id"].isin(evaluated)]
@@ -248,17 +250,17 @@ def _of_world(requests: pd.DataFrame, world: World, evaluated: set[str]) -> tupl
     return prompts, kept
 
 
-def _of_file(probes: pd.DataFrame) -> tuple[_Asked, _Kept]:
+def _locality_from_file(probes: pd.DataFrame) -> tuple[_Asked, _Kept]:
     prompts = probes[probes["metric"] == "paraphrase"].groupby("edit_id")["prompt"].agg(list).to_dict()
     near = probes[probes["metric"] == "neighbourhood"]
     kept: _Kept = {}
     for one in near.itertuples():
-        kept.setdefault(one.edit_id, []).append((one.about, one.prompt, one.wanted))
+        kept.setdefault(one.edit_id, []).append((one.fact_id, one.prompt, one.target))
     return prompts, kept
 
 
-def train(
-    target: Editable, learned: Sequence[Lesson], settings: Settings
+def train_hypernetwork(
+    target: EditableModel, learned: Sequence[TrainEdit], settings: Settings
 ) -> tuple[Hypernetwork, list[dict[str, float]]]:
     """Train a network by Adam on c · L_e + L_loc (eq. 4), a batch of lessons written at once in every step.
 
@@ -272,14 +274,14 @@ def train(
         settings: of the network and its training.
 
     Returns:
-        The network, and twenty rows of the log: ``step``, and since the last one the means of ``edit_nats``, ``kept_kl`` and
-        ``right``, the share of new values whose every token is the most probable one.
+        The network, and twenty rows of the log: ``step``, and since the last one the means of ``edit_loss``, ``locality_kl`` and
+        ``edit_accuracy``, the share of new values whose every token is the most probable one.
     """
-    modules, device = maps(target, settings), target.model.device
+    modules, device = edited_modules(target, settings), target.model.device
     shapes = {name: weight(module).shape[::-1] for name, module in modules.items()}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
-        network = Hypernetwork(shapes, rank=settings.rank, rate=settings.rate).to(device)
+        network = Hypernetwork(shapes, rank=settings.rank, rate=settings.edit_lr).to(device)
     for name, (mean, deviation) in _statistics(target, modules, learned).items():
         network.standardise(name, mean, deviation)
     rates = [part for name, part in network.named_parameters() if name.endswith("log_rate")]
@@ -290,18 +292,18 @@ def train(
     rng, log, seen = random.Random(f"mend {settings.seed}"), [], []
     every = max(1, settings.steps // 20)
     for step in range(1, settings.steps + 1):
-        batch = rng.sample(learned, min(settings.batch, len(learned)))
-        changes = network.changes(factors(target, modules, [one.request for one in batch]))
-        with frozen(target.model):
-            said, drift, right = _judged(target, modules, changes, *_drawn(batch, learned, rng))
+        batch = rng.sample(learned, min(settings.edits_per_batch, len(learned)))
+        changes = network.changes(gradient_factors(target, modules, [one.request for one in batch]))
+        with freeze_weights(target.model):
+            said, drift, right = _losses(target, modules, changes, *_sample_sequences(batch, learned, rng))
         optimizer.zero_grad()
-        (settings.edit_weight * said + drift).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        (settings.cedit * said + drift).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
         optimizer.step()
         seen.append((said.item(), drift.item(), right))
         if step % every == 0 or step == settings.steps:
             means = [sum(column) / len(seen) for column in zip(*seen, strict=True)]
-            log.append({"step": step} | dict(zip(("edit_nats", "kept_kl", "right"), means, strict=True)))
+            log.append({"step": step} | dict(zip(("edit_loss", "locality_kl", "edit_accuracy"), means, strict=True)))
             logging.info(
                 "step %d: edits %.3f nats, %.3f right; what is kept %.4f nats off", step, means[0], means[2], means[1]
             )
@@ -310,24 +312,28 @@ def train(
 
 
 def _statistics(
-    target: Editable, modules: Mapping[str, nn.Module], learned: Sequence[Lesson]
+    target: EditableModel, modules: Mapping[str, nn.Module], learned: Sequence[TrainEdit]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and standard deviation of every map's [u; δ] over the tokens of all lessons."""
-    known: dict[str, Running] = {}
-    for found in in_parts(target, modules, [one.request for one in learned]):
+    known: dict[str, RunningStatistics] = {}
+    for found in batched_gradient_factors(target, modules, [one.request for one in learned]):
         for name, factors_ in found.items():
-            now = Running.of(torch.cat(factors_, 1).double())
+            now = RunningStatistics.of(torch.cat(factors_, 1).double())
             known[name] = known[name].join(now) if name in known else now
     return {name: (running.mean, (running.squares / running.count).sqrt()) for name, running in known.items()}
 
 
-def in_parts(target: Editable, modules: Mapping[str, nn.Module], made: Sequence[Row]) -> Iterator[Factors]:
+def batched_gradient_factors(
+    target: EditableModel, modules: Mapping[str, nn.Module], made: Sequence[EditSequence]
+) -> Iterator[Factors]:
     """``factors`` of some requests after the other."""
     for start in range(0, len(made), _AT_ONCE):
-        yield factors(target, modules, made[start : start + _AT_ONCE])
+        yield gradient_factors(target, modules, made[start : start + _AT_ONCE])
 
 
-def _drawn(batch: Sequence[Lesson], learned: Sequence[Lesson], rng: random.Random) -> tuple[list[Row], list[Row]]:
+def _sample_sequences(
+    batch: Sequence[TrainEdit], learned: Sequence[TrainEdit], rng: random.Random
+) -> tuple[list[EditSequence], list[EditSequence]]:
     """A prompt of each new value, and prompts of what is to be kept."""
     edited = {one.edit_id for one in batch}
     kept = []
@@ -338,17 +344,23 @@ def _drawn(batch: Sequence[Lesson], learned: Sequence[Lesson], rng: random.Rando
     return [rng.choice(one.again) for one in batch], kept
 
 
-def _judged(
-    target: Editable, modules: Mapping[str, nn.Module], changes: Mapping[str, Tensor], asked: list[Row], kept: list[Row]
+def _losses(
+    target: EditableModel,
+    modules: Mapping[str, nn.Module],
+    changes: Mapping[str, Tensor],
+    asked: list[EditSequence],
+    kept: list[EditSequence],
 ) -> tuple[Tensor, Tensor, float]:
     """L_e and L_loc of changes, and the share of new values that are said."""
     made = [*asked, *kept]
-    ids, labels, mask = padded(made, target.tokenizer.pad_token_id or 0, target.model.device)
+    ids, labels, mask = pad_sequences(made, target.tokenizer.pad_token_id or 0, target.model.device)
     at = labels >= 0
     edits = at & (torch.arange(len(made), device=at.device) < len(asked))[:, None]
     still = at & ~edits
-    changed = {f"{name}.weight": module.weight + as_kept(module, changes[name]) for name, module in modules.items()}
-    log_p = _log_p(target, changed, ids, mask)
+    changed = {
+        f"{name}.weight": module.weight + to_weight_layout(module, changes[name]) for name, module in modules.items()
+    }
+    log_p = _log_probs(target, changed, ids, mask)
     share, now = 1 / (at.sum(1, keepdim=True) * at), log_p(edits)
     said = -(now.gather(1, labels[edits][:, None])[:, 0] * share[edits]).sum() / len(asked)
     wrong = (now.argmax(-1) != labels[edits]).float()
@@ -357,12 +369,12 @@ def _judged(
     if not kept:
         return said, torch.zeros_like(said), right
     with torch.no_grad():
-        before = _log_p(target, {}, ids[len(asked) :], mask[len(asked) :])(still[len(asked) :])
+        before = _log_probs(target, {}, ids[len(asked) :], mask[len(asked) :])(still[len(asked) :])
     drift = (before.exp() * (before - log_p(still))).sum(1)
     return said, (drift * share[still]).sum() / len(kept), right
 
 
-def _log_p(target: Editable, changed: Mapping[str, Tensor], ids: Tensor, mask: Tensor) -> Any:
+def _log_probs(target: EditableModel, changed: Mapping[str, Tensor], ids: Tensor, mask: Tensor) -> Any:
     """Log probabilities where they are asked for, (place, vocabulary), of the model with some weights changed."""
     with capture({"final": target.parts.final_norm}) as found:
         functional_call(
@@ -372,14 +384,14 @@ def _log_p(target: Editable, changed: Mapping[str, Tensor], ids: Tensor, mask: T
     return lambda places: unembed(target.parts, found["final"][places]).float().log_softmax(-1)
 
 
-def save(network: Hypernetwork, path: str | Path, **about: Any) -> None:
+def save_hypernetwork(network: Hypernetwork, path: str | Path, **about: Any) -> None:
     """Write a network, with what it was trained on."""
     made = {"shapes": network.shapes, "rank": network.rank} | about
     tensors = {name: part.detach().cpu().contiguous() for name, part in network.state_dict().items()}
     save_file(tensors, path, {"about": json.dumps(made, sort_keys=True)})
 
 
-def load(path: str | Path, *, model: str | None = None, device: str = "cpu") -> Hypernetwork:
+def load_hypernetwork(path: str | Path, *, model: str | None = None, device: str = "cpu") -> Hypernetwork:
     """Read a network.
 
     Args:

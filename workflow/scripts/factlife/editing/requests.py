@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.config.editing import Requests, Schedule
+from factlife.config.editing import EditRequests, EditSchedule
 from factlife.recall.score import Answers
 from factlife.world import World
 
 COLUMNS = [
-    "edit_id", "fact_id", "entity_id", "relation", "subject", "prompt", "target", "target_true", "related_ids",
-    "related_prompts", "text_prompts", "reference_facts", "references", "dropped",
+    "edit_id", "fact_id", "entity_id", "relation", "subject", "prompt", "target_new", "target_true", "related_fact_ids",
+    "related_prompts", "generation_prompts", "reference_fact_ids", "reference_texts", "dropped",
 ]  # fmt: skip
-PROBE_COLUMNS = ["probe_id", "edit_id", "metric", "about", "prompt", "wanted", "other"]
+PROBE_COLUMNS = ["probe_id", "edit_id", "metric", "fact_id", "prompt", "target", "alternative"]
 
 # What a metric is called, by the kind of the world's probe; all but the neighbours' are asked for the new value.
 METRICS = {
@@ -35,25 +35,25 @@ class EditError(ValueError):
     """An edit cannot be made; the text says what to change."""
 
 
-def from_world(world: World, settings: Requests, known: set[str] | None = None) -> pd.DataFrame:
+def requests_from_world(world: World, settings: EditRequests, recalled: set[str] | None = None) -> pd.DataFrame:
     """Requests to give facts a counterfactual value, drawn from the values of the same relation.
 
     Args:
         world: its panel facts come first, in random order, then other facts that were taught.
         settings: how many, and the seed.
-        known: probes that the model answers; others give no request. None for no such condition.
+        recalled: probes that the model answers; others give no request. None for no such condition.
 
     Returns:
-        One row per request, columns ``COLUMNS``. ``prompt`` is the fact's first trained prompt, of those that are ``known``;
-        ``related_ids`` and ``related_prompts`` are the subject's other facts. ``text_prompts`` begin texts that the model
-        is to write, ``reference_facts`` are others' facts with the new value, ``references`` texts about it. ``dropped`` is
+        One row per request, columns ``COLUMNS``. ``prompt`` is the fact's first trained prompt, of those that are ``recalled``;
+        ``related_fact_ids`` and ``related_prompts`` are the subject's other facts. ``generation_prompts`` begin texts that the model
+        is to write, ``reference_fact_ids`` are others' facts with the new value, ``reference_texts`` texts about it. ``dropped`` is
         empty.
     """
     rng = random.Random(f"requests {settings.seed}")
     facts = world.facts[world.facts["seen"]].merge(world.entities[["entity_id", "name"]], on="entity_id")
     facts = facts.assign(order=[(not panel, rng.random()) for panel in facts["panel"]]).sort_values("order")
     forward = world.probes[world.probes["kind"] == "forward"]
-    told = forward if known is None else forward[forward["probe_id"].isin(known)]
+    told = forward if recalled is None else forward[forward["probe_id"].isin(recalled)]
     asked, every = (probes.drop_duplicates("fact_id").set_index("fact_id")["prompt"] for probes in (told, forward))
     pools = {relation: sorted(set(group)) for relation, group in facts.groupby("relation")["value"]}
     named = facts[facts["fact_id"].isin(every.index)]
@@ -71,27 +71,27 @@ def from_world(world: World, settings: Requests, known: set[str] | None = None) 
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def chosen(requests: pd.DataFrame, schedule: Schedule) -> pd.DataFrame:
+def scheduled_requests(requests: pd.DataFrame, schedule: EditSchedule) -> pd.DataFrame:
     """The requests that an editor writes: the first ones that can be used."""
-    found = requests[requests["dropped"] == ""].head(schedule.edits).reset_index(drop=True)
-    if len(found) < schedule.edits:
-        logging.warning("only %d of %d requests can be used", len(found), schedule.edits)
+    found = requests[requests["dropped"] == ""].head(schedule.n_edits).reset_index(drop=True)
+    if len(found) < schedule.n_edits:
+        logging.warning("only %d of %d requests can be used", len(found), schedule.n_edits)
     return found
 
 
-def told(recall: pd.DataFrame) -> set[str]:
+def recalled_probes(recall: pd.DataFrame) -> set[str]:
     """Probes that a model answers at the end, by argmax."""
     last = recall[recall["step"] == recall["step"].max()]
     return set(last["probe_id"][last["exact_match"].fillna(False).astype(bool)])
 
 
-def validate(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
+def validate_requests(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     """The requests with the reason why one cannot be used in ``dropped``; the log counts them.
 
     A request needs a target, its subject in its prompt, a subject and relation that no earlier request has, and a target
     that differs from the old value and that the tokenizer can write after the prompt.
     """
-    requests = requests.assign(dropped=[_reason(row, Answers(tokenizer)) for row in requests.itertuples()])
+    requests = requests.assign(dropped=[_drop_reason(row, Answers(tokenizer)) for row in requests.itertuples()])
     again = requests[requests["dropped"] == ""].duplicated(["subject", "relation"])
     requests.loc[again[again].index, "dropped"] = "another request has this subject and relation"
     for reason, number in requests["dropped"][requests["dropped"] != ""].value_counts().items():
@@ -103,36 +103,36 @@ def validate(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     return requests
 
 
-def _reason(row: Any, answers: Answers) -> str:
-    if not row.target.strip():
+def _drop_reason(row: Any, answers: Answers) -> str:
+    if not row.target_new.strip():
         return "the target is empty"
     if not row.subject.strip() or row.subject not in row.prompt:
         return "the subject is not in the prompt"
-    if row.target == row.target_true:
+    if row.target_new == row.target_true:
         return "the target is the old value"
-    if not answers.after(row.prompt, row.target):
+    if not answers.after(row.prompt, row.target_new):
         return "the tokenizer cannot write the target after the prompt"
     return ""
 
 
-def probes_of_world(requests: pd.DataFrame, world: World, known: set[str] | None = None) -> pd.DataFrame:
+def probes_from_world(requests: pd.DataFrame, world: World, recalled: set[str] | None = None) -> pd.DataFrame:
     """What is asked about every request, and about all else.
 
     Args:
         requests: of this world.
         world: whose probes are used.
-        known: probes that the model answers: neighbours and other facts are asked about with these only. None for no
+        recalled: probes that the model answers: neighbours and other facts are asked about with these only. None for no
             such condition.
 
     Returns:
-        One row per question, columns ``PROBE_COLUMNS``: the answer that is ``wanted`` after editing, the ``other`` that
-        it is compared with (empty for none), and the fact that it is ``about``: a probe about an edited fact of another
+        One row per question, columns ``PROBE_COLUMNS``: the answer that is ``target`` after editing, the ``alternative`` that
+        it is compared with (empty for none), and the fact that it is about (``fact_id``): a probe about an edited fact of another
         request is to be left out. ``efficacy`` is the request's own prompt; ``distractor`` puts the request's own new
         statement before a neighbour's prompt; ``recall`` asks every taught fact and belongs to no request. Portability:
         ``multi_hop`` asks what follows from the new value, where that differs from what followed from the old one, and
         ``reverse`` asks for the subject by the new value.
     """
-    return pd.DataFrame(_probes(requests, world, known), columns=PROBE_COLUMNS)
+    return pd.DataFrame(_probes(requests, world, recalled), columns=PROBE_COLUMNS)
 
 
 def _probes(requests: pd.DataFrame, world: World, answered: set[str] | None) -> Iterator[tuple]:
@@ -140,7 +140,7 @@ def _probes(requests: pd.DataFrame, world: World, answered: set[str] | None) -> 
     known, edited = world.facts.set_index("fact_id"), set(requests["fact_id"])
     ids = world.facts.drop_duplicates(["relation", "value"]).set_index(["relation", "value"])["value_id"]
     for row in requests[requests["dropped"] == ""].itertuples():
-        new, old = row.target, row.target_true
+        new, old = row.target_new, row.target_true
         yield f"{row.edit_id}.efficacy", row.edit_id, "efficacy", row.fact_id, row.prompt, new, old
         for probe in by_fact[row.fact_id].itertuples():
             metric = METRICS.get(probe.kind)
@@ -186,14 +186,14 @@ def _probes(requests: pd.DataFrame, world: World, answered: set[str] | None) -> 
         yield f"{probe.probe_id}.recall", "", "recall", probe.fact_id, probe.prompt, probe.target, ""
 
 
-def usable(probes: pd.DataFrame, edited: set[str], asked: set[str]) -> pd.DataFrame:
+def usable_probes(probes: pd.DataFrame, edited: set[str], asked: set[str]) -> pd.DataFrame:
     """Probes of the edits that are ``asked`` about, and of recall, without those about another fact that is ``edited``."""
     own = probes["edit_id"].isin(asked) | (probes["edit_id"] == "")
-    about_other = probes["about"].isin(edited) & (probes["about"] != probes["edit_id"])
+    about_other = probes["fact_id"].isin(edited) & (probes["fact_id"] != probes["edit_id"])
     return probes[own & ~about_other].reset_index(drop=True)
 
 
-def told_apart(probes: pd.DataFrame, subjects: set[str]) -> pd.DataFrame:
+def separate_same_subject(probes: pd.DataFrame, subjects: set[str]) -> pd.DataFrame:
     """Recall of facts whose subject is edited is a metric of its own."""
-    of_edited = (probes["metric"] == "recall") & probes["about"].str.split(".").str[0].isin(subjects)
+    of_edited = (probes["metric"] == "recall") & probes["fact_id"].str.split(".").str[0].isin(subjects)
     return probes.assign(metric=probes["metric"].mask(of_edited, "same_subject"))

@@ -25,7 +25,7 @@ from torch import Tensor
 from factlife.editing.requests import EditError
 
 
-class Cost:
+class UpdateCost:
     """What changes cost: the quadratic form M on a space of keys, with the keys of earlier batches in it.
 
     Attributes:
@@ -66,16 +66,16 @@ class Cost:
         """Q = kᵀ M⁻¹ k of each key, (n,): of what it is asked for, a key alone gets q / (λ + q)."""
         return (keys.double() * self.solve(keys)).sum(0)
 
-    def remember(self, keys: Tensor, weight: float) -> Cost:
+    def remember(self, keys: Tensor, weight: float) -> UpdateCost:
         """With written keys among those to spare."""
         inside = self._inside(keys)
-        return Cost(self.form + inside @ inside.T / weight, self.basis)
+        return UpdateCost(self.form + inside @ inside.T / weight, self.basis)
 
     def _inside(self, keys: Tensor) -> Tensor:
         return keys.double() if self.basis is None else self.basis.T @ keys.double()
 
 
-def solve(residuals: Tensor, keys: Tensor, cost: Cost, weight: float) -> Tensor:
+def solve_update(residuals: Tensor, keys: Tensor, cost: UpdateCost, weight: float) -> Tensor:
     """Δ = R (λ I + Kᵀ M⁻¹ K)⁻¹ Kᵀ M⁻¹: minimises λ tr(Δ M Δᵀ) + ‖Δ K - R‖² (for λ = 0: subject to Δ K = R).
 
     Args:
@@ -106,7 +106,7 @@ def solve(residuals: Tensor, keys: Tensor, cost: Cost, weight: float) -> Tensor:
     return residuals.double() @ torch.cholesky_solve(read.T, factor)
 
 
-def free_space(moment: Tensor, *, energy: float, threshold: float | None = None) -> Tensor:
+def null_space(moment: Tensor, *, energy: float, threshold: float | None = None) -> Tensor:
     """Directions that the keys to spare hardly use, (d_key, r): AlphaEdit's null space.
 
     Args:
@@ -132,6 +132,6 @@ def free_space(moment: Tensor, *, energy: float, threshold: float | None = None)
     return vectors[:, free]
 
 
-def ridge_for(share: float, strengths: Tensor) -> float:
+def ridge_for_fraction(share: float, strengths: Tensor) -> float:
     """λ at which the average key gets this share of its residual: from share = q / (λ + q)."""
     return float(strengths.mean()) * (1 - share) / share

@@ -7,13 +7,13 @@ import pandas as pd
 
 from factlife import stats
 
-KEYS = ["model", "seed", "editor", "schedule", "n_edits", "phase", "judge"]
-JUDGES = ["probability", "argmax", "tokens", "generation"]
+KEYS = ["model", "seed", "editor", "schedule", "n_edits", "phase", "criterion"]
+CRITERIA = ["probability", "argmax", "token_accuracy", "generation"]
 # What makes up the score: CounterFact's harmonic mean.
 _SCORED = ["efficacy", "paraphrase", "neighbourhood"]
 
 
-def summarise(verdicts: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+def summarise_probes(verdicts: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
     """Means with intervals over subjects, for each model, editor, phase and judge.
 
     Args:
@@ -22,20 +22,20 @@ def summarise(verdicts: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
 
     Returns:
         Rows keyed by ``KEYS``. Metrics are those of the probes; ``recall`` (facts of people who have no edit),
-        ``same_subject`` (unedited facts of those who have), ``kept_recall`` and ``kept_same_subject`` (the same over facts
+        ``same_subject`` (unedited facts of those who have), ``retained_recall`` and ``retained_same_subject`` (the same over facts
         that the original model told), ``unchanged`` (neighbours' and unedited facts' most probable token is the original
-        model's; judge ``argmax``), and ``score``, the harmonic mean of efficacy, paraphrase and neighbourhood. ``n`` counts
-        probes; intervals are over edited subjects, or over subjects that were asked about for recall. ``edits_per_key`` is
+        model's; criterion ``argmax``), and ``score``, the harmonic mean of efficacy, paraphrase and neighbourhood. ``n`` counts
+        probes; intervals are over edited subjects, or over subjects that were asked about for recall. ``edits_per_key_dim`` is
         the number of edits over the entries of a key, more of which than one a layer cannot hold.
     """
-    keys = [key for key in KEYS if key != "judge"]
+    keys = [key for key in KEYS if key != "criterion"]
     groups = [
         _group(dict(zip(keys, found, strict=True)), rows, resamples)
         for found, rows in _with_known(verdicts).groupby(keys, sort=False)
     ]
     table = pd.concat(groups, ignore_index=True)
     widths = verdicts.groupby("model")["d_key"].first()
-    return table.assign(edits_per_key=table["n_edits"] / table["model"].map(widths))
+    return table.assign(edits_per_key_dim=table["n_edits"] / table["model"].map(widths))
 
 
 def _with_known(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -43,29 +43,29 @@ def _with_known(verdicts: pd.DataFrame) -> pd.DataFrame:
     runs = ["model", "seed", "editor"]
     first = verdicts[verdicts["phase"] == "pre"].set_index([*runs, "probe_id"])["argmax"].rename("known")
     table = verdicts.join(first, on=[*runs, "probe_id"])
-    about, edit = (table[column].str.split(".").str[0] for column in ("about", "edit_id"))
+    about, edit = (table[column].str.split(".").str[0] for column in ("fact_id", "edit_id"))
     return table.assign(subject=edit.where(table["edit_id"] != "", about))
 
 
 def _group(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     parts = []
     kept = rows[rows["metric"].isin(["recall", "same_subject"]) & rows["known"].fillna(False).astype(bool)]
-    rows = pd.concat([rows, kept.assign(metric="kept_" + kept["metric"])])
+    rows = pd.concat([rows, kept.assign(metric="retained_" + kept["metric"])])
     for metric, group in rows.groupby("metric", sort=False):
         interval = stats.cluster_bootstrap(
-            group[JUDGES].astype("Float64").to_numpy(float, na_value=np.nan),
+            group[CRITERIA].astype("Float64").to_numpy(float, na_value=np.nan),
             group["subject"].to_numpy(),
             resamples=resamples,
         )
-        table = stats.tidy(keys, [metric] * len(JUDGES), interval)
-        table.insert(len(keys), "judge", [judge for judge, n in zip(JUDGES, interval.n, strict=True) if n])
+        table = stats.tidy(keys, [metric] * len(CRITERIA), interval)
+        table.insert(len(keys), "criterion", [judge for judge, n in zip(CRITERIA, interval.n, strict=True) if n])
         parts.append(table)
     still = rows[rows["metric"].isin(["neighbourhood", "recall", "same_subject"])]
     for metric, group in still.groupby("metric", sort=False):
         values = group[["unchanged"]].astype("Float64").to_numpy(float, na_value=np.nan)
         interval = stats.cluster_bootstrap(values, group["subject"].to_numpy(), resamples=resamples)
         table = stats.tidy(keys, [f"unchanged_{metric}"], interval)
-        table.insert(len(keys), "judge", "argmax")
+        table.insert(len(keys), "criterion", "argmax")
         parts.append(table)
     if set(_SCORED) <= set(rows["metric"]):
         parts.append(_score(keys, rows, resamples))
@@ -76,7 +76,7 @@ def _score(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """The harmonic mean of means; its interval resamples subjects once for all three."""
     rng, subjects = np.random.default_rng(0), rows[rows["edit_id"] != ""]["subject"].unique()
     found = []
-    for judge in JUDGES:
+    for judge in CRITERIA:
         sums = [
             rows[rows["metric"] == metric]
             .groupby("subject")[judge]
@@ -94,13 +94,13 @@ def _score(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
             estimate, resampled = (3 / (1 / one).sum(0) for one in (means, every))
         low, high = np.nanquantile(resampled, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2])
         found.append(keys | {
-            "judge": judge, "metric": "score", "n": int(sums[0]["count"].sum()), "estimate": estimate[0],
+            "criterion": judge, "metric": "score", "n": int(sums[0]["count"].sum()), "estimate": estimate[0],
             "ci_low": low, "ci_high": high, "interval_over": "facts",
         })  # fmt: skip
     return pd.DataFrame(found)
 
 
-def summarise_measures(measures: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+def summarise_metrics(measures: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
     """What was measured beside the probes, as rows of the same table.
 
     Args:
@@ -108,29 +108,29 @@ def summarise_measures(measures: pd.DataFrame, *, resamples: int) -> pd.DataFram
         resamples: bootstrap resamples.
 
     Returns:
-        Rows keyed by ``KEYS``: ``fluency`` (bits) and ``consistency`` (judge ``generation``) with intervals over edits;
+        Rows keyed by ``KEYS``: ``fluency`` (bits) and ``consistency`` (criterion ``generation``) with intervals over edits;
         ``perplexity`` over texts; ``task_…``, the share of a task's questions that is answered rightly, over questions;
-        ``weight_norm`` and ``weight_change``, means over changed weights, without interval. ``judge`` is empty but for
+        ``weight_norm`` and ``weight_change``, means over changed weights, without interval. ``criterion`` is empty but for
         texts.
     """
-    keys, parts = [key for key in KEYS if key != "judge"], []
+    keys, parts = [key for key in KEYS if key != "criterion"], []
     for found, rows in measures.groupby([*keys, "metric"], sort=False):
         metric, values = found[-1], rows[["value"]].to_numpy(float)
         head, options = dict(zip(keys, found, strict=False)), {"resamples": resamples}
-        if metric == "nats":
+        if metric == "nll":
             ratio = stats.ratio_bootstrap(values, rows[["weight"]].to_numpy(float), rows["item"].to_numpy(), **options)
             interval = stats.Interval(ratio.n, *(np.exp(one) for one in (ratio.estimate, ratio.low, ratio.high)))
         else:
             interval = stats.cluster_bootstrap(values, rows["item"].str.split(".").str[0].to_numpy(), **options)
-        table = stats.tidy(head, ["perplexity" if metric == "nats" else metric], interval)
+        table = stats.tidy(head, ["perplexity" if metric == "nll" else metric], interval)
         if metric.startswith("weight_"):
             table[["ci_low", "ci_high"]], table["interval_over"] = np.nan, ""
-        table.insert(len(keys), "judge", "generation" if metric in ("fluency", "consistency") else "")
+        table.insert(len(keys), "criterion", "generation" if metric in ("fluency", "consistency") else "")
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
 
-SURVIVAL_KEYS = ["model", "seed", "editor", "finetuning", "data", "trained_layers", "step", "group", "relearning"]
+SURVIVAL_KEYS = ["model", "seed", "editor", "finetuning", "data", "trained_layers", "step", "group", "relearning_step"]
 
 
 def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
@@ -143,11 +143,11 @@ def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFram
     Returns:
         Rows keyed by ``SURVIVAL_KEYS``: ``correct``; ``retention``, the share that is right of those that were right at
         step 0; ``flip_rate``, 1 - retention; ``gain_rate``, the share that is right of those that were wrong at step 0;
-        ``reverted``, of edits, that the old value is said; ``update_cosine``, of edits, ``survival.cosine``. Facts that are taught again count from step 0 of ``relearning``.
+        ``reverted``, of edits, that the old value is said; ``update_cosine``, of edits, ``survival.cosine``. Facts that are taught again count from step 0 of ``relearning_step``.
     """
     # What is taught again counts from before that, all else from before fine-tuning.
-    facts = [*(key for key in SURVIVAL_KEYS if key not in ("step", "relearning")), "fact_id"]
-    first = followed.sort_values(["step", "relearning"], kind="stable").drop_duplicates(facts)
+    facts = [*(key for key in SURVIVAL_KEYS if key not in ("step", "relearning_step")), "fact_id"]
+    first = followed.sort_values(["step", "relearning_step"], kind="stable").drop_duplicates(facts)
     start = first.set_index(facts)["correct"].rename("began")
     table = followed.join(start, on=facts)
     now, began = table["correct"].astype(float), table["began"].astype(float)
@@ -166,8 +166,8 @@ def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFram
             columns.loc[rows.index].to_numpy(), subjects[rows.index].to_numpy(), resamples=resamples
         )
         parts.append(stats.tidy(dict(zip(SURVIVAL_KEYS, found, strict=True)), list(columns), interval))
-    moved = followed.dropna(subset="cosine").drop_duplicates(SURVIVAL_KEYS)
-    alone = {"metric": "update_cosine", "n": 1, "estimate": moved["cosine"], "interval_over": ""}
+    moved = followed.dropna(subset="update_cosine").drop_duplicates(SURVIVAL_KEYS)
+    alone = {"metric": "update_cosine", "n": 1, "estimate": moved["update_cosine"], "interval_over": ""}
     parts.append(moved[SURVIVAL_KEYS].assign(**alone, ci_low=np.nan, ci_high=np.nan)[[*SURVIVAL_KEYS, *_TIDY]])
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 

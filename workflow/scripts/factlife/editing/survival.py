@@ -17,8 +17,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from factlife.config.editing import Survival
-from factlife.editing.editable import Deltas, applied
+from factlife.config.editing import EditSurvival
+from factlife.editing.editable import Deltas, apply_deltas
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import anatomy
 from factlife.models.train import Collator
@@ -26,13 +26,13 @@ from factlife.recall.score import Answers, score
 from factlife.world import World
 
 
-def survive(
+def finetune_and_evaluate(
     model: Any,
     tokenizer: Any,
     deltas: Deltas,
     probes: pd.DataFrame,
     documents: pd.DataFrame,
-    settings: Survival,
+    settings: EditSurvival,
     *,
     world: World,
     batch_tokens: int = 8192,
@@ -50,43 +50,43 @@ def survive(
         batch_tokens: tokens in a batch of probes; no answer depends on it.
 
     Returns:
-        One row per way of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, relearning, fact_id,
-        correct, reverted, cosine``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people
+        One row per way of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, relearning_step, fact_id,
+        correct, reverted, update_cosine``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people
         without an edit, in the same model, each the one whose margin before fine-tuning is nearest to an edit's),
         ``unedited`` (the edits' old values, in the unedited model) and ``unedited_control`` (the controls there).
-        ``correct`` is by argmax; ``reverted``, of edits, that the old value is; ``cosine``, of edits, see ``cosine``.
+        ``correct`` is by argmax; ``reverted``, of edits, that the old value is; ``update_cosine``, of edits, see ``cosine``.
 
         Edits that the last step left wrong are taught again, every other one of them, by full-batch steps of the same
-        fine-tuning on their prompts; the steps are counted in ``relearning``, which is 0 in all other rows. Groups:
-        ``taught_again`` and ``not_taught_again`` in the edited model, ``taught`` and ``not_taught`` for the same facts in
+        fine-tuning on their prompts; the steps are counted in ``relearning_step``, which is 0 in all other rows. Groups:
+        ``retaught`` and ``not_retaught`` in the edited model, ``unedited_taught`` and ``unedited_not_taught`` for the same facts in
         the unedited model that was fine-tuned alike and never held them.
     """
     edits = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
-    subjects = {fact.split(".")[0] for fact in edits["about"]}
-    others = probes[(probes["metric"] == "recall") & ~probes["about"].str.split(".").str[0].isin(subjects)]
-    with applied(model, deltas):
+    subjects = {fact.split(".")[0] for fact in edits["fact_id"]}
+    others = probes[(probes["metric"] == "recall") & ~probes["fact_id"].str.split(".").str[0].isin(subjects)]
+    with apply_deltas(model, deltas):
         edited = copy.deepcopy(model)
-    control = _matched(edited, tokenizer, edits, others.reset_index(drop=True), batch_tokens)
-    old = edits.assign(wanted=edits["other"])
+    control = _match_controls(edited, tokenizer, edits, others.reset_index(drop=True), batch_tokens)
+    old = edits.assign(target=edits["alternative"])
     layers = _layers(model, deltas)
     parts: list[pd.DataFrame] = []
-    ways = itertools.product(settings.data, settings.finetunings, settings.trained_layers)
+    ways = itertools.product(settings.data, settings.finetuning, settings.trained_layers)
     for data, finetuning, trained in ways:
-        read, keys = select(documents, data, subjects, world), {"finetuning": finetuning, "data": data}
+        read, keys = select_documents(documents, data, subjects, world), {"finetuning": finetuning, "data": data}
 
         def look(
             tuned: Any, groups: dict[str, pd.DataFrame], step: int, relearning: int = 0,
             keys: dict[str, Any] = keys | {"trained_layers": trained},
         ) -> dict[str, pd.Series]:  # fmt: skip
-            found = {name: _right(tuned, tokenizer, asked, batch_tokens) for name, asked in groups.items()}
+            found = {name: _is_correct(tuned, tokenizer, asked, batch_tokens) for name, asked in groups.items()}
             for name, correct in found.items():
-                rows = pd.DataFrame({"fact_id": groups[name]["about"], "correct": correct})
+                rows = pd.DataFrame({"fact_id": groups[name]["fact_id"], "correct": correct})
                 rows["reverted"] = pd.Series(pd.NA, rows.index, dtype="boolean")
-                rows["cosine"] = np.nan
+                rows["update_cosine"] = np.nan
                 if name == "edits":
-                    rows["reverted"] = _right(tuned, tokenizer, old, batch_tokens)
-                    rows["cosine"] = cosine(edited, tuned, deltas)
-                parts.append(rows.assign(**keys, step=step, group=name, relearning=relearning))
+                    rows["reverted"] = _is_correct(tuned, tokenizer, old, batch_tokens)
+                    rows["update_cosine"] = update_cosine(edited, tuned, deltas)
+                parts.append(rows.assign(**keys, step=step, group=name, relearning_step=relearning))
             return found
 
         last = {}
@@ -95,23 +95,28 @@ def survive(
             ("unedited", {"unedited": old, "unedited_control": control}),
         ):
             begun = edited if start == "edited" else model
-            for step, tuned in fine_tune(begun, tokenizer, read, settings, finetuning, layers[trained]):
+            for step, tuned in finetune(begun, tokenizer, read, settings, finetuning, layers[trained]):
                 found = look(tuned, groups, step)
                 if start == "edited":
                     wrong = edits[~found["edits"].fillna(False).to_numpy(bool)]
             last[start] = tuned
         halves = [wrong[half::2].reset_index(drop=True) for half in (0, 1)]
-        if not settings.relearning or halves[1].empty:
+        if not settings.relearning_steps or halves[1].empty:
             continue
-        for start, names in (("edited", ("taught_again", "not_taught_again")), ("unedited", ("taught", "not_taught"))):
-            for again, tuned in teach(last[start], tokenizer, halves[0], settings, finetuning):
+        for start, names in (
+            ("edited", ("retaught", "not_retaught")),
+            ("unedited", ("unedited_taught", "unedited_not_taught")),
+        ):
+            for again, tuned in relearn(last[start], tokenizer, halves[0], settings, finetuning):
                 look(tuned, dict(zip(names, halves, strict=True)), max(settings.steps), again)
     table = pd.concat(parts, ignore_index=True)
-    first = ["finetuning", "data", "trained_layers", "step", "group", "relearning"]
+    first = ["finetuning", "data", "trained_layers", "step", "group", "relearning_step"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
-def teach(model: Any, tokenizer: Any, edits: pd.DataFrame, settings: Survival, how: str) -> Iterator[tuple[int, Any]]:
+def relearn(
+    model: Any, tokenizer: Any, edits: pd.DataFrame, settings: EditSurvival, how: str
+) -> Iterator[tuple[int, Any]]:
     """The model after each of the asked numbers of steps of Adam on -log p(new value), on all of some edits at once.
 
     Args:
@@ -122,14 +127,14 @@ def teach(model: Any, tokenizer: Any, edits: pd.DataFrame, settings: Survival, h
         how: ``full``, ``lora`` or ``dora``.
     """
     answers = Answers(tokenizer)
-    wanted = [answers.after(row.prompt, row.wanted) for row in edits.itertuples()]
+    wanted = [answers.after(row.prompt, row.target) for row in edits.itertuples()]
     texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(edits.itertuples(), wanted, strict=True)]
     batch = Collator(tokenizer.pad_token_id or 0)(texts)
     for number, (text, ids) in enumerate(zip(texts, wanted, strict=True)):
         batch["labels"][number, : len(text) - len(ids)] = -100
     optimizer = _adam(model, settings, how)
-    for step in range(max(settings.relearning) + 1):
-        if step == 0 or step in settings.relearning:
+    for step in range(max(settings.relearning_steps) + 1):
+        if step == 0 or step in settings.relearning_steps:
             yield step, model
         loss = model(**{key: value.to(model.device) for key, value in batch.items()}, use_cache=False).loss
         optimizer.zero_grad()
@@ -137,7 +142,7 @@ def teach(model: Any, tokenizer: Any, edits: pd.DataFrame, settings: Survival, h
         optimizer.step()
 
 
-def select(documents: pd.DataFrame, kind: str, subjects: set[str], world: World) -> list[Sequence[int]]:
+def select_documents(documents: pd.DataFrame, kind: str, subjects: set[str], world: World) -> list[Sequence[int]]:
     """Token ids of the documents of one kind of data.
 
     Raises:
@@ -149,7 +154,7 @@ def select(documents: pd.DataFrame, kind: str, subjects: set[str], world: World)
     about_edited = mentioned.map(lambda found: bool(found & subjects))
     about_people = mentioned.map(lambda found: bool(found & people))
     chosen = {
-        "mentioning": about_edited,
+        "edited_subjects": about_edited,
         "related": about_people & ~about_edited,
         "unrelated": ~about_people & ~about_edited,
     }[kind]
@@ -158,8 +163,13 @@ def select(documents: pd.DataFrame, kind: str, subjects: set[str], world: World)
     return documents["input_ids"][chosen].tolist()
 
 
-def fine_tune(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], settings: Survival, how: str, layers: Sequence[int]
+def finetune(
+    model: Any,
+    tokenizer: Any,
+    sequences: Sequence[Sequence[int]],
+    settings: EditSurvival,
+    how: str,
+    layers: Sequence[int],
 ) -> Iterator[tuple[int, Any]]:
     """A copy of a model at step 0 and after each of the steps that are asked for.
 
@@ -182,7 +192,7 @@ def fine_tune(
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
             adapter = LoraConfig(
-                r=settings.rank, lora_alpha=2 * settings.rank, use_dora=how == "dora",
+                r=settings.r, lora_alpha=2 * settings.r, use_dora=how == "dora",
                 target_modules=[name for name, _ in linears],
                 fan_in_fan_out=any(isinstance(part, Conv1D) for _, part in linears),
             )  # fmt: skip
@@ -204,7 +214,7 @@ def fine_tune(
 
 
 @torch.no_grad()
-def cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
+def update_cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
     """Of what fine-tuning changed in the edited weights with the edit: below 0, it takes the edit back.
 
     Args:
@@ -229,9 +239,9 @@ def cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
     return inner / (moved * length) ** 0.5 if moved and length else float("nan")
 
 
-def _adam(model: Any, settings: Survival, how: str) -> torch.optim.Optimizer:
+def _adam(model: Any, settings: EditSurvival, how: str) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr=settings.full_rate if how == "full" else settings.rate)
+    return torch.optim.Adam(trained, lr=settings.full_learning_rate if how == "full" else settings.learning_rate)
 
 
 def _linears(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
@@ -249,12 +259,12 @@ def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
     return {
         "all": list(range(len(blocks))),
         "edited": edited,
-        "others": [layer for layer in range(len(blocks)) if layer not in edited],
+        "unedited": [layer for layer in range(len(blocks)) if layer not in edited],
     }
 
 
-def _right(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.Series:
-    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["wanted"], "candidates": [[]] * len(probes)})
+def _is_correct(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.Series:
+    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
     return score(model, tokenizer, asked, batch_tokens=batch_tokens)["exact_match"]
 
 
@@ -265,7 +275,7 @@ def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: i
     Negative where it is not what the model says, by argmax.
     """
     answers, found = Answers(tokenizer), np.full(len(probes), -np.inf)
-    wanted = [answers.after(row.prompt, row.wanted) for row in probes.itertuples()]
+    wanted = [answers.after(row.prompt, row.target) for row in probes.itertuples()]
     texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(probes.itertuples(), wanted, strict=True)]
     order = sorted((number for number, ids in enumerate(wanted) if ids), key=lambda number: len(texts[number]))
     while order:
@@ -284,7 +294,9 @@ def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: i
     return found
 
 
-def _matched(model: Any, tokenizer: Any, edits: pd.DataFrame, others: pd.DataFrame, batch_tokens: int) -> pd.DataFrame:
+def _match_controls(
+    model: Any, tokenizer: Any, edits: pd.DataFrame, others: pd.DataFrame, batch_tokens: int
+) -> pd.DataFrame:
     """For each edit, in the order of their margins, the unused known fact whose margin is nearest."""
     led = margins(model, tokenizer, others, batch_tokens=batch_tokens)
     others, led = others[led > 0].reset_index(drop=True), led[led > 0]
@@ -298,8 +310,8 @@ def _matched(model: Any, tokenizer: Any, edits: pd.DataFrame, others: pd.DataFra
     return others.iloc[taken].reset_index(drop=True)
 
 
-def followed(probes: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+def survival_probes(probes: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The probes about edits that an editor wrote, and of recall of what it did not write."""
     written = set(verdicts["edit_id"][verdicts["phase"] == "end"]) - {""}
     own = probes["edit_id"].isin(written)
-    return probes[own | ((probes["edit_id"] == "") & ~probes["about"].isin(written))].reset_index(drop=True)
+    return probes[own | ((probes["edit_id"] == "") & ~probes["fact_id"].isin(written))].reset_index(drop=True)

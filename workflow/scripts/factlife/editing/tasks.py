@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.editing.editable import Deltas, applied
+from factlife.editing.editable import Deltas, apply_deltas
 from factlife.recall import harness
 from factlife.world import World
 
 
-def answer(
+def evaluate_tasks(
     model: Any, tokenizer: Any, deltas: Deltas, measures: pd.DataFrame, tasks: Sequence[str], *, world: World
 ) -> pd.DataFrame:
     """Ask all questions before and after.
@@ -32,13 +32,13 @@ def answer(
     """
     last = measures[measures["phase"] == "end"]["n_edits"].max()
     keys = measures.drop_duplicates("phase")[["model", "seed", "editor", "schedule", "phase"]]
-    parts = [_asked(model, tokenizer, tasks, world).assign(phase="pre", n_edits=0)]
-    with applied(model, deltas):
-        parts.append(_asked(model, tokenizer, tasks, world).assign(phase="end", n_edits=last))
+    parts = [_answers(model, tokenizer, tasks, world).assign(phase="pre", n_edits=0)]
+    with apply_deltas(model, deltas):
+        parts.append(_answers(model, tokenizer, tasks, world).assign(phase="end", n_edits=last))
     return pd.concat(parts).merge(keys, on="phase")[list(measures.columns)]
 
 
-def _asked(model: Any, tokenizer: Any, tasks: Sequence[str], world: World) -> pd.DataFrame:
+def _answers(model: Any, tokenizer: Any, tasks: Sequence[str], world: World) -> pd.DataFrame:
     parts = []
     if "world" in tasks:
         with tempfile.TemporaryDirectory() as folder:

@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.config.editing import Located
-from factlife.editing import values
-from factlife.editing.editable import Deltas, Editable, applied, merged
+from factlife.config.editing import ClosedFormEditor
+from factlife.editing import compute_z
+from factlife.editing.editable import Deltas, EditableModel, apply_deltas, merge_deltas
 from factlife.editing.requests import EditError
-from factlife.editing.solver import Cost, ridge_for, solve
+from factlife.editing.solver import UpdateCost, ridge_for_fraction, solve_update
 
 
 @dataclass
-class Memory:
+class BatchMemory:
     """What later batches are told of earlier ones.
 
     Attributes:
@@ -26,17 +26,17 @@ class Memory:
         norms: by block, the norm to which NAS scales what MLPs are to write.
     """
 
-    costs: dict[int, tuple[Cost, float]] = field(default_factory=dict)
+    costs: dict[int, tuple[UpdateCost, float]] = field(default_factory=dict)
     norms: dict[int, float] = field(default_factory=dict)
 
 
 def edit(
-    target: Editable,
+    target: EditableModel,
     requests: pd.DataFrame,
-    settings: Located,
-    memory: dict[str, Memory],
+    settings: ClosedFormEditor,
+    memory: dict[str, BatchMemory],
     *,
-    cost: Callable[[Tensor], Cost],
+    cost: Callable[[Tensor], UpdateCost],
     weight: float | None,
     share: float | None = None,
     remember: bool = False,
@@ -70,50 +70,56 @@ def edit(
             "this architecture writes its MLP's output through a norm, which closed forms do not solve for; "
             "use an editor of kind locft"
         )
-    known = memory.setdefault("closed form", Memory())
-    place, search = settings.place, settings.values
+    known = memory.setdefault("closed form", BatchMemory())
+    place, search = settings.site, settings.values
     layers = [target.layer(layer) for layer in place.layers]
     if place.spread == "boundary":
         layers = list(dict.fromkeys([layers[0], layers[-1]]))
     stages = [[layer] for layer in layers] if place.spread == "boundary" else [layers]
     deltas: Deltas = {}
     for stage in stages:
-        with applied(target.model, deltas):
+        with apply_deltas(target.model, deltas):
             here = place.model_copy(update={"layers": stage})
-            found = target.found or values.target_values(target, requests, here, search)
-        if search.anchor:
+            found = target.target_vectors or compute_z.compute_target_vectors(target, requests, here, search)
+        if search.norm_anchor:
             found = _anchored(found, known, stage[-1])
         for number, layer in enumerate(stage):
-            with applied(target.model, deltas):
-                keys = values.keys(target, requests, found.slots, place, layer, search.contexts, halves=halves)
-                left = found.wanted - values.residual(target, requests, found.slots, place, stage[-1])
-                alone = values.keys(target, requests, found.slots, place, layer, 0) if bare else None
+            with apply_deltas(target.model, deltas):
+                keys = compute_z.compute_keys(
+                    target, requests, found.slots, place, layer, search.n_context_templates, halves=halves
+                )
+                left = found.wanted - compute_z.compute_hidden_states(target, requests, found.slots, place, stage[-1])
+                alone = compute_z.compute_keys(target, requests, found.slots, place, layer, 0) if bare else None
             if layer not in known.costs:
-                known.costs[layer] = _priced(cost(target.moment(layer)), keys, weight, share, layer)
-            change = solve(left.T / (len(stage) - number), keys, *known.costs[layer])
+                known.costs[layer] = _priced(cost(target.key_covariance(layer)), keys, weight, share, layer)
+            change = solve_update(left.T / (len(stage) - number), keys, *known.costs[layer])
             if alone is not None:
                 change = change * _part(change, keys, alone)
-            deltas = merged(deltas, target.delta(layer, change))
+            deltas = merge_deltas(deltas, target.delta(layer, change))
     if remember:
         # The keys that the edited model reads, as the original adds them after all layers are written.
-        with applied(target.model, deltas):
+        with apply_deltas(target.model, deltas):
             for layer in layers:
                 price, ridge = known.costs[layer]
-                keys = values.keys(target, requests, found.slots, place, layer, search.contexts, halves=halves)
+                keys = compute_z.compute_keys(
+                    target, requests, found.slots, place, layer, search.n_context_templates, halves=halves
+                )
                 known.costs[layer] = price.remember(keys, ridge), ridge
     return deltas
 
 
-def _priced(price: Cost, keys: Tensor, weight: float | None, share: float | None, layer: int) -> tuple[Cost, float]:
+def _priced(
+    price: UpdateCost, keys: Tensor, weight: float | None, share: float | None, layer: int
+) -> tuple[UpdateCost, float]:
     strength = price.strength(keys)
-    ridge = weight if weight is not None else ridge_for(share, strength)
+    ridge = weight if weight is not None else ridge_for_fraction(share, strength)
     logging.info(
         "block %d: q %.3g to %.3g, λ %.3g, %d dimensions", layer, strength.min(), strength.max(), ridge, price.size
     )
     return price, ridge
 
 
-def _anchored(found: values.Found, known: Memory, layer: int) -> values.Found:
+def _anchored(found: compute_z.Found, known: BatchMemory, layer: int) -> compute_z.Found:
     """What the MLP is to write, rescaled to the mean norm over the first batch, less its longest twentieth (NAS)."""
     written = found.written + found.delta
     norms = written.norm(dim=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from factlife.config.editing import Emmet
-from factlife.editing.editable import Deltas, Editable
+from factlife.editing.editable import Deltas, EditableModel
 from factlife.editing.editors import closed_form
-from factlife.editing.solver import Cost
+from factlife.editing.solver import UpdateCost
 
 
-def edit(target: Editable, requests: pd.DataFrame, settings: Emmet, memory: closed_form.Memory) -> Deltas:
+def edit(target: EditableModel, requests: pd.DataFrame, settings: Emmet, memory: closed_form.Memory) -> Deltas:
     """Δ = R (λ I + Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹ with a small λ."""
-    return closed_form.edit(target, requests, settings, memory, cost=Cost, weight=settings.weight)
+    return closed_form.edit(target, requests, settings, memory, cost=UpdateCost, weight=settings.emmet_lambda)

@@ -8,25 +8,25 @@ import pandas as pd
 import torch
 
 from factlife.config.editing import Ft
-from factlife.editing.editable import Deltas, Editable, applied
-from factlife.editing.editors.tuning import rows, tune
+from factlife.editing.editable import Deltas, EditableModel, apply_deltas
+from factlife.editing.editors.tuning import finetune_weights, training_sequences
 
 
-def edit(target: Editable, requests: pd.DataFrame, settings: Ft, memory: Any) -> Deltas:
-    """Changes of one down-projection with |ΔW| ≤ ``limit`` in every entry, after every step."""
+def edit(target: EditableModel, requests: pd.DataFrame, settings: Ft, memory: Any) -> Deltas:
+    """Changes of one down-projection with |ΔW| ≤ ``norm_constraint`` in every entry, after every step."""
     name = target.weight_name(target.layer(settings.layer))
     weight = dict(target.model.named_parameters())[name]
-    before, made = weight.detach().clone(), rows(target, requests, end=settings.end)
-    limit = settings.limit * (before.std().item() if settings.units == "relative" else 1.0)
+    before, made = weight.detach().clone(), training_sequences(target, requests, end=settings.append_eos)
+    limit = settings.norm_constraint * (before.std().item() if settings.units == "relative" else 1.0)
 
     def hold() -> None:
         with torch.no_grad():
             weight.copy_(torch.clamp(weight, before - limit, before + limit))
 
-    with applied(target.model, {name: torch.zeros_like(before)}):
-        tune(
+    with apply_deltas(target.model, {name: torch.zeros_like(before)}):
+        finetune_weights(
             target.model, made, [weight],
-            epochs=settings.steps, batch=settings.batch, rate=settings.rate, stop=settings.stop, after=hold,
+            epochs=settings.num_steps, batch=settings.batch_size, rate=settings.learning_rate, stop=settings.loss_threshold, after=hold,
             fill=target.tokenizer.pad_token_id or 0,
         )  # fmt: skip
         return {name: (weight - before).detach()}

@@ -8,18 +8,18 @@ import pandas as pd
 import torch
 
 from factlife.config.editing import LocFt
-from factlife.editing.editable import Deltas, Editable, applied
-from factlife.editing.editors.tuning import rows, tune
+from factlife.editing.editable import Deltas, EditableModel, apply_deltas
+from factlife.editing.editors.tuning import finetune_weights, training_sequences
 
 
-def edit(target: Editable, requests: pd.DataFrame, settings: LocFt, memory: Any) -> Deltas:
+def edit(target: EditableModel, requests: pd.DataFrame, settings: LocFt, memory: Any) -> Deltas:
     """Changes of one down-projection, breadth first: no request is trained twice before all were trained once."""
     name = target.weight_name(target.layer(settings.layer))
     weight = dict(target.model.named_parameters())[name]
-    before, made = weight.detach().clone(), rows(target, requests, end=settings.end)
-    with applied(target.model, {name: torch.zeros_like(before)}):
-        tune(
+    before, made = weight.detach().clone(), training_sequences(target, requests, end=settings.append_eos)
+    with apply_deltas(target.model, {name: torch.zeros_like(before)}):
+        finetune_weights(
             target.model, made, [weight],
-            epochs=settings.epochs, batch=settings.batch, rate=settings.rate, fill=target.tokenizer.pad_token_id or 0,
+            epochs=settings.epochs, batch=settings.batch_size, rate=settings.learning_rate, fill=target.tokenizer.pad_token_id or 0,
         )  # fmt: skip
         return {name: (weight - before).detach()}

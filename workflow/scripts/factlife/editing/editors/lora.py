@@ -13,13 +13,13 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from factlife.config.editing import Lora
-from factlife.editing.editable import Deltas, Editable
-from factlife.editing.editors.tuning import rows, tune
+from factlife.editing.editable import Deltas, EditableModel
+from factlife.editing.editors.tuning import finetune_weights, training_sequences
 
 
-def edit(target: Editable, requests: pd.DataFrame, settings: Lora, memory: Any) -> Deltas:
+def edit(target: EditableModel, requests: pd.DataFrame, settings: Lora, memory: Any) -> Deltas:
     """Changes of all linear maps of some blocks: ΔW = (α / r) B A, B = 0 at first."""
-    made, layers = rows(target, requests, end=settings.end), settings.layers
+    made, layers = training_sequences(target, requests, end=settings.append_eos), settings.layers
     blocks = [target.layer(layer) for layer in (range(len(target.parts.blocks)) if layers is None else layers)]
     inside = {id(part) for block in blocks for part in target.parts.blocks[block].module.modules()}
     linear = {
@@ -30,13 +30,13 @@ def edit(target: Editable, requests: pd.DataFrame, settings: Lora, memory: Any) 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         adapter = LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, target_modules=list(linear),
+            r=settings.r, lora_alpha=settings.lora_alpha, target_modules=list(linear),
             fan_in_fan_out=any(isinstance(part, Conv1D) for part in linear.values()),
         )  # fmt: skip
         tuned = inject_adapter_in_model(adapter, copy.deepcopy(target.model))
-    tune(
+    finetune_weights(
         tuned, made, [parameter for parameter in tuned.parameters() if parameter.requires_grad],
-        epochs=settings.epochs, batch=settings.batch, rate=settings.rate, fill=target.tokenizer.pad_token_id or 0,
+        epochs=settings.epochs, batch=settings.batch_size, rate=settings.learning_rate, fill=target.tokenizer.pad_token_id or 0,
     )  # fmt: skip
     return {
         f"{name}.weight": part.get_delta_weight("default").detach().to(linear[name].weight)

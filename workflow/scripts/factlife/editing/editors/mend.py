@@ -9,13 +9,13 @@ import torch
 
 from factlife.config.editing import Mend
 from factlife.editing import mend
-from factlife.editing.editable import Deltas, Editable, as_kept
-from factlife.editing.editors.tuning import rows
+from factlife.editing.editable import Deltas, EditableModel, to_weight_layout
+from factlife.editing.editors.tuning import training_sequences
 from factlife.editing.requests import EditError
 
 
 @torch.no_grad()
-def edit(target: Editable, requests: pd.DataFrame, settings: Mend, memory: Any) -> Deltas:
+def edit(target: EditableModel, requests: pd.DataFrame, settings: Mend, memory: Any) -> Deltas:
     """ΔW = -α Σ δ̃ ũᵀ over all tokens of all requests: the sum of what each request alone would change.
 
     Raises:
@@ -26,7 +26,7 @@ def edit(target: Editable, requests: pd.DataFrame, settings: Mend, memory: Any) 
         raise EditError("no network was trained for this model; train one of `editing.hypernetworks`")
     modules = {name: target.model.get_submodule(name) for name in network.shapes}
     total: dict[str, torch.Tensor] = {}
-    for found in mend.in_parts(target, modules, rows(target, requests)):
+    for found in mend.batched_gradient_factors(target, modules, training_sequences(target, requests)):
         for name, change in network.changes(found).items():
             total[name] = total[name] + change if name in total else change
-    return {f"{name}.weight": as_kept(modules[name], change) for name, change in total.items()}
+    return {f"{name}.weight": to_weight_layout(modules[name], change) for name, change in total.items()}

@@ -11,20 +11,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.config.editing import Place
-from factlife.editing.editable import Editable, Row, row
+from factlife.config.editing import EditSite
+from factlife.editing.editable import EditableModel, EditSequence, tokenize_prompt
 
-_ANYWHERE = Place(token="last")
+_ANYWHERE = EditSite(fact_token="last")
 
 
-def rows(target: Editable, requests: pd.DataFrame, *, end: bool = False) -> list[Row]:
+def training_sequences(target: EditableModel, requests: pd.DataFrame, *, end: bool = False) -> list[EditSequence]:
     """Requests as tokens: a prompt with its new value, which may end with the end-of-text token."""
-    return [row(target, _ANYWHERE, one.prompt, one.subject, one.target, end=end) for one in requests.itertuples()]
+    return [
+        tokenize_prompt(target, _ANYWHERE, one.prompt, one.subject, one.target_new, end=end)
+        for one in requests.itertuples()
+    ]
 
 
-def tune(
+def finetune_weights(
     model: Any,
-    made: Sequence[Row],
+    made: Sequence[EditSequence],
     trained: Sequence[Tensor],
     *,
     epochs: int,
@@ -55,7 +58,7 @@ def tune(
         order, total = rng.sample(range(len(made)), len(made)), 0.0
         for start in range(0, len(order), batch):
             chosen = [made[number] for number in order[start : start + batch]]
-            loss = answer_nats(model, chosen, fill)
+            loss = answer_loss(model, chosen, fill)
             for weight, gradient in zip(trained, torch.autograd.grad(loss, list(trained)), strict=True):
                 weight.grad = gradient
             optimizer.step()
@@ -71,14 +74,14 @@ def tune(
     )
 
 
-def answer_nats(model: Any, made: Sequence[Row], fill: int) -> Tensor:
+def answer_loss(model: Any, made: Sequence[EditSequence], fill: int) -> Tensor:
     """Mean over the answers' tokens of -log p, each given those before it."""
-    ids, labels, mask = padded(made, fill, next(model.parameters()).device)
+    ids, labels, mask = pad_sequences(made, fill, next(model.parameters()).device)
     logits = model(ids, attention_mask=mask, use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-def padded(made: Sequence[Row], fill: int, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+def pad_sequences(made: Sequence[EditSequence], fill: int, device: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, labels (-100 but where an answer's token follows) and mask, each (row, position)."""
     width = max(len(one.ids) for one in made)
     ids, labels = torch.full((len(made), width), fill), torch.full((len(made), width), -100)

@@ -1,11 +1,11 @@
-"""Put a model with and without its edits through multiple-choice tasks."""
+"""Evaluate a model on multiple-choice tasks, with and without its edits."""
 
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
 from factlife import config, jobs, models, world
-from factlife.config.editing import Measured
+from factlife.config.editing import EditEvaluation
 from factlife.editing import tasks
 from factlife.world.tables import read_table, write_table
 
@@ -16,12 +16,12 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     jobs.check_manifest(snakemake.input.edits)
     model, tokenizer = models.load(snakemake.input.model, job.device)
-    found = tasks.answer(
+    answers = tasks.evaluate_tasks(
         model,
         tokenizer,
         load_file(f"{snakemake.input.edits}/deltas.safetensors"),
-        read_table(f"{snakemake.input.edits}/measures.parquet"),
-        config.parse(Measured, snakemake.params.measures).tasks,
+        read_table(f"{snakemake.input.edits}/metrics.parquet"),
+        config.parse(EditEvaluation, snakemake.params.evaluation).tasks,
         world=world.load_world_of_table(snakemake.input.facts),
     )
-    write_table(found, snakemake.output.answers)
+    write_table(answers, snakemake.output.answers)

@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from transformers import DynamicCache
 
-from factlife.config.editing import Measured
-from factlife.editing.editable import Deltas, Editable
+from factlife.config.editing import EditEvaluation
+from factlife.editing.editable import Deltas, EditableModel
 from factlife.recall.perplexity import text_nats
 
 COLUMNS = ["metric", "item", "value", "weight"]
 
 
 @dataclass(frozen=True)
-class Measures:
+class EditMetrics:
     """What is measured, and on what.
 
     Attributes:
@@ -31,11 +31,13 @@ class Measures:
         references: texts by edit that tell what is to be found in those that the model writes about it.
     """
 
-    settings: Measured
+    settings: EditEvaluation
     texts: Mapping[str, str]
     references: Mapping[str, Sequence[str]]
 
-    def __call__(self, target: Editable, requests: pd.DataFrame, deltas: Deltas, *, whole: bool = True) -> pd.DataFrame:
+    def __call__(
+        self, target: EditableModel, requests: pd.DataFrame, deltas: Deltas, *, whole: bool = True
+    ) -> pd.DataFrame:
         """Measure a model as it is.
 
         Args:
@@ -45,40 +47,46 @@ class Measures:
             whole: read texts for perplexity too.
 
         Returns:
-            One row per thing, columns ``COLUMNS``: ``fluency`` and ``consistency`` of an edit; ``nats`` of a text, whose
+            One row per thing, columns ``COLUMNS``: ``fluency`` and ``consistency`` of an edit; ``nll`` of a text, whose
             weight is its number of tokens; ``weight_norm``, ‖W + Δ‖ / ‖W‖, and ``weight_change``, ‖Δ‖ / ‖W‖, of a weight.
         """
-        rows = [*self._written(target, requests.head(self.settings.texts)), *_moved(target.model, deltas)]
+        rows = [
+            *self._written(target, requests.head(self.settings.generation_requests)),
+            *_weight_norms(target.model, deltas),
+        ]
         if whole and self.texts:
             nats = text_nats(target.model, target.tokenizer, list(self.texts.values()))
             read = zip(self.texts, nats["nats"], nats["tokens"], strict=True)
-            rows += [("nats", item, value, float(tokens)) for item, value, tokens in read]
+            rows += [("nll", item, value, float(tokens)) for item, value, tokens in read]
         return pd.DataFrame(rows, columns=COLUMNS)
 
-    def _written(self, target: Editable, requests: pd.DataFrame) -> list[tuple[str, str, float, float]]:
-        asked = [(one.edit_id, prompt) for one in requests.itertuples() for prompt in one.text_prompts]
+    def _written(self, target: EditableModel, requests: pd.DataFrame) -> list[tuple[str, str, float, float]]:
+        asked = [(one.edit_id, prompt) for one in requests.itertuples() for prompt in one.generation_prompts]
         if not asked:
             return []
-        texts = write(target.model, target.tokenizer, [prompt for _, prompt in asked], new_tokens=self.settings.tokens)
+        texts = generate_texts(
+            target.model, target.tokenizer, [prompt for _, prompt in asked], new_tokens=self.settings.max_new_tokens
+        )
         by_edit: dict[str, list[str]] = {}
         for (edit, _), text in zip(asked, texts, strict=True):
             by_edit.setdefault(edit, []).append(text)
         rows = [
-            ("fluency", edit, float(np.mean([fluency(one) for one in said])), 1.0) for edit, said in by_edit.items()
+            ("fluency", edit, float(np.mean([ngram_entropy(one) for one in said])), 1.0)
+            for edit, said in by_edit.items()
         ]
         known = {edit: list(self.references.get(edit, ())) for edit in by_edit}
-        weights = inverse_frequencies([text for one in known.values() for text in one])
+        weights = inverse_document_frequencies([text for one in known.values() for text in one])
         return rows + [
-            ("consistency", edit, similarity(" ".join(said), " ".join(known[edit]), weights), 1.0)
+            ("consistency", edit, tfidf_similarity(" ".join(said), " ".join(known[edit]), weights), 1.0)
             for edit, said in by_edit.items()
             if known[edit]
         ]
 
 
-NOTHING = Measures(Measured(), {}, {})
+NO_METRICS = EditMetrics(EditEvaluation(), {}, {})
 
 
-def held_out(documents: pd.DataFrame, subjects: set[str], settings: Measured) -> dict[str, str]:
+def perplexity_texts(documents: pd.DataFrame, subjects: set[str], settings: EditEvaluation) -> dict[str, str]:
     """Texts for perplexity, by document: of those held out, where there are any, and that mention no edited subject.
 
     Args:
@@ -88,25 +96,27 @@ def held_out(documents: pd.DataFrame, subjects: set[str], settings: Measured) ->
     """
     rows = documents[documents["split"] != "train"] if (documents["split"] != "train").any() else documents
     rows = rows[rows["entity_ids"].map(subjects.isdisjoint).astype(bool)]
-    chosen = random.Random("held out").sample(range(len(rows)), min(len(rows), settings.documents))
+    chosen = random.Random("held out").sample(range(len(rows)), min(len(rows), settings.perplexity_documents))
     return dict(zip(rows["doc_id"].iloc[chosen], rows["text"].iloc[chosen], strict=True))
 
 
-def references(requests: pd.DataFrame, documents: pd.DataFrame, *, most: int = 5) -> dict[str, list[str]]:
+def reference_texts(requests: pd.DataFrame, documents: pd.DataFrame, *, most: int = 5) -> dict[str, list[str]]:
     """Texts by edit that state the edit's new value about others: given with the request, or documents of a corpus."""
-    wanted = {fact for facts in requests["reference_facts"] for fact in facts}
+    wanted = {fact for facts in requests["reference_fact_ids"] for fact in facts}
     stating: dict[str, str] = {}
     for text, facts in zip(documents["text"], documents["fact_ids"], strict=True):
         for fact in wanted.intersection(facts) - stating.keys():
             stating[fact] = text
     return {
-        one.edit_id: [*one.references, *(stating[fact] for fact in one.reference_facts if fact in stating)][:most]
+        one.edit_id: [*one.reference_texts, *(stating[fact] for fact in one.reference_fact_ids if fact in stating)][
+            :most
+        ]
         for one in requests.itertuples()
     }
 
 
 @torch.inference_mode()
-def write(
+def generate_texts(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int, top_k: int = 5, seed: int = 0
 ) -> list[str]:
     """Texts that begin with prompts, drawn from the ``top_k`` most probable tokens, as CounterFact's are.
@@ -136,7 +146,7 @@ def write(
     return texts
 
 
-def fluency(text: str) -> float:
+def ngram_entropy(text: str) -> float:
     """n-gram entropy (Meng et al. 2022): a third of the pairs' plus two thirds of the triples', in bits.
 
     Published tables give a hundred times this. 0 for a text without triples.
@@ -151,13 +161,13 @@ def fluency(text: str) -> float:
     return entropy(2) / 3 + 2 * entropy(3) / 3
 
 
-def inverse_frequencies(texts: Sequence[str]) -> dict[str, float]:
+def inverse_document_frequencies(texts: Sequence[str]) -> dict[str, float]:
     """ln((1 + n) / (1 + texts with the word)) + 1, by word."""
     found = Counter(word for text in texts for word in set(_words(text)))
     return {word: math.log((1 + len(texts)) / (1 + count)) + 1 for word, count in found.items()}
 
 
-def similarity(one: str, other: str, weights: Mapping[str, float]) -> float:
+def tfidf_similarity(one: str, other: str, weights: Mapping[str, float]) -> float:
     """Cosine of two texts' counts of the words that have a weight, each times it (CounterFact's consistency)."""
     first, second = (
         {word: count * weights[word] for word, count in Counter(_words(text)).items() if word in weights}
@@ -171,7 +181,7 @@ def _words(text: str) -> list[str]:
     return [word for word in (part.strip(".,;:!?\"'()").lower() for part in text.split()) if word]
 
 
-def _moved(model: Any, deltas: Deltas) -> list[tuple[str, str, float, float]]:
+def _weight_norms(model: Any, deltas: Deltas) -> list[tuple[str, str, float, float]]:
     """Norms of changed weights, which hold the changes, against those from before."""
     parameters, rows = dict(model.named_parameters()), []
     for name, change in deltas.items():

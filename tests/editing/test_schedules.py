@@ -9,50 +9,52 @@ from safetensors.torch import load_file
 
 from factlife.config.editing import (
     AlphaEdit,
+    EditRequests,
+    EditSchedule,
+    EditSite,
     Emmet,
     Ft,
     LocFt,
     Lora,
     Memit,
     Mend,
-    Place,
-    Requests,
     Rome,
-    Schedule,
+    TargetVectorSettings,
     UltraEdit,
-    Values,
 )
-from factlife.editing.editable import EditError, applied, write
+from factlife.editing.editable import EditError, add_deltas, apply_deltas
 from factlife.editing.editors import EDITORS
-from factlife.editing.evaluate import judge
+from factlife.editing.evaluate import evaluate_probes
 from factlife.editing.mend import Hypernetwork
-from factlife.editing.requests import from_world, probes_of_world
-from factlife.editing.run import run, save
+from factlife.editing.requests import probes_from_world, requests_from_world
+from factlife.editing.schedules import run_editor, save_result
 
-FAST = Values(steps=15, contexts=1, clamp=4.0, rate=0.5, stop=0.01)
-PLACE = Place(token="last", layers=[1, 2])
-ONE = Place(token="last", layers=[2])
+FAST = TargetVectorSettings(
+    v_num_grad_steps=15, n_context_templates=1, clamp_norm_factor=4.0, units="relative", v_lr=0.5, v_loss_threshold=0.01
+)
+PLACE = EditSite(fact_token="last", layers=[1, 2])
+ONE = EditSite(fact_token="last", layers=[2])
 EDITED = {
-    "rome": Rome(kind="rome", place=ONE, values=FAST),
-    "emmet": Emmet(kind="emmet", place=ONE, values=FAST),
-    "memit": Memit(kind="memit", place=PLACE, values=FAST),
-    "alphaedit": AlphaEdit(kind="alphaedit", place=PLACE, values=FAST, energy=0.5),
+    "rome": Rome(kind="rome", **dict(ONE), values=FAST),
+    "emmet": Emmet(kind="emmet", **dict(ONE), values=FAST),
+    "memit": Memit(kind="memit", **dict(PLACE), values=FAST),
+    "alphaedit": AlphaEdit(kind="alphaedit", **dict(PLACE), values=FAST, nullspace_energy=0.5),
     "ultraedit": UltraEdit(kind="ultraedit", layers=[1, 2]),
-    "ft": Ft(kind="ft", layer=2, rate=0.02, limit=1.0),
-    "locft": LocFt(kind="locft", layer=1, rate=0.02, epochs=20),
-    "lora": Lora(kind="lora", layers=[1], rate=0.02, epochs=10),
+    "ft": Ft(kind="ft", layer=2, learning_rate=0.02, norm_constraint=1.0),
+    "locft": LocFt(kind="locft", layer=1, learning_rate=0.02, epochs=20),
+    "lora": Lora(kind="lora", layers=[1], learning_rate=0.02, epochs=10),
     "mend": Mend(kind="mend", hypernetwork="steps"),
 }
 
 
 @pytest.fixture
 def requests(world):
-    return from_world(world, Requests(count=6))
+    return requests_from_world(world, EditRequests(count=6))
 
 
 @pytest.fixture
 def probes(requests, world):
-    return probes_of_world(requests, world)
+    return probes_from_world(requests, world)
 
 
 def bits(model):
@@ -70,7 +72,7 @@ def test_every_editor_makes_new_values_likelier_and_leaves_the_model_as_it_was(t
     names = [target.weight_name(layer).removesuffix(".weight") for layer in (1, 2)]
     target = replace(target, hypernetwork=Hypernetwork(dict.fromkeys(names, (48, 32)), rank=2, rate=0.1))
     asked = probes[(probes["metric"] == "efficacy") & probes["edit_id"].isin(few["edit_id"])].reset_index(drop=True)
-    before, weights = judge(target.model, target.tokenizer, asked), bits(target.model)
+    before, weights = evaluate_probes(target.model, target.tokenizer, asked), bits(target.model)
 
     deltas = EDITORS[kind](target, few, EDITED[kind], {})
 
@@ -81,10 +83,10 @@ def test_every_editor_makes_new_values_likelier_and_leaves_the_model_as_it_was(t
         assert len(deltas) == 7 and all(name.startswith("model.layers.1.") for name in deltas)
     else:
         assert set(deltas) == {target.weight_name(layer) for layer in layers}
-    with applied(target.model, deltas):
-        after = judge(target.model, target.tokenizer, asked)
+    with apply_deltas(target.model, deltas):
+        after = evaluate_probes(target.model, target.tokenizer, asked)
     assert_same_bits(target.model, weights)
-    assert (after["nats"] < before["nats"]).all()
+    assert (after["nll"] < before["nll"]).all()
     assert after["probability"].mean() > before["probability"].mean() or before["probability"].all()
 
 
@@ -92,7 +94,7 @@ def test_rome_of_one_request_is_emmet_without_its_ridge(target, requests):
     one = requests.head(1)
 
     rome = EDITORS["rome"](target, one, EDITED["rome"], {})
-    emmet = EDITORS["emmet"](target, one, EDITED["emmet"].model_copy(update={"weight": 0.0}), {})
+    emmet = EDITORS["emmet"](target, one, EDITED["emmet"].model_copy(update={"emmet_lambda": 0.0}), {})
 
     for name, change in rome.items():
         torch.testing.assert_close(change, emmet[name])
@@ -101,8 +103,8 @@ def test_rome_of_one_request_is_emmet_without_its_ridge(target, requests):
 def test_single_edits_are_rolled_back_and_judged_alone(target, requests, probes):
     weights = bits(target.model)
 
-    done = run(
-        target, requests, probes, EDITED["rome"].model_copy(update={"schedule": Schedule(kind="single", edits=2)})
+    done = run_editor(
+        target, requests, probes, EDITED["rome"].model_copy(update={"schedule": EditSchedule(kind="single", n_edits=2)})
     )
 
     assert_same_bits(target.model, weights)
@@ -115,22 +117,22 @@ def test_single_edits_are_rolled_back_and_judged_alone(target, requests, probes)
     assert set(post["edit_id"]) == {*edits, ""}
     for edit in edits:
         person = edit.split(".")[0]
-        other = post[(post["metric"] == "same_subject") & (post["about"].str.split(".").str[0] == person)]
-        assert len(other) == 5 and edit not in set(other["about"])
-    with applied(target.model, {name: done.deltas[f"{name}@{edits[0]}"]}):
+        other = post[(post["metric"] == "same_subject") & (post["fact_id"].str.split(".").str[0] == person)]
+        assert len(other) == 5 and edit not in set(other["fact_id"])
+    with apply_deltas(target.model, {name: done.deltas[f"{name}@{edits[0]}"]}):
         asked = probes[probes["probe_id"] == f"{edits[0]}.efficacy"].reset_index(drop=True)
-        again = judge(target.model, target.tokenizer, asked)["nats"].iloc[0]
-    found = post[post["probe_id"] == f"{edits[0]}.efficacy"]["nats"].iloc[0]
+        again = evaluate_probes(target.model, target.tokenizer, asked)["nll"].iloc[0]
+    found = post[post["probe_id"] == f"{edits[0]}.efficacy"]["nll"].iloc[0]
     assert again == pytest.approx(found, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["memit", "alphaedit"])
 def test_batches_upon_one_another_add_up(target, requests, probes, kind):
-    schedule = Schedule(kind="sequential", edits=6, batch=2, points=2)
+    schedule = EditSchedule(kind="sequential", n_edits=6, edits_per_batch=2, n_evaluations=2)
     editor = EDITED[kind].model_copy(update={"schedule": schedule})
     weights = bits(target.model)
 
-    done = run(target, requests, probes, editor)
+    done = run_editor(target, requests, probes, editor)
 
     assert_same_bits(target.model, weights)
     table = done.verdicts
@@ -138,26 +140,31 @@ def test_batches_upon_one_another_add_up(target, requests, probes, kind):
     assert sorted(set(table[table["phase"] == "end"]["n_edits"])) == [4, 6]
     efficacy = table[(table["metric"] == "efficacy") & (table["n_edits"] == 6)]
     assert [len(rows) for _, rows in efficacy.groupby("phase")] == [6, 2]
-    assert not set(table[table["metric"].isin(["recall", "same_subject"])]["about"]) & set(requests["edit_id"])
-    with applied(target.model, done.deltas):
+    assert not set(table[table["metric"].isin(["recall", "same_subject"])]["fact_id"]) & set(requests["edit_id"])
+    with apply_deltas(target.model, done.deltas):
         end = table[(table["phase"] == "end") & (table["n_edits"] == 6)].set_index("probe_id")
         asked = probes[probes["probe_id"].isin(end.index)].reset_index(drop=True)
-        again = judge(target.model, target.tokenizer, asked)
-    found = end.loc[asked["probe_id"], "nats"].astype(float).to_numpy()
-    assert again["nats"].astype(float).to_numpy() == pytest.approx(found, rel=1e-4)
+        again = evaluate_probes(target.model, target.tokenizer, asked)
+    found = end.loc[asked["probe_id"], "nll"].astype(float).to_numpy()
+    assert again["nll"].astype(float).to_numpy() == pytest.approx(found, rel=1e-4)
 
 
 def test_one_batch_is_a_sequence_of_one_batch(target, requests, probes):
     batch, sequence = (
-        run(target, requests, probes, EDITED["memit"].model_copy(update={"schedule": schedule}))
-        for schedule in (Schedule(edits=4), Schedule(kind="sequential", edits=4, batch=4, points=1))
+        run_editor(target, requests, probes, EDITED["memit"].model_copy(update={"schedule": schedule}))
+        for schedule in (
+            EditSchedule(n_edits=4),
+            EditSchedule(kind="sequential", n_edits=4, edits_per_batch=4, n_evaluations=1),
+        )
     )
 
     assert all(torch.equal(change, sequence.deltas[name]) for name, change in batch.deltas.items())
 
 
 def test_what_the_original_model_said_is_what_unchanged_compares_with(target, requests, probes):
-    done = run(target, requests, probes, EDITED["memit"].model_copy(update={"schedule": Schedule(edits=4)}))
+    done = run_editor(
+        target, requests, probes, EDITED["memit"].model_copy(update={"schedule": EditSchedule(n_edits=4)})
+    )
 
     table = done.verdicts.set_index(["phase", "probe_id"])
     pre, end = table.loc["pre"], table.loc["end"]
@@ -166,9 +173,11 @@ def test_what_the_original_model_said_is_what_unchanged_compares_with(target, re
 
 
 def test_a_run_is_written_as_safetensors_and_parquet(target, requests, probes, tmp_path):
-    done = run(target, requests, probes, EDITED["locft"].model_copy(update={"schedule": Schedule(edits=2)}))
+    done = run_editor(
+        target, requests, probes, EDITED["locft"].model_copy(update={"schedule": EditSchedule(n_edits=2)})
+    )
 
-    save(done, tmp_path, model="m", seed="3", editor="locft")
+    save_result(done, tmp_path, model="m", seed="3", editor="locft")
 
     assert torch.equal(
         load_file(tmp_path / "deltas.safetensors")[target.weight_name(1)], done.deltas[target.weight_name(1)]
@@ -179,13 +188,13 @@ def test_a_run_is_written_as_safetensors_and_parquet(target, requests, probes, t
 
 def test_judges_differ_where_they_should(target, probes):
     asked = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
-    swapped = asked.assign(wanted=asked["other"], other=asked["wanted"])
+    swapped = asked.assign(target=asked["alternative"], alternative=asked["target"])
 
-    found, other = (judge(target.model, target.tokenizer, one) for one in (asked, swapped))
+    found, other = (evaluate_probes(target.model, target.tokenizer, one) for one in (asked, swapped))
 
     assert (found["probability"] != other["probability"]).all()
-    pd.testing.assert_series_equal(found["nats"], other["nats_other"], check_names=False)
-    assert judge(target.model, target.tokenizer, asked.assign(other=""))["probability"].isna().all()
+    pd.testing.assert_series_equal(found["nll"], other["nll_alternative"], check_names=False)
+    assert evaluate_probes(target.model, target.tokenizer, asked.assign(alternative=""))["probability"].isna().all()
 
 
 def test_a_change_that_is_not_finite_is_not_written(target):
@@ -193,7 +202,7 @@ def test_a_change_that_is_not_finite_is_not_written(target):
     name = target.weight_name(0)
 
     with pytest.raises(EditError, match="not finite; nothing was written"):
-        write(target.model, {name: torch.full_like(weights[name], torch.nan)})
+        add_deltas(target.model, {name: torch.full_like(weights[name], torch.nan)})
     assert_same_bits(target.model, weights)
 
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 import transformers
 
-from factlife.config.editing import Place, Requests, Values
-from factlife.editing import values
-from factlife.editing.editable import Editable, row
-from factlife.editing.requests import EditError, from_world
+from factlife.config.editing import EditRequests, EditSite, TargetVectorSettings
+from factlife.editing import compute_z
+from factlife.editing.editable import EditableModel, tokenize_prompt
+from factlife.editing.requests import EditError, requests_from_world
 from factlife.editing.suffix import Suffixes
 from factlife.models.anatomy import patch
 
-SETTINGS = Values(steps=6, contexts=2, stop=0.0, clamp=0.5)
+SETTINGS = TargetVectorSettings(v_num_grad_steps=6, n_context_templates=2, v_loss_threshold=0.0, clamp_norm_factor=0.5)
 _COMMON = {
     "vocab_size": 40,
     "hidden_size": 32,
@@ -32,12 +32,16 @@ FAMILIES = {
     "Mistral": {"num_key_value_heads": 2, "sliding_window": 3},
     "Qwen3": {"num_key_value_heads": 2, "head_dim": 16},
 }
-PLACES = [Place(token="subject_last", layers=[1]), Place(token="last", layers=[1]), Place(token="last", layers=[-1])]
+PLACES = [
+    EditSite(fact_token="subject_last", layers=[1]),
+    EditSite(fact_token="last", layers=[1]),
+    EditSite(fact_token="last", layers=[-1]),
+]
 
 
 @pytest.fixture
 def requests(world):
-    return from_world(world, Requests(count=6))
+    return requests_from_world(world, EditRequests(count=6))
 
 
 def tiny(family):
@@ -52,7 +56,7 @@ def tiny(family):
 
 def obvious(target, requests, place, settings):
     """One vector at a time, whole sequences, whole model, torch's own Adam."""
-    needed = values.slots(target, requests, place, joint=settings.joint)
+    needed = compute_z.vector_slots(target, requests, place, joint=settings.one_vector_per_subject)
     block = target.parts.blocks[target.layer(place.layers[-1])].module
     mlp = target.parts.blocks[target.layer(place.layers[-1])].mlp
     found = []
@@ -61,13 +65,15 @@ def obvious(target, requests, place, settings):
         spoken, kept, initial, written = [], [], [], []
         for slot in slots:
             one = requests.iloc[slot.request]
-            for prefix in ("", *target.contexts[: settings.contexts]):
+            for prefix in ("", *target.contexts[: settings.n_context_templates]):
                 text = f"{prefix} {one['prompt']}".strip()
-                spoken.append(row(target, place, text, one["subject"], one["target"], slot.token))
+                spoken.append(tokenize_prompt(target, place, text, one["subject"], one["target_new"], slot.token))
         last = requests.iloc[slots[-1].request]
-        related = zip(last["related_ids"], last["related_prompts"], strict=True)
+        related = zip(last["related_fact_ids"], last["related_prompts"], strict=True)
         others = [prompt for fact, prompt in related if fact not in set(requests["edit_id"])]
-        kept = [row(target, place, prompt, last["subject"]) for prompt in others or [f"{last['subject']} is a"]]
+        kept = [
+            tokenize_prompt(target, place, prompt, last["subject"]) for prompt in others or [f"{last['subject']} is a"]
+        ]
 
         def run(one, delta=None, initial=initial):
             def add(hidden):
@@ -77,7 +83,7 @@ def obvious(target, requests, place, settings):
             with patch(block, add):
                 return target.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
 
-        contexts = 1 + min(settings.contexts, len(target.contexts))
+        contexts = 1 + min(settings.n_context_templates, len(target.contexts))
         for one in spoken[::contexts]:
             with patch(mlp, lambda output, one=one, written=written: written.append(output[0, one.place].detach())):
                 run(one)
@@ -85,21 +91,21 @@ def obvious(target, requests, place, settings):
         with torch.no_grad():
             before = [run(one)[one.asked] for one in kept]
         unit = torch.zeros_like(home, requires_grad=True)
-        home = torch.stack(written).mean(0) if settings.scale == "mlp" else home
+        home = torch.stack(written).mean(0) if settings.norm_site == "mlp" else home
         relative = settings.units == "relative"
         scale = home.norm() / len(home) ** 0.5 if relative else 1.0
-        longest = settings.clamp * home.norm() / scale
-        adam = torch.optim.Adam([unit], lr=settings.rate)
-        for step in range(settings.steps):
-            loss = settings.decay * ((unit**2).mean() if relative else unit.norm() / home.norm() ** 2)
+        longest = settings.clamp_norm_factor * home.norm() / scale
+        adam = torch.optim.Adam([unit], lr=settings.v_lr)
+        for step in range(settings.v_num_grad_steps):
+            loss = settings.v_weight_decay * ((unit**2).mean() if relative else unit.norm() / home.norm() ** 2)
             for one in spoken:
                 said = run(one, unit * scale)
                 picked = [-said[one.asked + n, token] for n, token in enumerate(one.target)]
                 loss = loss + torch.stack(picked).mean() / contexts
             for one, was in zip(kept, before, strict=True):
                 now = run(one, unit * scale)[one.asked]
-                loss = loss + settings.kl / len(kept) * (now.exp() * (now - was)).sum()
-            if step == settings.steps - 1:
+                loss = loss + settings.kl_factor / len(kept) * (now.exp() * (now - was)).sum()
+            if step == settings.v_num_grad_steps - 1:
                 break
             adam.zero_grad()
             loss.backward()
@@ -110,38 +116,40 @@ def obvious(target, requests, place, settings):
     return torch.stack(found)
 
 
-ABSOLUTE = {"units": "absolute", "rate": 0.3, "decay": 0.5, "clamp": 4.0}
+PUBLISHED = {"units": "published", "v_lr": 0.3, "v_weight_decay": 0.5, "clamp_norm_factor": 4.0}
 
 
-@pytest.mark.parametrize("changed", [ABSOLUTE, ABSOLUTE | {"scale": "mlp"}, {"scale": "mlp"}], ids=str)
+@pytest.mark.parametrize("changed", [PUBLISHED, PUBLISHED | {"norm_site": "mlp"}, {"norm_site": "mlp"}], ids=str)
 def test_units_of_the_originals_are_what_plain_adam_finds(target, requests, changed):
     settings = SETTINGS.model_copy(update=changed)
 
-    found = values.target_values(target, requests, PLACES[0], settings)
+    found = compute_z.compute_target_vectors(target, requests, PLACES[0], settings)
 
     expected = obvious(target, requests, PLACES[0], settings)
     assert (found.delta - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_a_vector_is_done_once_its_answer_was_the_likeliest_often_enough(target, requests):
-    settings = SETTINGS.model_copy(update={"steps": 40, "clamp": 20.0, "rate": 0.5})
-    free = values.target_values(target, requests, PLACES[1], settings)
+    settings = SETTINGS.model_copy(update={"v_num_grad_steps": 40, "clamp_norm_factor": 20.0, "v_lr": 0.5})
+    free = compute_z.compute_target_vectors(target, requests, PLACES[1], settings)
 
     for patience in (1, 3):
-        stopped = values.target_values(target, requests, PLACES[1], settings.model_copy(update={"argmax": patience}))
+        stopped = compute_z.compute_target_vectors(
+            target, requests, PLACES[1], settings.model_copy(update={"argmax_patience": patience})
+        )
         for vector in range(len(stopped.delta)):
             steps = int(stopped.steps[vector])
             assert patience - 1 <= steps < int(free.steps[vector])
             # Its steps are those that it would have taken anyway.
-            short = settings.model_copy(update={"steps": steps + 1})
+            short = settings.model_copy(update={"v_num_grad_steps": steps + 1})
             if vector < 2:
-                same = values.target_values(target, requests, PLACES[1], short)
+                same = compute_z.compute_target_vectors(target, requests, PLACES[1], short)
                 torch.testing.assert_close(same.delta[vector], stopped.delta[vector], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_all_at_once_is_what_the_slow_obvious_search_finds(target, requests, place):
-    found = values.target_values(target, requests, place, SETTINGS)
+    found = compute_z.compute_target_vectors(target, requests, place, SETTINGS)
 
     expected = obvious(target, requests, place, SETTINGS)
     assert (found.delta - expected).norm() <= 1e-5 * expected.norm()
@@ -149,30 +157,34 @@ def test_all_at_once_is_what_the_slow_obvious_search_finds(target, requests, pla
 
 @pytest.mark.parametrize("place", PLACES[:2], ids=str)
 def test_no_vector_depends_on_how_many_are_found_at_once(target, requests, place):
-    together = values.target_values(target, requests, place, SETTINGS)
-    alone = values.target_values(target, requests, place, SETTINGS.model_copy(update={"batch": 1}))
+    together = compute_z.compute_target_vectors(target, requests, place, SETTINGS)
+    alone = compute_z.compute_target_vectors(target, requests, place, SETTINGS.model_copy(update={"batch_size": 1}))
 
     torch.testing.assert_close(together.delta, alone.delta, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-5, atol=1e-6)
 
 
 def test_done_vectors_stop_and_the_others_go_on_as_if_alone(target, requests):
-    settings = SETTINGS.model_copy(update={"clamp": 3.0})
-    free = values.target_values(target, requests, PLACES[1], settings)
+    settings = SETTINGS.model_copy(update={"clamp_norm_factor": 3.0})
+    free = compute_z.compute_target_vectors(target, requests, PLACES[1], settings)
     limit = float(free.losses.median()) + 1e-3
 
-    stopped = values.target_values(target, requests, PLACES[1], settings.model_copy(update={"stop": limit}))
+    stopped = compute_z.compute_target_vectors(
+        target, requests, PLACES[1], settings.model_copy(update={"v_loss_threshold": limit})
+    )
 
     done = stopped.losses < limit
     assert done.any() and not done.all()
-    assert (stopped.steps[done] <= settings.steps - 1).all() and (stopped.steps[~done] == settings.steps - 1).all()
-    assert (stopped.steps[done] < settings.steps - 1).any()
+    assert (stopped.steps[done] <= settings.v_num_grad_steps - 1).all() and (
+        stopped.steps[~done] == settings.v_num_grad_steps - 1
+    ).all()
+    assert (stopped.steps[done] < settings.v_num_grad_steps - 1).any()
     torch.testing.assert_close(stopped.delta[~done], free.delta[~done], rtol=1e-4, atol=1e-5)
 
 
 def test_vectors_are_no_longer_than_the_clamp(target, requests):
-    settings = SETTINGS.model_copy(update={"clamp": 0.1, "rate": 1.0})
-    found = values.target_values(target, requests, PLACES[0], settings)
+    settings = SETTINGS.model_copy(update={"clamp_norm_factor": 0.1, "v_lr": 1.0})
+    found = compute_z.compute_target_vectors(target, requests, PLACES[0], settings)
 
     initial = found.wanted - found.delta
     torch.testing.assert_close(found.delta.norm(dim=1), 0.1 * initial.norm(dim=1))
@@ -180,10 +192,20 @@ def test_vectors_are_no_longer_than_the_clamp(target, requests):
 
 def test_the_model_says_the_new_value_once_its_vector_is_added(target, requests):
     place, one = PLACES[1], requests.iloc[0]
-    found = values.target_values(
-        target, requests.head(1), place, Values(steps=60, contexts=0, clamp=20.0, kl=0.0, decay=0.0)
+    found = compute_z.compute_target_vectors(
+        target,
+        requests.head(1),
+        place,
+        TargetVectorSettings(
+            v_num_grad_steps=60,
+            n_context_templates=0,
+            clamp_norm_factor=20.0,
+            kl_factor=0.0,
+            v_weight_decay=0.0,
+            units="relative",
+        ),
     )
-    asked = row(target, place, one["prompt"], one["subject"], one["target"])
+    asked = tokenize_prompt(target, place, one["prompt"], one["subject"], one["target_new"])
 
     def add(hidden):
         hidden = hidden.clone()
@@ -200,7 +222,9 @@ def test_the_order_of_requests_about_several_subjects_does_not_matter(target, re
     mixed = pd.concat([requests.head(1), requests.tail(1), requests.head(1)]).assign(edit_id=["a", "b", "c"])
     sorted_ = mixed.iloc[[0, 2, 1]].reset_index(drop=True)
 
-    found, expected = (values.target_values(target, table, PLACES[0], SETTINGS) for table in (mixed, sorted_))
+    found, expected = (
+        compute_z.compute_target_vectors(target, table, PLACES[0], SETTINGS) for table in (mixed, sorted_)
+    )
 
     assert requests["subject"].iloc[0] != requests["subject"].iloc[-1] and len(found.delta) == 2
     torch.testing.assert_close(found.delta, expected.delta, rtol=1e-5, atol=1e-6)
@@ -208,26 +232,26 @@ def test_the_order_of_requests_about_several_subjects_does_not_matter(target, re
 
 def test_requests_about_one_subject_share_a_vector_at_its_last_token_only(target, requests):
     twice = pd.concat([requests.head(2)] * 2).reset_index(drop=True)
-    subject, last = Place(token="subject_last"), Place(token="last")
+    subject, last = EditSite(fact_token="subject_last"), EditSite(fact_token="last")
     two = twice["subject"].nunique()
 
-    assert {slot.vector for slot in values.slots(target, twice, subject, joint=True)} == set(range(two))
-    assert len({slot.vector for slot in values.slots(target, twice, subject, joint=False)}) == 4
-    tokens = [len(row(target, last, r.prompt, r.subject, r.target).target) for r in twice.itertuples()]
-    assert [slot.token for slot in values.slots(target, twice, last, joint=True)] == [
+    assert {slot.vector for slot in compute_z.vector_slots(target, twice, subject, joint=True)} == set(range(two))
+    assert len({slot.vector for slot in compute_z.vector_slots(target, twice, subject, joint=False)}) == 4
+    tokens = [len(tokenize_prompt(target, last, r.prompt, r.subject, r.target_new).target) for r in twice.itertuples()]
+    assert [slot.token for slot in compute_z.vector_slots(target, twice, last, joint=True)] == [
         token for count in tokens for token in range(count)
     ]
 
 
 def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, requests):
     place, layer = PLACES[0], 1
-    needed = values.slots(target, requests, place, joint=False)
+    needed = compute_z.vector_slots(target, requests, place, joint=False)
 
-    found = values.keys(target, requests, needed, place, layer, 2)
+    found = compute_z.compute_keys(target, requests, needed, place, layer, 2)
 
     request, expected = requests.iloc[3], []
     for prefix in ("", *target.contexts):
-        one = row(target, place, f"{prefix} {request['prompt']}".strip(), request["subject"])
+        one = tokenize_prompt(target, place, f"{prefix} {request['prompt']}".strip(), request["subject"])
         seen = []
         with patch(target.parts.blocks[layer].mlp_out, seen.append, inputs=True), torch.no_grad():
             target.model(torch.tensor([one.ids]))
@@ -236,13 +260,13 @@ def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, r
 
 
 def test_blocks_after_the_one_that_is_read_do_not_run(target, requests):
-    needed = values.slots(target, requests, PLACES[0], joint=False)
+    needed = compute_z.vector_slots(target, requests, PLACES[0], joint=False)
     runs = []
     for number, block in enumerate(target.parts.blocks):
         block.module.register_forward_hook(lambda *_, number=number: runs.append(number))
 
-    values.keys(target, requests, needed, PLACES[0], 1, 2)
-    values.residual(target, requests, needed, PLACES[0], 1)
+    compute_z.compute_keys(target, requests, needed, PLACES[0], 1, 2)
+    compute_z.compute_hidden_states(target, requests, needed, PLACES[0], 1)
 
     # A block whose down-projection is read does not return.
     assert runs == [0, 0, 0, 0, 1]
@@ -250,17 +274,17 @@ def test_blocks_after_the_one_that_is_read_do_not_run(target, requests):
 
 def test_the_subjects_last_token_is_found_behind_a_context(target, requests):
     one = requests.iloc[0]
-    made = row(target, PLACES[0], f"The end . {one['prompt']}", one["subject"], one["target"])
+    made = tokenize_prompt(target, PLACES[0], f"The end . {one['prompt']}", one["subject"], one["target_new"])
 
     names = target.tokenizer(one["subject"])["input_ids"][1:]
     assert made.ids[made.place] == names[-1]
     assert made.ids[made.place - len(names) + 1 : made.place + 1] == names
     assert (
-        row(target, PLACES[1], one["prompt"], one["subject"]).place
+        tokenize_prompt(target, PLACES[1], one["prompt"], one["subject"]).place
         == len(target.tokenizer(one["prompt"])["input_ids"]) - 1
     )
     with pytest.raises(EditError, match="is not in the prompt"):
-        row(target, PLACES[0], one["prompt"], "Nobody")
+        tokenize_prompt(target, PLACES[0], one["prompt"], "Nobody")
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -295,6 +319,6 @@ def test_suffixes_say_what_the_whole_model_says(family, layer, generator):
 
 def test_an_editable_without_moments_says_so(target):
     with pytest.raises(EditError, match="block 1 was not measured"):
-        Editable(target.model, target.tokenizer).moment(1)
+        EditableModel(target.model, target.tokenizer).key_covariance(1)
     with pytest.raises(EditError, match="layer 7 does not exist: the model has blocks 0 to 2"):
         target.layer(7)

@@ -11,15 +11,22 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.config.editing import Requests
-from factlife.editing.requests import COLUMNS, PROBE_COLUMNS, EditError, from_world, probes_of_world, validate
+from factlife.config.editing import EditRequests
+from factlife.editing.requests import (
+    COLUMNS,
+    PROBE_COLUMNS,
+    EditError,
+    probes_from_world,
+    requests_from_world,
+    validate_requests,
+)
 from factlife.world import World
 
 Record = Mapping[str, Any]
 
 
 @dataclass
-class Case:
+class EditCase:
     """A request of any layout.
 
     Attributes:
@@ -44,14 +51,14 @@ class Case:
     target: str = ""
 
 
-def make(
-    settings: Requests,
+def select_requests(
+    settings: EditRequests,
     tokenizer: Any,
     *,
     world: World,
-    known: set[str] | None = None,
+    recalled: set[str] | None = None,
     path: str | None = None,
-    snippets: str | None = None,
+    attribute_snippets: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Validated requests, and what is asked about those that can be used, from a world or from a file.
 
@@ -59,26 +66,28 @@ def make(
         settings: where they come from.
         tokenizer: of the model that is to be edited.
         world: of that model.
-        known: see ``requests.from_world``.
+        recalled: see ``requests.from_world``.
         path: the file, where they come from one.
-        snippets: see ``read``.
+        attribute_snippets: see ``read``.
     """
     if settings.kind == "world":
-        requests = validate(from_world(world, settings, known), tokenizer)
-        return requests, probes_of_world(requests, world, known)
-    requests, probes = read(settings, path, snippets)
-    requests = validate(requests, tokenizer)
+        requests = validate_requests(requests_from_world(world, settings, recalled), tokenizer)
+        return requests, probes_from_world(requests, world, recalled)
+    requests, probes = read_request_file(settings, path, attribute_snippets)
+    requests = validate_requests(requests, tokenizer)
     used = set(requests["edit_id"][requests["dropped"] == ""])
     return requests, probes[probes["edit_id"].isin(used)].reset_index(drop=True)
 
 
-def read(settings: Requests, path: str | Path, snippets: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_request_file(
+    settings: EditRequests, path: str | Path, attribute_snippets: str | Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Requests and what is asked about them, from a file.
 
     Args:
         settings: names the layout; of the records, the first ``count`` are taken.
         path: a JSON list, JSON lines or Parquet.
-        snippets: CounterFact's ``attribute_snippets.json``, texts by relation and new value, for consistency.
+        attribute_snippets: CounterFact's ``attribute_snippets.json``, texts by relation and new value, for consistency.
 
     Returns:
         As ``requests.from_world`` and ``requests.probes_of_world``; ``dropped`` is empty. A neighbour whose prompt is that of
@@ -98,7 +107,7 @@ def read(settings: Requests, path: str | Path, snippets: str | Path | None = Non
     cases = cases[: settings.count]
     if len(cases) < settings.count:
         logging.warning("%s has only %d of the %d requests that are asked for", path, len(cases), settings.count)
-    known = json.loads(Path(snippets).read_text()) if snippets else []
+    known = json.loads(Path(attribute_snippets).read_text()) if attribute_snippets else []
     texts = {
         (group["relation_id"], target): [one["text"] for one in found]
         for group in known
@@ -117,7 +126,7 @@ def read(settings: Requests, path: str | Path, snippets: str | Path | None = Non
     return pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(_probes(cases, ids), columns=PROBE_COLUMNS)
 
 
-def download(settings: Requests, path: str | Path) -> None:
+def download_requests(settings: EditRequests, path: str | Path) -> None:
     """Fetch a hub dataset, at its pinned revision, into a Parquet file.
 
     Raises:
@@ -151,7 +160,7 @@ def _records(path: str | Path) -> list[Record]:
     return found
 
 
-def _probes(cases: Sequence[Case], ids: Sequence[str]) -> Iterator[tuple]:
+def _probes(cases: Sequence[EditCase], ids: Sequence[str]) -> Iterator[tuple]:
     owner = {case.prompt: edit for case, edit in zip(cases, ids, strict=True)}
     for case, edit in zip(cases, ids, strict=True):
         yield f"{edit}.efficacy", edit, "efficacy", edit, case.prompt, case.new, case.old
@@ -164,7 +173,7 @@ def _probes(cases: Sequence[Case], ids: Sequence[str]) -> Iterator[tuple]:
                 yield f"{edit}.distractor.{number}", edit, "distractor", about, said, wanted, other
 
 
-def _counterfact(record: Record, settings: Requests) -> Iterator[Case]:
+def _counterfact(record: Record, settings: EditRequests) -> Iterator[EditCase]:
     """CounterFact (Meng et al. 2022), and its multi form, in which a record may hold several rewrites."""
     rewrites = record["requested_rewrite"]
     for rewrite in [rewrites] if isinstance(rewrites, Mapping) else rewrites:
@@ -176,7 +185,7 @@ def _counterfact(record: Record, settings: Requests) -> Iterator[Case]:
             asked.append(("neighbourhood", prompt, wanted.strip()))
         prompt = rewrite["prompt"].replace("{}", rewrite["subject"])
         texts = list(record.get("generation_prompts", ()))
-        yield Case(
+        yield EditCase(
             rewrite["subject"],
             rewrite["relation_id"],
             prompt,
@@ -188,28 +197,28 @@ def _counterfact(record: Record, settings: Requests) -> Iterator[Case]:
         )
 
 
-def _easyedit(record: Record, settings: Requests) -> Iterator[Case]:
+def _easyedit(record: Record, settings: EditRequests) -> Iterator[EditCase]:
     """EasyEdit's form of CounterFact: one paraphrase, one neighbour; the prompt without its subject is the relation."""
     new, old, subject = record["target_new"].strip(), record["ground_truth"].strip(), record["subject"]
     asked = [
         ("paraphrase", record["rephrase_prompt"], new),
         ("neighbourhood", record["locality_prompt"], record["locality_ground_truth"].strip()),
     ]
-    yield Case(subject, record["prompt"].replace(subject, "{}"), record["prompt"], new, old, asked, [subject])
+    yield EditCase(subject, record["prompt"].replace(subject, "{}"), record["prompt"], new, old, asked, [subject])
 
 
-def _zsre(record: Record, settings: Requests) -> Iterator[Case]:
+def _zsre(record: Record, settings: EditRequests) -> Iterator[EditCase]:
     """ZsRE as MEND filtered it (Mitchell et al. 2022): questions; the value is the true answer or ``alt``."""
     true = record["answers"][0].strip()
-    new, old = (record["alt"].strip(), true) if settings.answer == "alternative" else (true, "")
+    new, old = (record["alt"].strip(), true) if settings.zsre_target == "alt" else (true, "")
     # As MEMIT asks it: the published question has no question mark.
     near = record["loc"].rstrip("?") + "?"
     asked = [("paraphrase", record["rephrase"], new), ("neighbourhood", near, record["loc_ans"].strip())]
     subject = record["subject"]
-    yield Case(subject, record["src"].replace(subject, "{}"), record["src"], new, old, asked, [subject])
+    yield EditCase(subject, record["src"].replace(subject, "{}"), record["src"], new, old, asked, [subject])
 
 
-def _wikibigedit(record: Record, settings: Requests) -> Iterator[Case]:
+def _wikibigedit(record: Record, settings: EditRequests) -> Iterator[EditCase]:
     """WikiBigEdit (Thede et al. 2025): questions about what changed in Wikidata; all but the first two may be missing."""
     subject, new = record["subject"], record["ans"].strip()
     others = {
@@ -223,10 +232,10 @@ def _wikibigedit(record: Record, settings: Requests) -> Iterator[Case]:
         for metric, (column, wanted) in others.items()
         if isinstance(record.get(column), str) and isinstance(wanted, str)
     ]
-    yield Case(subject, record["update"].replace(subject, "{}"), record["update"], new, "", asked, [subject])
+    yield EditCase(subject, record["update"].replace(subject, "{}"), record["update"], new, "", asked, [subject])
 
 
-_LAYOUTS: dict[str, Callable[[Record, Requests], Iterator[Case]]] = {
+_LAYOUTS: dict[str, Callable[[Record, EditRequests], Iterator[EditCase]]] = {
     "counterfact": _counterfact,
     "multi-counterfact": _counterfact,
     "easyedit": _easyedit,

@@ -10,24 +10,24 @@ import numpy as np
 import pandas as pd
 
 from factlife import stats
-from factlife.config.editing import Editor, Place, Places
-from factlife.editing.editable import Editable, applied
+from factlife.config.editing import Editor, EditSite, SiteSweep
+from factlife.editing.editable import EditableModel, apply_deltas
 from factlife.editing.editors import EDITORS
-from factlife.editing.evaluate import judge
-from factlife.editing.requests import EditError, told_apart, usable
+from factlife.editing.evaluate import evaluate_probes
+from factlife.editing.requests import EditError, separate_same_subject, usable_probes
 
 _SCORED = ["efficacy", "paraphrase", "neighbourhood"]
-_COLUMNS_OF_SWEEP = ["edit_id", "probe_id", "metric", "about", "probability", "argmax", "generation"]
+_COLUMNS_OF_SWEEP = ["edit_id", "probe_id", "metric", "fact_id", "probability", "argmax", "generation"]
 _SHOWN = [*_SCORED, "recall", "same_subject"]
 
 
-def at(place: Place, token: str, layer: int) -> Place:
+def site_at(place: EditSite, token: str, layer: int) -> EditSite:
     """A place with as many layers as another, the chosen one last."""
-    return Place(token=token, layers=list(range(max(0, layer - len(place.layers) + 1), layer + 1)))
+    return EditSite(fact_token=token, layers=list(range(max(0, layer - len(place.layers) + 1), layer + 1)))
 
 
-def sweep(
-    target: Editable, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor, settings: Places,
+def sweep_sites(
+    target: EditableModel, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor, settings: SiteSweep,
     *, batch_tokens: int = 8192,
 ) -> pd.DataFrame:  # fmt: skip
     """Write the same batch at every token and block in turn, and judge it.
@@ -45,26 +45,26 @@ def sweep(
         generation``. A place where the editor cannot write is left out, and the log says why.
     """
     requests = requests[requests["dropped"] == ""]
-    if settings.distinct:
+    if settings.unique_subjects:
         requests = requests.drop_duplicates("subject")
-    requests = requests.head(settings.edits).reset_index(drop=True)
+    requests = requests.head(settings.n_edits).reset_index(drop=True)
     edited = set(requests["edit_id"])
-    asked = told_apart(usable(probes, edited, edited), set(requests["entity_id"]))
+    asked = separate_same_subject(usable_probes(probes, edited, edited), set(requests["entity_id"]))
     asked = asked[asked["metric"].isin(_SHOWN)].reset_index(drop=True)
     logging.info("%d requests about %d subjects at every place", len(requests), requests["subject"].nunique())
     parts = []
-    for token in settings.tokens:
-        for layer in _tried(target, settings):
-            here = editor.model_copy(update={"place": at(editor.place, token, layer)})
+    for token in settings.fact_tokens:
+        for layer in _layers_to_try(target, settings):
+            here = editor.model_copy(update=site_at(editor.site, token, layer).model_dump())
             try:
                 deltas = EDITORS[editor.kind](target, requests, here, {})
-                with applied(target.model, deltas):
-                    verdicts = judge(target.model, target.tokenizer, asked, batch_tokens=batch_tokens)
+                with apply_deltas(target.model, deltas):
+                    verdicts = evaluate_probes(target.model, target.tokenizer, asked, batch_tokens=batch_tokens)
             except EditError as problem:
                 logging.warning("%s, block %d cannot be edited: %s", token, layer, problem)
                 continue
             rows = pd.concat([asked, verdicts], axis=1)[_COLUMNS_OF_SWEEP]
-            rows.insert(0, "token", token)
+            rows.insert(0, "fact_token", token)
             rows.insert(1, "layer", layer)
             parts.append(rows)
             means = rows.groupby("metric")["argmax"].mean()
@@ -74,30 +74,34 @@ def sweep(
     return pd.concat(parts, ignore_index=True)
 
 
-def find(
-    target: Editable, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor | None, settings: Places,
+def compare_sites(
+    target: EditableModel, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor | None, settings: SiteSweep,
     *, trace: pd.DataFrame | None, batch_tokens: int = 8192, resamples: int = 1000,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Verdicts of ``sweep``, none without an editor, and the table of ``summarise``."""
     layers = len(target.parts.blocks)
-    swept = pd.DataFrame(columns=["token", "layer", *_COLUMNS_OF_SWEEP])
+    swept = pd.DataFrame(columns=["fact_token", "layer", *_COLUMNS_OF_SWEEP])
     if editor is not None:
-        swept = sweep(target, requests, probes, editor, settings, batch_tokens=batch_tokens)
-    every = pd.DataFrame(list(itertools.product(settings.tokens, _tried(target, settings))), columns=["token", "layer"])
-    return swept, summarise(swept, effects(trace, every, settings.depth, layers), resamples=resamples)
+        swept = sweep_sites(target, requests, probes, editor, settings, batch_tokens=batch_tokens)
+    every = pd.DataFrame(
+        list(itertools.product(settings.fact_tokens, _layers_to_try(target, settings))), columns=["fact_token", "layer"]
+    )
+    return swept, summarise_sites(
+        swept, predict_effects(trace, every, settings.depth_fraction, layers), resamples=resamples
+    )
 
 
-def named(table: pd.DataFrame, *, model: str, seed: int, editor: str | None) -> pd.DataFrame:
-    """With the key columns of ``edit_places.csv`` before those of ``summarise``."""
+def add_keys(table: pd.DataFrame, *, model: str, seed: int, editor: str | None) -> pd.DataFrame:
+    """With the key columns of ``edit_sites.csv`` before those of ``summarise``."""
     keys = pd.DataFrame({"model": model, "seed": seed, "editor": editor or ""}, index=table.index)
     return pd.concat([keys, table], axis=1)
 
 
-def _tried(target: Editable, settings: Places) -> list[int]:
+def _layers_to_try(target: EditableModel, settings: SiteSweep) -> list[int]:
     return [target.layer(layer) for layer in settings.layers] or list(range(len(target.parts.blocks)))
 
 
-def effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, layers: int) -> pd.DataFrame:
+def predict_effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, layers: int) -> pd.DataFrame:
     """What each way of choosing thinks of each place.
 
     - ``tracing``, ``tracing-noise``: what restoring one block's MLP there brings back of the answer's logit, by causal
@@ -115,8 +119,8 @@ def effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, laye
     Returns:
         One row per chooser and place: ``chooser, token, layer, effect``.
     """
-    near = -(places["layer"] - depth * (layers - 1)).abs() - layers * (places["token"] != "subject_last")
-    parts = [places.assign(chooser="depth", effect=near)]
+    near = -(places["layer"] - depth * (layers - 1)).abs() - layers * (places["fact_token"] != "subject_last")
+    parts = [places.assign(choose_by="depth", effect=near)]
     if trace is not None:
         trace = trace[trace["exclusion_reason"].isna() & trace["known"].fillna(False).astype(bool)]
         wide = trace.loc[trace["component"] == "mlp", "window"].max()
@@ -125,7 +129,7 @@ def effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, laye
         ].mean()
 
         def of(corruption: str, component: str, window: Any = 1) -> pd.Series:
-            wanted = pd.MultiIndex.from_frame(places[["token", "layer"]].astype({"layer": int}))
+            wanted = pd.MultiIndex.from_frame(places[["fact_token", "layer"]].astype({"layer": int}))
             found = mean.xs((corruption, component, window), level=[0, 1, 2], drop_level=True)
             return pd.Series(found.reindex(wanted).to_numpy(float), index=places.index)
 
@@ -135,19 +139,21 @@ def effects(trace: pd.DataFrame | None, places: pd.DataFrame, depth: float, laye
             "tracing-noise": ("noise", "mlp", 1),
             "tracing-window": ("replacement", "mlp", wide),
         }
-        parts += [places.assign(chooser=chooser, effect=of(*way)) for chooser, way in ways.items() if way[:2] in told]
+        parts += [places.assign(choose_by=chooser, effect=of(*way)) for chooser, way in ways.items() if way[:2] in told]
         if {("replacement", "residual"), ("replacement", "residual_mlp_frozen")} <= told:
             through = of("replacement", "residual") - of("replacement", "residual_mlp_frozen")
-            parts.append(places.assign(chooser="frozen", effect=through))
+            parts.append(places.assign(choose_by="tracing-severed", effect=through))
     return pd.concat(parts, ignore_index=True).dropna(subset="effect")
 
 
-def choose(found: pd.DataFrame) -> pd.DataFrame:
+def choose_sites(found: pd.DataFrame) -> pd.DataFrame:
     """The place that each chooser thinks most of: ``chooser, token, layer, effect``, one row each."""
-    return found.loc[found.groupby("chooser", sort=False)["effect"].idxmax(), ["chooser", "token", "layer", "effect"]]
+    return found.loc[
+        found.groupby("choose_by", sort=False)["effect"].idxmax(), ["choose_by", "fact_token", "layer", "effect"]
+    ]
 
 
-def scores(verdicts: pd.DataFrame, *, resamples: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def score_sites(verdicts: pd.DataFrame, *, resamples: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Harmonic mean of efficacy, paraphrase and neighbourhood by argmax, of every place.
 
     Args:
@@ -159,7 +165,7 @@ def scores(verdicts: pd.DataFrame, *, resamples: int) -> tuple[pd.DataFrame, np.
     """
     rows = verdicts[verdicts["metric"].isin(_SCORED)]
     rows = rows.assign(subject=rows["edit_id"].str.split(".").str[0], right=rows["argmax"].astype(float))
-    places = rows[["token", "layer"]].drop_duplicates().reset_index(drop=True)
+    places = rows[["fact_token", "layer"]].drop_duplicates().reset_index(drop=True)
     index = pd.MultiIndex.from_frame(places)
     subjects = np.sort(rows["subject"].unique())
     draws = np.random.default_rng(0).multinomial(
@@ -168,7 +174,7 @@ def scores(verdicts: pd.DataFrame, *, resamples: int) -> tuple[pd.DataFrame, np.
     weights = np.vstack([np.ones((1, len(subjects))), draws])
     means = []
     for metric in _SCORED:
-        by = rows[rows["metric"] == metric].groupby(["subject", "token", "layer"])["right"].agg(["sum", "count"])
+        by = rows[rows["metric"] == metric].groupby(["subject", "fact_token", "layer"])["right"].agg(["sum", "count"])
         total, count = (
             by[column].unstack([1, 2], fill_value=0).reindex(subjects, fill_value=0)[index]
             for column in ("sum", "count")
@@ -179,29 +185,29 @@ def scores(verdicts: pd.DataFrame, *, resamples: int) -> tuple[pd.DataFrame, np.
     return places, every[0], every[1:]
 
 
-def resolve(place: Place, table: pd.DataFrame) -> Place:
+def resolve_site(place: EditSite, table: pd.DataFrame) -> EditSite:
     """The place that its chooser took.
 
     Args:
-        place: as the config has it; ``given`` stays.
+        place: as the config has it; ``config`` stays.
         table: of ``summarise``.
 
     Raises:
         EditError: the chooser could not choose.
     """
-    if place.by == "given":
+    if place.choose_by == "config":
         return place
-    rows = table[(table["chooser"] == place.by) & (table["metric"] == "chosen")]
+    rows = table[(table["choose_by"] == place.choose_by) & (table["metric"] == "selection_score")]
     if rows.empty:
         raise EditError(
-            f"no place was chosen by `{place.by}`; see the log of choose_places, or set `place.by` to another"
+            f"no site was chosen by `{place.choose_by}`; see the log of sweep_edit_sites, or set `choose_by` to another"
         )
-    token, layer = rows[["token", "layer"]].iloc[0]
-    logging.info("edited at %s, block %d, chosen by %s", token, layer, place.by)
-    return at(place, str(token), int(layer))
+    token, layer = rows[["fact_token", "layer"]].iloc[0]
+    logging.info("edited at %s, block %d, chosen by %s", token, layer, place.choose_by)
+    return site_at(place, str(token), int(layer))
 
 
-def summarise(swept: pd.DataFrame, found: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+def summarise_sites(swept: pd.DataFrame, found: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
     """How good each place is, and how well each chooser predicts it, of one model and seed.
 
     Args:
@@ -218,11 +224,11 @@ def summarise(swept: pd.DataFrame, found: pd.DataFrame, *, resamples: int) -> pd
         half of the subjects, judged on the other, both ways. ``chance`` is the mean over places.
     """
     if swept.empty:
-        rows = choose(found).rename(columns={"effect": "estimate"})
-        empty = {"metric": "chosen", "n": 0, "ci_low": np.nan, "ci_high": np.nan, "interval_over": "facts"}
+        rows = choose_sites(found).rename(columns={"effect": "estimate"})
+        empty = {"metric": "selection_score", "n": 0, "ci_low": np.nan, "ci_high": np.nan, "interval_over": "facts"}
         return rows.assign(**empty)[_COLUMNS].astype({"layer": "Int64"})
-    places, own, drawn = scores(swept, resamples=resamples)
-    parts = [_each(swept, resamples)]
+    places, own, drawn = score_sites(swept, resamples=resamples)
+    parts = [_every_site(swept, resamples)]
     tail = {"n": swept[swept["metric"] == "efficacy"]["edit_id"].nunique(), "interval_over": "facts"}
 
     def add(chooser: str, token: Any, layer: Any, metric: str, value: float, resampled: np.ndarray | None) -> None:
@@ -231,54 +237,54 @@ def summarise(swept: pd.DataFrame, found: pd.DataFrame, *, resamples: int) -> pd
             if resampled is None
             else np.nanquantile(resampled, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2])
         )
-        row = {"chooser": chooser, "token": token, "layer": layer, "metric": metric, "estimate": value}
+        row = {"choose_by": chooser, "fact_token": token, "layer": layer, "metric": metric, "estimate": value}
         parts.append(pd.DataFrame([row | {"ci_low": low, "ci_high": high} | tail]))
 
     for place, value, resampled in zip(places.itertuples(), own, drawn.T, strict=True):
-        add("each", place.token, place.layer, "score", value, resampled)
+        add("every_site", place.fact_token, place.layer, "score", value, resampled)
     best = int(own.argmax())
-    for choice in choose(found.merge(places)).itertuples():
-        number = int(np.flatnonzero((places["token"] == choice.token) & (places["layer"] == choice.layer))[0])
-        add(choice.chooser, choice.token, choice.layer, "chosen", choice.effect, None)
-        add(choice.chooser, choice.token, choice.layer, "score", own[number], drawn[:, number])
+    for choice in choose_sites(found.merge(places)).itertuples():
+        number = int(np.flatnonzero((places["fact_token"] == choice.fact_token) & (places["layer"] == choice.layer))[0])
+        add(choice.choose_by, choice.fact_token, choice.layer, "selection_score", choice.effect, None)
+        add(choice.choose_by, choice.fact_token, choice.layer, "score", own[number], drawn[:, number])
         regret = drawn[:, best] - drawn[:, number]
-        add(choice.chooser, choice.token, choice.layer, "regret", own[best] - own[number], regret)
-        thought = places.merge(found[found["chooser"] == choice.chooser], how="left")["effect"].to_numpy(float)
+        add(choice.choose_by, choice.fact_token, choice.layer, "regret", own[best] - own[number], regret)
+        thought = places.merge(found[found["choose_by"] == choice.choose_by], how="left")["effect"].to_numpy(float)
         thought = np.where(np.isnan(thought), np.nanmin(thought) - 1, thought)
         with np.errstate(invalid="ignore", divide="ignore"):
             every = pd.DataFrame(np.vstack([own, drawn]).T)
             correlation = every.rank().corrwith(pd.Series(thought).rank()).to_numpy()
-        add(choice.chooser, choice.token, choice.layer, "rank_correlation", correlation[0], correlation[1:])
-    score = _halves(swept)
-    add("sweep", places["token"][best], places["layer"][best], "chosen", own[best], drawn[:, best])
-    add("sweep", places["token"][best], places["layer"][best], "score", score, None)
-    add("sweep", places["token"][best], places["layer"][best], "regret", own[best] - score, None)
+        add(choice.choose_by, choice.fact_token, choice.layer, "rank_correlation", correlation[0], correlation[1:])
+    score = _cross_validated_score(swept)
+    add("sweep", places["fact_token"][best], places["layer"][best], "selection_score", own[best], drawn[:, best])
+    add("sweep", places["fact_token"][best], places["layer"][best], "score", score, None)
+    add("sweep", places["fact_token"][best], places["layer"][best], "regret", own[best] - score, None)
     add("chance", "", pd.NA, "score", own.mean(), drawn.mean(1))
     add("chance", "", pd.NA, "regret", own[best] - own.mean(), drawn[:, best] - drawn.mean(1))
     table = pd.concat(parts, ignore_index=True).astype({"layer": "Int64"})
     return table[_COLUMNS]
 
 
-_COLUMNS = ["chooser", "token", "layer", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
+_COLUMNS = ["choose_by", "fact_token", "layer", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 
 
-def _each(swept: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    about, edit = (swept[column].str.split(".").str[0] for column in ("about", "edit_id"))
+def _every_site(swept: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    about, edit = (swept[column].str.split(".").str[0] for column in ("fact_id", "edit_id"))
     rows = swept.assign(subject=edit.where(swept["edit_id"] != "", about))
     parts = []
-    for (token, layer, metric), group in rows.groupby(["token", "layer", "metric"], sort=False):
+    for (token, layer, metric), group in rows.groupby(["fact_token", "layer", "metric"], sort=False):
         interval = stats.cluster_bootstrap(
             group[["argmax"]].astype("Float64").to_numpy(float, na_value=np.nan),
             group["subject"].to_numpy(),
             resamples=resamples,
         )
-        parts.append(stats.tidy({"chooser": "each", "token": token, "layer": layer}, [metric], interval))
+        parts.append(stats.tidy({"choose_by": "every_site", "fact_token": token, "layer": layer}, [metric], interval))
     return pd.concat(parts, ignore_index=True)
 
 
-def _halves(swept: pd.DataFrame) -> float:
+def _cross_validated_score(swept: pd.DataFrame) -> float:
     """Score of the place that is best on one half of the subjects, on the other half; the mean of both ways."""
     subject = swept["edit_id"].str.split(".").str[0]
     first = set(np.sort(subject[swept["edit_id"] != ""].unique())[::2])
-    halves = [scores(swept[subject.isin(first) == side], resamples=1)[1] for side in (True, False)]
+    halves = [score_sites(swept[subject.isin(first) == side], resamples=1)[1] for side in (True, False)]
     return float(np.mean([judged[chosen.argmax()] for chosen, judged in (halves, halves[::-1])]))

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from factlife.config import ConfigError, read_config
-from factlife.config.editing import Requests
-from factlife.editing.public import make, read
-from factlife.editing.requests import EditError, usable
+from factlife.config.editing import EditRequests
+from factlife.editing.request_files import read_request_file, select_requests
+from factlife.editing.requests import EditError, usable_probes
 
 REWRITE = {
     "prompt": "The mother tongue of {} is",
@@ -73,19 +73,21 @@ def written(tmp_path, records, name="requests.json"):
 
 def asked(probes, metric):
     rows = probes[probes["metric"] == metric]
-    return list(zip(rows["prompt"], rows["wanted"], rows["other"], strict=True))
+    return list(zip(rows["prompt"], rows["target"], rows["alternative"], strict=True))
 
 
 @pytest.mark.parametrize("name", ["requests.json", "requests.jsonl", "requests.parquet"])
 def test_counterfact(tmp_path, name):
-    requests, probes = read(Requests(kind="counterfact", path="", count=1), written(tmp_path, [COUNTERFACT], name))
+    requests, probes = read_request_file(
+        EditRequests(kind="counterfact", path="", count=1), written(tmp_path, [COUNTERFACT], name)
+    )
 
     one = requests.iloc[0]
-    assert (one["subject"], one["relation"], one["target"], one["target_true"]) == (
+    assert (one["subject"], one["relation"], one["target_new"], one["target_true"]) == (
         "Danielle Darrieux", "P103", "English", "French",
     )  # fmt: skip
     assert one["prompt"] == "The mother tongue of Danielle Darrieux is"
-    assert list(one["text_prompts"]) == COUNTERFACT["generation_prompts"]
+    assert list(one["generation_prompts"]) == COUNTERFACT["generation_prompts"]
     assert asked(probes, "efficacy") == [(one["prompt"], "English", "French")]
     assert asked(probes, "paraphrase") == [
         (prompt, "English", "French") for prompt in COUNTERFACT["paraphrase_prompts"]
@@ -102,19 +104,23 @@ def test_the_multi_form_may_hold_several_rewrites_and_answers_of_neighbours(tmp_
         "requested_rewrite": [REWRITE, second],
         "neighborhood_prompts": [{"prompt": "Ann speaks", "target": "Welsh"}],
     }
-    settings = Requests(kind="multi-counterfact", path="", count=2)
+    settings = EditRequests(kind="multi-counterfact", path="", count=2)
 
-    requests, probes = read(settings, written(tmp_path, [record]))
+    requests, probes = read_request_file(settings, written(tmp_path, [record]))
 
     assert requests["prompt"].tolist() == ["The mother tongue of Danielle Darrieux is", "Jean speaks"]
     assert asked(probes, "neighbourhood") == [("Ann speaks", "Welsh", "")] * 2
 
 
 def test_easyedit(tmp_path):
-    requests, probes = read(Requests(kind="easyedit", path="", count=1), written(tmp_path, [EASYEDIT]))
+    requests, probes = read_request_file(EditRequests(kind="easyedit", path="", count=1), written(tmp_path, [EASYEDIT]))
 
     one = requests.iloc[0]
-    assert (one["relation"], one["target"], one["target_true"]) == ("The mother tongue of {} is", "English", "French")
+    assert (one["relation"], one["target_new"], one["target_true"]) == (
+        "The mother tongue of {} is",
+        "English",
+        "French",
+    )
     assert asked(probes, "paraphrase") == [("Danielle Darrieux, a native", "English", "French")]
     assert asked(probes, "neighbourhood") == [("Jean, speaker of", "French", "English")]
 
@@ -122,11 +128,13 @@ def test_easyedit(tmp_path):
 def test_zsre_with_the_true_answer_or_the_alternative(tmp_path):
     path = written(tmp_path, [ZSRE])
 
-    true, probes = read(Requests(kind="zsre", path="", count=1), path)
-    other, probes_other = read(Requests(kind="zsre", path="", count=1, answer="alternative"), path)
+    true, probes = read_request_file(EditRequests(kind="zsre", path="", count=1), path)
+    other, probes_other = read_request_file(
+        EditRequests(kind="zsre", path="", count=1, zsre_target="alt"), path
+    )
 
-    assert true[["target", "target_true"]].to_numpy().tolist() == [["Illinois Institute of Technology", ""]]
-    assert other[["target", "target_true"]].to_numpy().tolist() == [
+    assert true[["target_new", "target_true"]].to_numpy().tolist() == [["Illinois Institute of Technology", ""]]
+    assert other[["target_new", "target_true"]].to_numpy().tolist() == [
         ["University of Michigan", "Illinois Institute of Technology"]
     ]
     assert asked(probes, "neighbourhood") == [(ZSRE["loc"] + "?", "Hugo Weaving", "")]
@@ -139,9 +147,9 @@ def test_wikibigedit_and_what_records_may_lack(tmp_path):
     bare = {key: WIKIBIGEDIT[key] for key in ("subject", "update", "ans")} | {"mhop": None, "mhop_ans": np.nan}
     path = written(tmp_path, [WIKIBIGEDIT, bare], "requests.parquet")
 
-    requests, probes = read(Requests(kind="wikibigedit", path="", count=2), path)
+    requests, probes = read_request_file(EditRequests(kind="wikibigedit", path="", count=2), path)
 
-    assert requests["target"].tolist() == ["President of Malawi"] * 2
+    assert requests["target_new"].tolist() == ["President of Malawi"] * 2
     assert asked(probes, "multi_hop") == [(WIKIBIGEDIT["mhop"], "Malawi", "")]
     assert asked(probes, "persona") == [(WIKIBIGEDIT["personas"], "President of Malawi", "")]
     assert probes[probes["edit_id"] == requests["edit_id"].iloc[1]]["metric"].tolist() == ["efficacy"]
@@ -161,10 +169,10 @@ def test_what_cannot_be_used_is_counted_and_not_asked(tmp_path, tokenizer, world
         record(name, f"{name} was born in", values[2], values[1]),
         record(name, f"{name} works in", " ", values[1]),
     ]
-    settings = Requests(kind="easyedit", path="", count=9)
+    settings = EditRequests(kind="easyedit", path="", count=9)
 
     with caplog.at_level(logging.WARNING):
-        requests, probes = make(settings, tokenizer, world=world, path=written(tmp_path, records))
+        requests, probes = select_requests(settings, tokenizer, world=world, path=written(tmp_path, records))
 
     assert requests["dropped"].tolist() == [
         "",
@@ -179,10 +187,12 @@ def test_what_cannot_be_used_is_counted_and_not_asked(tmp_path, tokenizer, world
 def test_neighbours_that_are_edited_themselves_are_left_out(tmp_path):
     near = COUNTERFACT["neighborhood_prompts"][0]
     second = COUNTERFACT | {"requested_rewrite": REWRITE | {"subject": "Jacques"}, "neighborhood_prompts": []}
-    requests, probes = read(Requests(kind="counterfact", path="", count=2), written(tmp_path, [COUNTERFACT, second]))
+    requests, probes = read_request_file(
+        EditRequests(kind="counterfact", path="", count=2), written(tmp_path, [COUNTERFACT, second])
+    )
 
-    both = usable(probes, set(requests["edit_id"]), set(requests["edit_id"]))
-    alone = usable(probes, set(requests["edit_id"][:1]), set(requests["edit_id"][:1]))
+    both = usable_probes(probes, set(requests["edit_id"]), set(requests["edit_id"]))
+    alone = usable_probes(probes, set(requests["edit_id"][:1]), set(requests["edit_id"][:1]))
 
     assert near not in [prompt for prompt, *_ in asked(both, "neighbourhood")]
     assert near in [prompt for prompt, *_ in asked(alone, "neighbourhood")]
@@ -191,7 +201,9 @@ def test_neighbours_that_are_edited_themselves_are_left_out(tmp_path):
 def test_requests_about_one_subject_know_of_each_other(tmp_path):
     other = EASYEDIT | {"prompt": "Danielle Darrieux lives in", "target_new": "Rome", "ground_truth": "Paris"}
 
-    requests, _ = read(Requests(kind="easyedit", path="", count=2), written(tmp_path, [EASYEDIT, other]))
+    requests, _ = read_request_file(
+        EditRequests(kind="easyedit", path="", count=2), written(tmp_path, [EASYEDIT, other])
+    )
 
     assert requests["entity_id"].nunique() == 1
     assert [list(found) for found in requests["related_prompts"]] == [[other["prompt"]], [EASYEDIT["prompt"]]]
@@ -202,34 +214,36 @@ def test_snippets_are_texts_about_the_new_value(tmp_path):
     found = {"Q1860": [{"name": "Ann", "text": "Ann speaks English."}], "Q150": [{"name": "Jean", "text": "no"}]}
     snippets.write_text(json.dumps([{"relation_id": "P103", "samples": found}]))
 
-    requests, _ = read(Requests(kind="counterfact", path="", count=1), written(tmp_path, [COUNTERFACT]), snippets)
+    requests, _ = read_request_file(
+        EditRequests(kind="counterfact", path="", count=1), written(tmp_path, [COUNTERFACT]), snippets
+    )
 
-    assert list(requests["references"].iloc[0]) == ["Ann speaks English."]
+    assert list(requests["reference_texts"].iloc[0]) == ["Ann speaks English."]
 
 
 def test_a_wrong_layout_or_file_is_named(tmp_path):
     with pytest.raises(EditError, match=r"does not have the layout zsre: a record lacks 'answers'"):
-        read(Requests(kind="zsre", path="", count=1), written(tmp_path, [EASYEDIT]))
+        read_request_file(EditRequests(kind="zsre", path="", count=1), written(tmp_path, [EASYEDIT]))
     (tmp_path / "cut.json").write_text('[{"a": 1}, {')
     with pytest.raises(EditError, match=r"cut.json cannot be read as a JSON list"):
-        read(Requests(kind="zsre", path="", count=1), tmp_path / "cut.json")
+        read_request_file(EditRequests(kind="zsre", path="", count=1), tmp_path / "cut.json")
     with pytest.raises(EditError, match="holds no records"):
-        read(Requests(kind="zsre", path="", count=1), written(tmp_path, []))
+        read_request_file(EditRequests(kind="zsre", path="", count=1), written(tmp_path, []))
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"kind": "zsre"}, "give either `path` or `dataset`"),
+        ({"kind": "zsre"}, "need either `path` or `dataset`"),
         ({"kind": "zsre", "dataset": "a/b"}, "revision is missing"),
         ({"path": "a.json"}, "name the file's layout"),
     ],
 )
 def test_what_contradicts_itself_is_said_before_any_job(given, said):
     editing = {
-        "models": {"m": {"moments": "c", "requests": given, "editors": ["memit"]}},
-        "editors": {"memit": {"kind": "memit", "schedule": {"edits": 1}}},
-        "moments": {"c": {"corpus": "c"}},
+        "models": {"m": {"covariance": "c", "requests": given, "editors": ["memit"]}},
+        "editors": {"memit": {"kind": "memit", "schedule": {"n_edits": 1}}},
+        "covariances": {"c": {"corpus": "c"}},
     }
     with pytest.raises(ConfigError, match=said):
         read_config({"run": {"models": ["m"]}, "editing": editing})

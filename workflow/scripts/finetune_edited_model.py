@@ -1,11 +1,11 @@
-"""Fine-tune an edited model, and the unedited one alike, and ask what they still say."""
+"""Fine-tune an edited model, and the unedited one in the same way, and evaluate both."""
 
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
 from factlife import config, jobs, models, world
-from factlife.config.editing import Survival
+from factlife.config.editing import EditSurvival
 from factlife.corpus import tokens
 from factlife.editing import survival
 from factlife.world.tables import read_table, write_table
@@ -17,15 +17,16 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     jobs.check_manifest(snakemake.input.edits)
     model, tokenizer = models.load(snakemake.input.model, job.device)
-    table = survival.survive(
+    edits = read_table(f"{snakemake.input.edits}/edits.parquet")
+    table = survival.finetune_and_evaluate(
         model,
         tokenizer,
         load_file(f"{snakemake.input.edits}/deltas.safetensors", device=job.device),
-        survival.followed(read_table(snakemake.input.probes), read_table(f"{snakemake.input.edits}/edits.parquet")),
+        survival.survival_probes(read_table(snakemake.input.probes), edits),
         tokens.read_tokens(snakemake.input.tokens),
-        config.parse(Survival, snakemake.params.survival),
+        config.parse(EditSurvival, snakemake.params.survival),
         world=world.load_world_of_table(snakemake.input.facts),
         batch_tokens=snakemake.params.batch_tokens,
     )
-    names = {"model": snakemake.wildcards.model, "seed": int(snakemake.wildcards.seed)}
-    write_table(table.assign(**names, editor=snakemake.wildcards.editor), snakemake.output.survival)
+    keys = {"model": snakemake.wildcards.model, "seed": int(snakemake.wildcards.seed)}
+    write_table(table.assign(**keys, editor=snakemake.wildcards.editor), snakemake.output.survival)

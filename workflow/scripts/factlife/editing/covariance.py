@@ -21,12 +21,12 @@ from factlife.models.anatomy import anatomy, capture, ending
 _BATCH_TOKENS = 8192
 
 
-def measure(
+def compute_covariance(
     model: Any,
     sequences: Sequence[Sequence[int]],
     *,
-    multiple: int,
-    fill: int,
+    tokens_per_key_dim: int,
+    pad_token_id: int,
     layers: Sequence[int] = (),
     max_length: int = 512,
     seed: int = 0,
@@ -36,8 +36,8 @@ def measure(
     Args:
         model: a causal language model of a known anatomy.
         sequences: token ids of documents, read in random order until there are enough; longer ones are cut.
-        multiple: tokens to read, as a multiple of the keys' width; all where there are fewer.
-        fill: a token id for padding.
+        tokens_per_key_dim: tokens to read, as a multiple of the keys' width; all where there are fewer.
+        pad_token_id: a token id for padding.
         layers: blocks that are measured, negative ones count from the end; later ones need not run. All where empty.
         max_length: longest sequence.
         seed: of the order.
@@ -58,10 +58,10 @@ def measure(
         blocks = {layer: blocks[layer] for layer in sorted({layer % len(blocks) for layer in layers})}
     read, last = {layer: block.mlp_out for layer, block in blocks.items()}, blocks[max(blocks)].mlp_out
     width, device = anatomy(model).d_mlp, next(model.parameters()).device
-    tokens = multiple * width
+    tokens = tokens_per_key_dim * width
     sums = {layer: torch.zeros(width, width, dtype=torch.float64, device=device) for layer in blocks}
     marks, count, before, log = [tokens // 2**halving for halving in (4, 3, 2, 1)], 0, None, []
-    for ids, mask in _batches(sequences, tokens, fill, max_length, seed):
+    for ids, mask in _batches(sequences, tokens, pad_token_id, max_length, seed):
         with torch.inference_mode(), capture(read, inputs=True) as keys, ending(last):
             model.base_model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
         for layer, found in keys.items():
@@ -85,7 +85,7 @@ def measure(
     return moments, log
 
 
-def documents(tokens: pd.DataFrame, left_out: set[str]) -> list[list[int]]:
+def select_documents(tokens: pd.DataFrame, left_out: set[str]) -> list[list[int]]:
     """Token ids of the documents that mention none of some entities."""
     return tokens["input_ids"][tokens["entity_ids"].map(left_out.isdisjoint)].tolist()
 
@@ -107,24 +107,24 @@ def _batches(
         batch: list[Tensor] = []
         for ids in sorted(taken[start : start + stretch], key=len):
             if batch and (len(batch) + 1) * len(ids) > _BATCH_TOKENS:
-                yield _padded(batch, fill)
+                yield _pad(batch, fill)
                 batch = []
             batch.append(ids)
-        yield _padded(batch, fill)
+        yield _pad(batch, fill)
 
 
-def _padded(batch: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
+def _pad(batch: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=fill)
     return ids, (torch.arange(ids.shape[1]) < torch.tensor([len(one) for one in batch])[:, None]).long()
 
 
-def save(moments: Mapping[int, Tensor], path: str | Path, **about: Any) -> None:
+def save_covariance(moments: Mapping[int, Tensor], path: str | Path, **about: Any) -> None:
     """Write second moments, with what they were measured on."""
     tensors = {f"layer-{layer}": moment.cpu().contiguous() for layer, moment in moments.items()}
     save_file(tensors, path, {"about": json.dumps(about, sort_keys=True)})
 
 
-def load(path: str | Path, *, model: str | None = None) -> dict[int, Tensor]:
+def load_covariance(path: str | Path, *, model: str | None = None) -> dict[int, Tensor]:
     """Read second moments.
 
     Args:

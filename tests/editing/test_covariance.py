@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from factlife.editing.moments import documents, load, measure, save
+from factlife.editing.covariance import compute_covariance, load_covariance, save_covariance, select_documents
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import patch
 
@@ -15,7 +15,7 @@ def sequences(generator):
 
 
 def test_one_pass_finds_what_a_pass_per_block_and_document_finds(target, sequences):
-    found, _ = measure(target.model, sequences, multiple=1000, fill=0, max_length=12)
+    found, _ = compute_covariance(target.model, sequences, tokens_per_key_dim=1000, pad_token_id=0, max_length=12)
 
     for layer, block in enumerate(target.parts.blocks):
         total, count = torch.zeros(48, 48, dtype=torch.float64), 0
@@ -32,7 +32,7 @@ def test_one_pass_finds_what_a_pass_per_block_and_document_finds(target, sequenc
 def test_only_as_many_tokens_as_asked_are_read_and_convergence_is_logged(target, sequences):
     calls = []
     with patch(target.parts.blocks[0].module, lambda hidden: calls.append(hidden.shape[0] * hidden.shape[1])):
-        _, log = measure(target.model, sequences, multiple=2, fill=0)
+        _, log = compute_covariance(target.model, sequences, tokens_per_key_dim=2, pad_token_id=0)
 
     assert 96 <= log[-1]["tokens"] <= 96 + 30
     assert len(calls) < len(sequences), "documents of similar length share a pass"
@@ -40,36 +40,36 @@ def test_only_as_many_tokens_as_asked_are_read_and_convergence_is_logged(target,
 
 
 def test_of_some_blocks_the_same_is_found_and_later_ones_do_not_run(target, sequences):
-    whole, log = measure(target.model, sequences, multiple=10, fill=0)
+    whole, log = compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0)
     ran = []
     with patch(target.parts.blocks[2].module, ran.append, inputs=True):
-        some, same_log = measure(target.model, sequences, multiple=10, fill=0, layers=[1, 0])
+        some, same_log = compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0, layers=[1, 0])
         assert not ran
-        last, _ = measure(target.model, sequences, multiple=10, fill=0, layers=[-1])
+        last, _ = compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0, layers=[-1])
 
     assert some.keys() == {0, 1} and all(torch.equal(some[layer], whole[layer]) for layer in some)
     assert len(same_log) == len(log)
     assert last.keys() == {2} and torch.equal(last[2], whole[2]) and ran
     with pytest.raises(EditError, match="layer 3 does not exist: the model has blocks 0 to 2"):
-        measure(target.model, sequences, multiple=10, fill=0, layers=[3])
+        compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0, layers=[3])
 
 
 def test_too_few_tokens_are_an_error(target):
     with pytest.raises(EditError, match="3 tokens cannot span keys of 48 entries"):
-        measure(target.model, [[4, 5, 6]], multiple=10, fill=0)
+        compute_covariance(target.model, [[4, 5, 6]], tokens_per_key_dim=10, pad_token_id=0)
 
 
 def test_documents_that_mention_who_is_left_out_are_not_read():
     tokens = pd.DataFrame({"entity_ids": [["one", "two"], ["two"], []], "input_ids": [[1], [2], [3]]})
 
-    assert documents(tokens, set()) == [[1], [2], [3]]
-    assert documents(tokens, {"one"}) == [[2], [3]]
+    assert select_documents(tokens, set()) == [[1], [2], [3]]
+    assert select_documents(tokens, {"one"}) == [[2], [3]]
 
 
 def test_moments_of_other_weights_are_refused(target, tmp_path):
-    save(target.moments, tmp_path / "a.safetensors", model="abcdef0123")
+    save_covariance(target.covariance, tmp_path / "a.safetensors", model="abcdef0123")
 
-    read = load(tmp_path / "a.safetensors", model="abcdef0123")
-    assert all(torch.equal(read[layer], moment) for layer, moment in target.moments.items())
+    read = load_covariance(tmp_path / "a.safetensors", model="abcdef0123")
+    assert all(torch.equal(read[layer], moment) for layer, moment in target.covariance.items())
     with pytest.raises(EditError, match="measured on other weights"):
-        load(tmp_path / "a.safetensors", model="0123abcdef")
+        load_covariance(tmp_path / "a.safetensors", model="0123abcdef")
