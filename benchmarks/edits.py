@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import models, world  # noqa: E402
 from factlife.config.editing import EditRequests, EditSite, TargetVectorSettings  # noqa: E402
-from factlife.editing import moments, requests, values  # noqa: E402
+from factlife.editing import compute_z, covariance, requests  # noqa: E402
 from factlife.editing.editable import EditableModel  # noqa: E402
 from factlife.models.anatomy import capture, patch, unembed  # noqa: E402
 
@@ -39,10 +39,10 @@ def as_the_originals(
     target: EditableModel, wanted: Any, place: EditSite, settings: TargetVectorSettings, vectors: int
 ) -> Tensor:
     """δ of the first vectors, each by itself, (vector, d_model)."""
-    needed = values.slots(target, wanted, place, joint=settings.joint)
+    needed = compute_z.vector_slots(target, wanted, place, joint=settings.one_vector_per_subject)
     found = []
     for vector in range(vectors):
-        made = values._rows(target, wanted, [slot for slot in needed if slot.vector == vector], place, settings)
+        made = compute_z._sequences(target, wanted, [slot for slot in needed if slot.vector == vector], place, settings)
         found.append(_original(target, made, target.layer(place.layers[-1]), settings))
     return torch.stack(found)
 
@@ -57,7 +57,7 @@ def _original(target: EditableModel, made: Any, layer: int, settings: TargetVect
         labels[number, row.asked : row.asked + len(row.target)] = torch.tensor(row.target)
     at = torch.arange(len(rows)), torch.tensor([row.place for row in rows])
     told = torch.tensor([bool(row.target) for row in rows])
-    ends = torch.tensor([row.place if settings.kl_over == "essence" else row.asked for row in rows])
+    ends = torch.tensor([row.place if settings.kl_prompts == "essence" else row.asked for row in rows])
     weight = torch.tensor(made.weight)
     blocks = {"edited": parts.blocks[layer].module, "last": parts.blocks[-1].module}
     with torch.no_grad(), capture(blocks) as first:
@@ -67,8 +67,8 @@ def _original(target: EditableModel, made: Any, layer: int, settings: TargetVect
     start = first["edited"][at][bare].mean(0)
     scale = start.norm() / len(start) ** 0.5
     delta = torch.zeros_like(start, requires_grad=True)
-    optimizer = torch.optim.Adam([delta], lr=settings.rate)
-    for step in range(settings.steps):
+    optimizer = torch.optim.Adam([delta], lr=settings.v_lr)
+    for step in range(settings.v_num_grad_steps):
 
         def add(hidden: Tensor, change: Tensor = scale * delta) -> Tensor:
             return hidden.index_put(at, change.expand(len(rows), -1), accumulate=True)
@@ -80,39 +80,44 @@ def _original(target: EditableModel, made: Any, layer: int, settings: TargetVect
         said = -(picked.sum(1) / (labels >= 0).sum(1).clamp(min=1) * weight)[told].sum()
         now = logits.log_softmax(-1)[torch.arange(len(rows)), ends][~told]
         drift = ((now.exp() * (now - before)).sum(1) * weight[~told]).sum()
-        loss = said + drift + settings.decay * (delta**2).mean()
+        loss = said + drift + settings.v_weight_decay * (delta**2).mean()
         logging.info("%.3f = %.3f + %.3f", loss.item(), said.item(), drift.item())
-        if step == settings.steps - 1:
+        if step == settings.v_num_grad_steps - 1:
             break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            delta *= (settings.clamp * len(delta) ** 0.5 / delta.norm()).clamp(max=1)
+            delta *= (settings.clamp_norm_factor * len(delta) ** 0.5 / delta.norm()).clamp(max=1)
     return (scale * delta).detach()
 
 
 def by_layer(model: Any, sequences: list[list[int]], multiple: int, fill: int, layers: int) -> dict[int, Tensor]:
     """Second moments with a pass for each layer."""
-    return {layer: moments.measure(model, sequences, multiple=multiple, fill=fill)[0][layer] for layer in range(layers)}
+    return {
+        layer: covariance.compute_covariance(model, sequences, tokens_per_key_dim=multiple, pad_token_id=fill)[0][layer]
+        for layer in range(layers)
+    }
 
 
 def _target_values(
     target: EditableModel, wanted: Any, place: EditSite, settings: TargetVectorSettings, few: int
 ) -> None:
     """Print seconds a vector of the three ways, the slow two of which do a few requests only."""
-    some, one_by_one = wanted.head(few), settings.model_copy(update={"batch": 1})
-    count = len(values.slots(target, some, place, joint=False))
-    fast, found = timed(lambda: values.target_values(target, wanted, place, settings).delta)
+    some, one_by_one = wanted.head(few), settings.model_copy(update={"batch_size": 1})
+    count = len(compute_z.vector_slots(target, some, place, joint=False))
+    fast, found = timed(lambda: compute_z.compute_target_vectors(target, wanted, place, settings).delta)
     each = fast / len(found)
-    print(f"{place.token:14}{'all at once':22}{len(found):8}{each:10.4f}")
+    print(f"{place.fact_token:14}{'all at once':22}{len(found):8}{each:10.4f}")
     for way, work in (
-        ("one at a time", lambda: values.target_values(target, some, place, one_by_one).delta),
+        ("one at a time", lambda: compute_z.compute_target_vectors(target, some, place, one_by_one).delta),
         ("as the originals", lambda: as_the_originals(target, some, place, settings, count)),
     ):
         seconds, slow = timed(work)
         differs = ((slow - found[:count]).norm(dim=1) / slow.norm(dim=1)).max().item()
-        print(f"{place.token:14}{way:22}{count:8}{seconds / count:10.4f}{seconds / count / each:8.1f}{differs:17.1e}")
+        print(
+            f"{place.fact_token:14}{way:22}{count:8}{seconds / count:10.4f}{seconds / count / each:8.1f}{differs:17.1e}"
+        )
 
 
 def main() -> None:
@@ -133,7 +138,9 @@ def main() -> None:
 
     truth = world.load_world(arguments.world)
     model, tokenizer = models.load(arguments.model)
-    wanted = requests.validate(requests.from_world(truth, EditRequests(count=arguments.edits)), tokenizer)
+    wanted = requests.validate_requests(
+        requests.requests_from_world(truth, EditRequests(count=arguments.edits)), tokenizer
+    )
     wanted = wanted[wanted["dropped"] == ""].reset_index(drop=True)
     others = world.load_world(arguments.world).probes.query("kind == 'forward'")["prompt"].tail(5).tolist()
     target = EditableModel(model, tokenizer, others)
@@ -145,7 +152,9 @@ def main() -> None:
         batch_size=4 * arguments.edits,
     )
     few = min(arguments.slow, len(wanted))
-    print(f"{arguments.model}: {len(wanted)} edits, block {arguments.layer}, six contexts, {settings.steps} steps")
+    print(
+        f"{arguments.model}: {len(wanted)} edits, block {arguments.layer}, six contexts, {settings.v_num_grad_steps} steps"
+    )
     print(f"{'edited token':14}{'way':22}{'vectors':>8}{'s/vector':>10}{'ratio':>8}{'rel. difference':>17}")
     for token in arguments.tokens:
         _target_values(target, wanted, EditSite(fact_token=token, layers=[arguments.layer]), settings, few)
@@ -156,7 +165,12 @@ def main() -> None:
         layers, fill = len(target.parts.blocks), tokenizer.pad_token_id or 0
         found = {}
         for way, work in (
-            ("one pass", lambda: moments.measure(model, sequences, multiple=arguments.multiple, fill=fill)[0]),
+            (
+                "one pass",
+                lambda: covariance.compute_covariance(
+                    model, sequences, tokens_per_key_dim=arguments.multiple, pad_token_id=fill
+                )[0],
+            ),
             ("a pass a layer", lambda: by_layer(model, sequences, arguments.multiple, fill, layers)),
         ):
             passes.clear()

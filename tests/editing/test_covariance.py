@@ -43,7 +43,9 @@ def test_of_some_blocks_the_same_is_found_and_later_ones_do_not_run(target, sequ
     whole, log = compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0)
     ran = []
     with patch(target.parts.blocks[2].module, ran.append, inputs=True):
-        some, same_log = compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0, layers=[1, 0])
+        some, same_log = compute_covariance(
+            target.model, sequences, tokens_per_key_dim=10, pad_token_id=0, layers=[1, 0]
+        )
         assert not ran
         last, _ = compute_covariance(target.model, sequences, tokens_per_key_dim=10, pad_token_id=0, layers=[-1])
 

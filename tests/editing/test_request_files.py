@@ -129,9 +129,7 @@ def test_zsre_with_the_true_answer_or_the_alternative(tmp_path):
     path = written(tmp_path, [ZSRE])
 
     true, probes = read_request_file(EditRequests(kind="zsre", path="", count=1), path)
-    other, probes_other = read_request_file(
-        EditRequests(kind="zsre", path="", count=1, zsre_target="alt"), path
-    )
+    other, probes_other = read_request_file(EditRequests(kind="zsre", path="", count=1, zsre_target="alt"), path)
 
     assert true[["target_new", "target_true"]].to_numpy().tolist() == [["Illinois Institute of Technology", ""]]
     assert other[["target_new", "target_true"]].to_numpy().tolist() == [

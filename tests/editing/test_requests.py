@@ -56,7 +56,9 @@ def test_unusable_requests_are_flagged_and_counted(requests, tokenizer, caplog):
     bad.loc[1, "subject"] = "Nobody Else"
     bad.loc[2, "target_new"] = bad.loc[2, "target_true"]
     bad.loc[3, "target_new"] = "unheard-of"
-    bad.loc[5, ["subject", "relation", "prompt", "target_new"]] = bad.loc[4, ["subject", "relation", "prompt", "target_new"]]
+    bad.loc[5, ["subject", "relation", "prompt", "target_new"]] = bad.loc[
+        4, ["subject", "relation", "prompt", "target_new"]
+    ]
 
     with caplog.at_level(logging.WARNING):
         checked = validate_requests(bad, tokenizer)
@@ -97,9 +99,7 @@ def test_probes_ask_for_the_new_value_and_neighbours_for_their_own(world, reques
     distractor = probes[probes["metric"] == "distractor"].iloc[0]
     request = requests.set_index("edit_id").loc[distractor["edit_id"]]
     assert distractor["prompt"].startswith(f"{request['prompt']} {request['target_new']} . ")
-    assert set(probes[probes["metric"] == "recall"]["fact_id"]) == set(
-        world.facts["fact_id"][world.facts["seen"]]
-    )
+    assert set(probes[probes["metric"] == "recall"]["fact_id"]) == set(world.facts["fact_id"][world.facts["seen"]])
 
 
 def test_probes_about_other_edited_facts_are_left_out(world, requests):
@@ -148,9 +148,7 @@ def test_subjects_are_asked_for_by_their_new_value(world, requests):
 
 def test_of_a_model_that_knows_little_only_what_it_tells_is_asked(world, requests):
     probes = world.probes.set_index("probe_id")
-    forward = probes[
-        (probes["kind"] == "forward") & probes["fact_id"].isin(world.facts.query("seen")["fact_id"])
-    ]
+    forward = probes[(probes["kind"] == "forward") & probes["fact_id"].isin(world.facts.query("seen")["fact_id"])]
     neighbours = probes[(probes["kind"] == "neighbourhood") & probes["fact_id"].isin(requests["fact_id"])]
     second = forward.index[forward.duplicated("fact_id")][:3]
     known = {*second, neighbours.index[0]}

@@ -67,7 +67,7 @@ TABLES = {
             ]
             for metric in ("efficacy", "paraphrase", "neighbourhood", "score")
         ),
-        **(dict(model="m", seed=0, judge="argmax") | INTERVAL),
+        **(dict(model="m", seed=0, criterion="argmax") | INTERVAL),
     ),
     "edit_survival": table(
         "step data group estimate",

@@ -171,7 +171,7 @@ def test_editors_are_judged_once_all_edits_are_made():
         ("memit", "batch", 100, "end", "argmax", "paraphrase", 0.6),
         ("alphaedit", "batch", 100, "end", "probability", "efficacy", 0.96),
     ]
-    columns = ["editor", "schedule", "n_edits", "phase", "judge", "metric", "estimate"]
+    columns = ["editor", "schedule", "n_edits", "phase", "criterion", "metric", "estimate"]
     table = pd.DataFrame(rows, columns=columns).assign(model="m", seed=0, n=50, interval_over="facts")
     table = table.assign(ci_low=table["estimate"] - 0.02, ci_high=table["estimate"] + 0.02)
     found = evaluate_claims({"edits": table}).set_index("source")
@@ -182,7 +182,14 @@ def test_editors_are_judged_once_all_edits_are_made():
 
 
 def test_editors_of_several_seeds_are_judged_over_seeds():
-    keys = {"model": "m", "editor": "rome", "schedule": "single", "n_edits": 1, "phase": "post", "judge": "probability"}
+    keys = {
+        "model": "m",
+        "editor": "rome",
+        "schedule": "single",
+        "n_edits": 1,
+        "phase": "post",
+        "criterion": "probability",
+    }
     rows = [keys | {"metric": "score", "seed": seed, "estimate": at} for seed, at in enumerate((0.91, 0.93, 0.95))]
     table = pd.DataFrame(rows).assign(n=50, interval_over="facts", ci_low=0.8, ci_high=1.0)
     found = (

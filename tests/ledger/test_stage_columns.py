@@ -120,7 +120,7 @@ def test_a_fact_is_best_edited_where_all_three_are_best():
     ]
     rows += [("a", 0, "last", "neighbourhood", True), ("a", 0, "last", "question", True)]
     found = stage_columns.edit_site_columns(
-        pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"])
+        pd.DataFrame(rows, columns=["edit_id", "layer", "fact_token", "metric", "argmax"])
     )
     assert found.reset_index().to_numpy().tolist() == [["a", 1.0, "last", 1.0]]
 
@@ -129,7 +129,7 @@ def test_of_places_that_are_equally_good_none_is_chosen():
     places = [("a", 0, "last"), ("a", 3, "last"), ("b", 0, "last"), ("b", 1, "first"), ("b", 1, "last")]
     rows = [(*place, "efficacy", place != ("b", 0, "last")) for place in places]
     found = stage_columns.edit_site_columns(
-        pd.DataFrame(rows, columns=["edit_id", "layer", "token", "metric", "argmax"])
+        pd.DataFrame(rows, columns=["edit_id", "layer", "fact_token", "metric", "argmax"])
     )
     assert found.loc["a"].tolist() == [2.0, "last", 1.5]
     assert found.loc["b", "n_best_edit_sites"] == 2.0 and found.loc["b", "best_edit_layer"] == 1.0

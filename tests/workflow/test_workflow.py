@@ -30,7 +30,7 @@ COLUMNS = {
         "generation_match, loss_nats, rank, candidate_probability"
     ),
     "results/tables/edits.csv": (
-        "model, seed, editor, schedule, n_edits, phase, judge, metric, n, estimate, ci_low, ci_high, interval_over"
+        "model, seed, editor, schedule, n_edits, phase, criterion, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/tables/influence.csv": (
         "model, seed, world, ranker, depth, k, metric, n, estimate, ci_low, ci_high, interval_over"
@@ -105,7 +105,7 @@ def test_tables_have_the_columns_that_stages_share(smoke, path):
         "results/models/people-pieces/seed-0/manifest.json",
         "results/models/people-pieces/seed-0/model.safetensors",
         "results/models/people-pieces/seed-0.training.csv",
-        "results/moments/people-pieces/seed-0/people.safetensors",
+        "results/covariance/people-pieces/seed-0/people.safetensors",
         "results/edits/people-pieces/seed-0/memit/deltas.safetensors",
         "results/edits/people-pieces/seed-0/memit/edits.parquet",
         "results/figures/dynamics-curriculum.svg",
@@ -168,20 +168,20 @@ def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
 
 
 def test_what_smoke_leaves_out_runs_on_its_models(done):
-    followed = {"editors": ["memit"], "data": ["related", "mentioning"], "steps": [1, 2], "batch_size": 4}
+    survival = {"editors": ["memit"], "data": ["related", "edited_subjects"], "steps": [1, 2], "batch_size": 4}
     edited = {
-        "survival": followed,
-        "places": {"editor": "memit", "edits": 4},
+        "survival": survival,
+        "site_sweep": {"editor": "memit", "n_edits": 4},
         "editors": ["memit", "memit-batch", "alphaedit-batch", "mend"],
-        "values": {"shared": True, "shards": 2},
+        "target_vectors": {"shared": True, "shards": 2},
     }
-    batch = {"schedule": {"edits": 8}, "values": {"steps": 3, "batch": 4}}
+    batch = {"schedule": {"n_edits": 8}, "values": {"v_num_grad_steps": 3, "batch_size": 4}}
     editors = {
         "memit-batch": {"kind": "memit", **batch},
-        "alphaedit-batch": {"kind": "alphaedit", "energy": 0.2, **batch},
-        "mend": {"kind": "mend", "hypernetwork": "tiny", "schedule": {"edits": 8}},
+        "alphaedit-batch": {"kind": "alphaedit", "nullspace_energy": 0.2, **batch},
+        "mend": {"kind": "mend", "hypernetwork": "tiny", "schedule": {"n_edits": 8}},
     }
-    networks = {"tiny": {"layers": [-1], "rank": 8, "lessons": 20, "steps": 2, "batch": 4}}
+    networks = {"tiny": {"layers": [-1], "rank": 8, "train_edits": 20, "steps": 2, "edits_per_batch": 4}}
     retrained = {"subsets": 3, "repeats": 1, "shards": 1, "top_k_removal": {"k": 10, "repeats": 2}}
     tokenizer = AutoTokenizer.from_pretrained(done.folder / "results/tokenizers/functions")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -202,18 +202,18 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
             "sweeps": {"none": {"title": "nothing", "points": points}},
         },
     }
-    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_places", "influence", "edits")]
+    tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_sites", "influence", "edits")]
     run = done.snakemake(*tables, "--cores", "2", "--rerun-triggers", "mtime", "input", config=asked).passed()
 
     assert run.jobs() >= {
-        "finetune_edits people-pieces 0 memit",
-        "summarise_survival",
-        "choose_place people-pieces 0",
-        "summarise_places",
+        "finetune_edited_model people-pieces 0 memit",
+        "summarise_edit_survival",
+        "sweep_edit_sites people-pieces 0",
+        "summarise_edit_sites",
         "train_mend people-pieces 0 tiny",
         "edit_model people-pieces 0 mend",
-        "find_values people-pieces 0 memit-batch 0",
-        "find_values people-pieces 0 memit-batch 1",
+        "compute_target_vectors people-pieces 0 memit-batch 0",
+        "compute_target_vectors people-pieces 0 memit-batch 1",
         "edit_model people-pieces 0 memit-batch",
         "edit_model people-pieces 0 alphaedit-batch",
         "retrain_on_subset functions 0",
@@ -221,11 +221,11 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
         "tail_patch functions 0",
         "summarise_influence",
     }
-    assert not [job for job in run.jobs() if job.startswith("find_values") and "memit-batch" not in job]
-    survival, places, influence, edits = (pd.read_csv(done.folder / table) for table in tables)
+    assert not [job for job in run.jobs() if job.startswith("compute_target_vectors") and "memit-batch" not in job]
+    survival, edit_sites, influence, edits = (pd.read_csv(done.folder / table) for table in tables)
     assert set(survival["step"]) == {0, 1, 2}
     assert set(survival["group"]) >= {"edits", "control", "unedited", "unedited_control"}
-    assert set(places["layer"].dropna()) == {0, 1}
+    assert set(edit_sites["layer"].dropna()) == {0, 1}
     assert set(edits["editor"]) == {"memit", *editors}
     assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 3
     patched = influence[(influence["metric"] == "tail_patch") & (influence["depth"] == "all")]

@@ -314,7 +314,9 @@ def tokens_of_edits(wildcards):
 def files_of_requests(wildcards):
     """The file of requests that do not come from the world, and CounterFact's attribute snippets."""
     requests = config["editing"]["models"][wildcards.model]["requests"]
-    files = {key: requests[key] for key in ("path", "attribute_snippets") if requests[key]}
+    files = {
+        key: requests[key] for key in ("path", "attribute_snippets") if requests[key]
+    }
     if requests["dataset"]:
         files["path"] = f"results/downloads/requests/{wildcards.model}.parquet"
     return files

@@ -134,7 +134,9 @@ rule compute_target_vectors:
         site=site_of_editor,
         values=lookup(within=config, dpath="editing/editors/{editor}/values"),
         schedule=lookup(within=config, dpath="editing/editors/{editor}/schedule"),
-        shards=lookup(within=config, dpath="editing/models/{model}/target_vectors/shards"),
+        shards=lookup(
+            within=config, dpath="editing/models/{model}/target_vectors/shards"
+        ),
         code=code_of("compute_target_vectors"),
         torch_threads=TORCH_THREADS,
     script:
@@ -232,7 +234,9 @@ rule summarise_edits:
     """Summarise the evaluation of edits, with intervals over subjects, and plot it."""
     input:
         edits=for_all_editors("results/edits/{model}/seed-{seed}/{editor}"),
-        tasks=for_editors_with_tasks("results/tasks/{model}/seed-{seed}/{editor}.parquet"),
+        tasks=for_editors_with_tasks(
+            "results/tasks/{model}/seed-{seed}/{editor}.parquet"
+        ),
     output:
         table="results/tables/edits.csv",
         editors=report(

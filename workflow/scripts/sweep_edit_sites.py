@@ -20,7 +20,9 @@ with jobs.start(snakemake) as job:
     target = editable.EditableModel(
         model,
         tokenizer,
-        editable.sample_context_templates(documents.read_documents(snakemake.input.documents), requests["subject"].tolist()),
+        editable.sample_context_templates(
+            documents.read_documents(snakemake.input.documents), requests["subject"].tolist()
+        ),
         covariance.load_covariance(snakemake.input.covariance, model=models.digest(snakemake.input.model)),
     )
     trace = snakemake.input.get("trace")

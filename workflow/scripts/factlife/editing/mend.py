@@ -230,7 +230,9 @@ _Kept = dict[str, list[tuple[str, str, str]]]
 
 
 def _locality_from_world(requests: pd.DataFrame, world: World, evaluated: set[str]) -> tuple[_Asked, _Kept]:
-    trained = world.probes[~world.probes["held_out_template"] & world.probes["kind"].isin(["forward", "prefixed", "question"])]
+    trained = world.probes[
+        ~world.probes["held_out_template"] & world.probes["kind"].isin(["forward", "prefixed", "question"])
+    ]
     prompts = trained.groupby("fact_id")["prompt"].agg(list).to_dict()
     first = trained[trained["kind"] == "forward"].drop_duplicates("fact_id").set_index("fact_id")["prompt"]
     facts = world.facts[world.facts["fact_id"].isin(first.index) & ~world.facts["entity_id"].isin(evaluated)]

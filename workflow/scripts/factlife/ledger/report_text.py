@@ -111,7 +111,7 @@ def circuit(tables: Tables) -> str:
 
 def editing(tables: Tables) -> str:
     """Efficacy, paraphrase and neighbourhood accuracy of the three editors with the highest score."""
-    table = select_rows(select_first(get_table(tables, "edits"), "model", "seed"), judge="argmax")
+    table = select_rows(select_first(get_table(tables, "edits"), "model", "seed"), criterion="argmax")
     final = table[table["phase"] == table["schedule"].eq("single").map({True: "post", False: "end"})]
     final = final[final["n_edits"] == final.groupby(["editor", "schedule"])["n_edits"].transform("max")]
     parts = []

@@ -173,9 +173,11 @@ def _tracing_difference(tables: Tables, model: str, **control: str) -> tuple[Row
     return _difference(mlp.loc[mlp["estimate"].idxmax()], component.loc[component["estimate"].idxmax()])
 
 
-def _edit_metric(tables: Tables, editor: str, metric: str, judge: str = "probability") -> pd.DataFrame:
+def _edit_metric(tables: Tables, editor: str, metric: str, criterion: str = "probability") -> pd.DataFrame:
     """A metric of an editor after all its edits, by seed."""
-    table = select_rows(select_first(get_table(tables, "edits"), "model"), editor=editor, metric=metric, judge=judge)
+    table = select_rows(
+        select_first(get_table(tables, "edits"), "model"), editor=editor, metric=metric, criterion=criterion
+    )
     final = select_rows(table, phase="post" if (table["schedule"] == "single").all() else "end")
     return final[final["n_edits"] == final["n_edits"].max()]
 
@@ -331,7 +333,7 @@ CLAIMS = [
         "MEMIT's paraphrase accuracy: 88.6 % by probability, 54.9 % by argmax",
         "MEMIT's paraphrase accuracy, by argmax minus by probability",
         lambda tables: _paired_difference(
-            *(_edit_metric(tables, "memit", "paraphrase", judge) for judge in ("argmax", "probability"))
+            *(_edit_metric(tables, "memit", "paraphrase", criterion) for criterion in ("argmax", "probability"))
         ),
         claimed_above=False,
     ),

@@ -133,12 +133,12 @@ def edit_site_columns(evaluated: pd.DataFrame) -> pd.DataFrame:
     Args:
         evaluated: every probe of every edit at every token and layer, as in ``results/edit_sites``.
     """
-    keys = ["edit_id", "layer", "token"]
+    keys = ["edit_id", "layer", "fact_token"]
     accuracy = evaluated[evaluated["metric"].isin(["efficacy", "paraphrase", "neighbourhood"])]
     by_metric = accuracy.groupby([*keys, "metric"], observed=True)["argmax"].mean()
     score = by_metric.groupby(level=keys, observed=True).mean().reset_index()
     best = score[score["argmax"] == score.groupby("edit_id")["argmax"].transform("max")].groupby("edit_id")
-    token = best["token"].first().where(best["token"].nunique() == 1)
+    token = best["fact_token"].first().where(best["fact_token"].nunique() == 1)
     table = {"n_best_edit_sites": best.size(), "best_edit_token": token, "best_edit_layer": best["layer"].mean()}
     return pd.DataFrame(table).rename_axis("fact_id").astype({"best_edit_layer": float, "n_best_edit_sites": float})
 

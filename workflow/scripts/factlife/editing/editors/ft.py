@@ -26,7 +26,7 @@ def edit(target: EditableModel, requests: pd.DataFrame, settings: Ft, memory: An
     with apply_deltas(target.model, {name: torch.zeros_like(before)}):
         finetune_weights(
             target.model, made, [weight],
-            epochs=settings.num_steps, batch=settings.batch_size, rate=settings.learning_rate, stop=settings.loss_threshold, after=hold,
-            fill=target.tokenizer.pad_token_id or 0,
+            epochs=settings.num_steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, loss_threshold=settings.loss_threshold, after_step=hold,
+            pad_token_id=target.tokenizer.pad_token_id or 0,
         )  # fmt: skip
         return {name: (weight - before).detach()}

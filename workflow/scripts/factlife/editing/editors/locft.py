@@ -20,6 +20,6 @@ def edit(target: EditableModel, requests: pd.DataFrame, settings: LocFt, memory:
     with apply_deltas(target.model, {name: torch.zeros_like(before)}):
         finetune_weights(
             target.model, made, [weight],
-            epochs=settings.epochs, batch=settings.batch_size, rate=settings.learning_rate, fill=target.tokenizer.pad_token_id or 0,
+            epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate, pad_token_id=target.tokenizer.pad_token_id or 0,
         )  # fmt: skip
         return {name: (weight - before).detach()}

@@ -36,7 +36,7 @@ def edit(target: EditableModel, requests: pd.DataFrame, settings: Lora, memory: 
         tuned = inject_adapter_in_model(adapter, copy.deepcopy(target.model))
     finetune_weights(
         tuned, made, [parameter for parameter in tuned.parameters() if parameter.requires_grad],
-        epochs=settings.epochs, batch=settings.batch_size, rate=settings.learning_rate, fill=target.tokenizer.pad_token_id or 0,
+        epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate, pad_token_id=target.tokenizer.pad_token_id or 0,
     )  # fmt: skip
     return {
         f"{name}.weight": part.get_delta_weight("default").detach().to(linear[name].weight)

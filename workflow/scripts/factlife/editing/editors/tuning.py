@@ -31,11 +31,11 @@ def finetune_weights(
     trained: Sequence[Tensor],
     *,
     epochs: int,
-    batch: int,
-    rate: float,
-    fill: int,
-    stop: float = 0.0,
-    after: Callable[[], None] = lambda: None,
+    batch_size: int,
+    learning_rate: float,
+    pad_token_id: int,
+    loss_threshold: float = 0.0,
+    after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train some weights, which change in place, by Adam on -log p(new value), each token given those before it.
 
@@ -46,26 +46,26 @@ def finetune_weights(
         made: requests as tokens.
         trained: the weights.
         epochs: times through the requests.
-        batch: requests in a step.
-        rate: learning rate.
-        fill: a token id for padding.
-        stop: mean loss of an epoch in nats below which the next does not begin.
-        after: called after each step.
+        batch_size: requests per step.
+        learning_rate: of Adam.
+        pad_token_id: a token id for padding.
+        loss_threshold: mean loss of an epoch in nats below which the next does not begin.
+        after_step: called after each step.
     """
-    optimizer = torch.optim.Adam(trained, lr=rate)
+    optimizer = torch.optim.Adam(trained, lr=learning_rate)
     rng, losses = random.Random("tuning"), []
     for _ in range(epochs):
         order, total = rng.sample(range(len(made)), len(made)), 0.0
-        for start in range(0, len(order), batch):
-            chosen = [made[number] for number in order[start : start + batch]]
-            loss = answer_loss(model, chosen, fill)
+        for start in range(0, len(order), batch_size):
+            chosen = [made[number] for number in order[start : start + batch_size]]
+            loss = answer_loss(model, chosen, pad_token_id)
             for weight, gradient in zip(trained, torch.autograd.grad(loss, list(trained)), strict=True):
                 weight.grad = gradient
             optimizer.step()
-            after()
+            after_step()
             total += loss.item() * len(chosen)
         losses.append(total / len(made))
-        if losses[-1] < stop:
+        if losses[-1] < loss_threshold:
             break
     for weight in trained:
         weight.grad = None
