@@ -1,4 +1,4 @@
-"""Errors that name the key and the remedy, and scenarios that have none."""
+"""Error messages that name the key and the remedy, and scenarios without errors."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def changed(**changes):
 
 
 def test_config_of_this_test_is_valid_and_has_its_defaults():
-    found = read_config(CONFIG)
-    assert found.models["m"].training.optimizer == "muon"
-    assert read_config(found.model_dump(mode="json")) == found
+    settings = read_config(CONFIG)
+    assert settings.models["m"].training.optimizer == "muon"
+    assert read_config(settings.model_dump(mode="json")) == settings
     assert isinstance(read_config({**CONFIG, "recall": {}}), Config)
 
 
@@ -59,9 +59,9 @@ def test_config_of_this_test_is_valid_and_has_its_defaults():
 def test_scenarios_are_valid(path):
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     update_config(config, yaml.safe_load(path.read_text()))
-    found = read_config(config)
-    for name in found.run.models:
-        assert name in found.models
+    settings = read_config(config)
+    for name in settings.run.models:
+        assert name in settings.models
 
 
 EXPERIMENT = {"comparison": "learning", "control": "a", "arms": {"a": ["m"], "b": ["m"]}}
@@ -71,7 +71,7 @@ def experiment(**changes):
     return {"dynamics__experiments": {"x": EXPERIMENT | changes}}
 
 
-def going_on(model, **changes):
+def continuing(model, **changes):
     return {
         "world": "people",
         "source": {"kind": "trained", "model": model},
@@ -80,11 +80,11 @@ def going_on(model, **changes):
 
 
 ERRORS = {
-    "an experiment that there is not": (
+    "unknown experiment": (
         {"run__experiments": ["y"], **experiment()},
         "run.experiments is `y`, which is not in dynamics.experiments; there are x",
     ),
-    "an arm without its model": (
+    "unknown model in an arm": (
         experiment(arms={"a": ["m"], "b": ["n"]}),
         "dynamics.experiments.x.arms.b is `n`, which is not in models; there are m",
     ),
@@ -92,11 +92,11 @@ ERRORS = {
         experiment(arms={"a": ["m"], "b": []}),
         "dynamics.experiments.x.arms.b is empty; name the model that it trains",
     ),
-    "no such control": (
+    "unknown control": (
         experiment(control="c"),
         "dynamics.experiments.x.control is `c`, which is not in dynamics.experiments.x.arms; there are a, b",
     ),
-    "nothing beside the control": (
+    "only the control": (
         experiment(arms={"a": ["m"]}),
         "dynamics.experiments.x.arms has only the control; add what is held against it",
     ),
@@ -104,16 +104,16 @@ ERRORS = {
         experiment(interval_over="seeds"),
         "dynamics.experiments.x.interval_over is seeds, but there is one seed; give at least two, or set it to facts",
     ),
-    "a factor high in an arm that there is not": (
+    "factor with an unknown arm": (
         experiment(factors={"f": ["c"]}),
         "dynamics.experiments.x.factors.f is `c`, which is not in dynamics.experiments.x.arms; there are a, b",
     ),
-    "factors that arms do not cross": (
+    "factors that are not crossed": (
         experiment(arms={arm: ["m"] for arm in "abc"}, factors={"f": ["a"]}),
         "dynamics.experiments.x.factors needs one arm with f low, and has b and c",
     ),
-    "the same seed twice": (experiment(seeds=[1, 1]), "dynamics.experiments.x.seeds has duplicates"),
-    "a corpus that there is not": (
+    "duplicate seed": (experiment(seeds=[1, 1]), "dynamics.experiments.x.seeds has duplicates"),
+    "unknown corpus": (
         {"models__m__training__corpus": "poeple"},
         "models.m.training.corpus is `poeple`, which is not in corpora; did you mean `people`?",
     ),
@@ -121,7 +121,7 @@ ERRORS = {
         {"corpora__people__replay_fraction": 1.2},
         "corpora.people.replay_fraction is 1.2: input should be less than 1",
     ),
-    "replay below nothing": (
+    "replay below zero": (
         {"corpora__people__replay_fraction": -0.2},
         "corpora.people.replay_fraction is -0.2: input should be greater than or equal to 0",
     ),
@@ -135,38 +135,38 @@ ERRORS = {
     ),
     "a batch that processes cannot share": (
         {"models__m__processes": 3},
-        "models.m.training.batch_size is 32, which 3 processes cannot share; take a multiple of 3",
+        "models.m.training.batch_size is 32, which 3 processes cannot split; use a multiple of 3",
     ),
-    "processes beside GPUs": (
+    "processes and GPUs": (
         {"models__m__processes": 2, "models__m__gpu": 2},
-        "models.m.processes is 2, but there is one for each GPU; delete the key",
+        "models.m.processes is 2, but each GPU has its own process; delete the key",
     ),
-    "a tracker that there is not": (
+    "unknown tracker": (
         {"run__report_to": ["mlflow"]},
         "run.report_to.0 is 'mlflow': input should be 'tensorboard', 'trackio' or 'wandb'",
     ),
-    "going on from nothing": (
-        {"models__n": going_on("k")},
+    "continuing from an unknown model": (
+        {"models__n": continuing("k")},
         "models.n.source.model is `k`, which is not in models; there are m, n",
     ),
-    "going on without training": (
-        {"models__n": going_on("m", training=None)},
-        "models.n.training is missing: without it, this would be m once more",
+    "continuing without training": (
+        {"models__n": continuing("m", training=None)},
+        "models.n.training is missing: without it, this model would equal m",
     ),
-    "going on in a circle": (
-        {"models__n": going_on("n")},
-        "models.n.source.model: the models go on from each other in a circle; begin with one that does not",
+    "continuing in a circle": (
+        {"models__n": continuing("n")},
+        "models.n.source.model: the models continue from each other in a circle; start from another model",
     ),
     "unknown key, with the nearest": (
         {"worlds__people__poeple": 3},
         "worlds.people.poeple is not a key of the config; did you mean `people`?",
     ),
     "unknown key at the top": ({"wrolds": {}}, "wrolds is not a key of the config; did you mean `worlds`?"),
-    "unknown key like no other": (
+    "unknown key without a close match": (
         {"recall__zzzzzz": 1},
         "recall.zzzzzz is not a key of the config; there are batch_tokens, resamples",
     ),
-    "unknown key under what may be empty": (
+    "unknown key of an optional section": (
         {"worlds__people__names": {"style": "ordinary", "midle": True}},
         "worlds.people.names.midle is not a key of the config; did you mean `middle`?",
     ),
@@ -174,7 +174,7 @@ ERRORS = {
         {"worlds__people__names": {"middle": True}},
         "worlds.people.names.style is missing: must be one of pieces, ordinary",
     ),
-    "a source of no kind": (
+    "source without kind": (
         {"models__m__source": {}},
         "models.m.source.kind is missing: must be one of scratch, hub, folder, gguf, trained",
     ),
@@ -186,15 +186,15 @@ ERRORS = {
         {"worlds__countries__people": 1},
         "worlds.countries.people is not a key of the config; there are kind, relations, panel, neighbours, candidates, seed",
     ),
-    "share above one": (
+    "fraction above one": (
         {"corpora__people__window_fraction": 1.4},
         "corpora.people.window_fraction is 1.4: input should be less than or equal to 1",
     ),
-    "share below nothing": (
+    "fraction below zero": (
         {"worlds__people__qa_fraction": -0.1},
         "worlds.people.qa_fraction is -0.1: input should be greater than or equal to 0",
     ),
-    "none of them": (
+    "zero people": (
         {"worlds__people__people": 0},
         "worlds.people.people is 0: input should be greater than or equal to 1",
     ),
@@ -202,15 +202,15 @@ ERRORS = {
         {"models__m__training__epochs": "many"},
         "models.m.training.epochs is 'many': input should be a valid integer, unable to parse string as an integer",
     ),
-    "a value that is not among them": (
+    "unknown value": (
         {"models__m__training__optimizer": "sgd"},
         "models.m.training.optimizer is 'sgd': input should be 'muon' or 'adamw'",
     ),
-    "no kind": (
+    "missing kind": (
         {"worlds__people": {"people": 3}},
         "worlds.people.kind is missing: must be one of people, functions, table, countries, benchmark",
     ),
-    "a kind that there is not": (
+    "unknown kind": (
         {"worlds__people__kind": "poeple"},
         "worlds.people.kind is 'poeple': must be one of people, functions, table, countries, benchmark",
     ),
@@ -223,19 +223,19 @@ ERRORS = {
         {"corpora__people": {"kind": "people"}},
         "corpora.people.world is missing: A world of kind `people`.",
     ),
-    "a name that makes no path": (
+    "invalid name": (
         {"worlds__My World": {"kind": "countries"}},
-        "worlds.My World is 'My World': a name has small letters, digits and hyphens only, and begins with a letter or digit",
+        "worlds.My World is 'My World': names consist of lower-case letters, digits and hyphens, and start with a letter or digit",
     ),
-    "nothing where a section belongs": (
+    "list instead of a section": (
         {"models": []},
         "models is []: input should be a valid dictionary",
     ),
-    "a model that is run but not there": (
+    "unknown model in the run": (
         {"run__models": ["people-peices", "m"], "models__people-pieces": CONFIG["models"]["m"]},
         "run.models is `people-peices`, which is not in models; did you mean `people-pieces`?",
     ),
-    "a world that is not there": (
+    "unknown world": (
         {"models__m__world": "xyz"},
         "models.m.world is `xyz`, which is not in worlds; there are people, countries",
     ),
@@ -243,19 +243,19 @@ ERRORS = {
         {"corpora__people__world": "countries"},
         "corpora.people.world is `countries`, a world of kind countries; must be of kind people",
     ),
-    "a corpus whose world is not there": (
+    "corpus of an unknown world": (
         {"corpora__people__world": "poeple"},
         "corpora.people.world is `poeple`, which is not in worlds; did you mean `people`?",
     ),
-    "a tokenizer whose corpus is not there": (
+    "tokenizer of an unknown corpus": (
         {"tokenizers__t__corpus": "peopel"},
         "tokenizers.t.corpus is `peopel`, which is not in corpora; did you mean `people`?",
     ),
-    "training on what is not there": (
+    "training on an unknown corpus": (
         {"models__m__training__corpus": "x"},
         "models.m.training.corpus is `x`, which is not in corpora; there are people, prose",
     ),
-    "a tokenizer that is not there": (
+    "unknown tokenizer": (
         {"models__m__tokenizer": "x"},
         "models.m.tokenizer is `x`, which is not in tokenizers; there are t",
     ),
@@ -265,15 +265,15 @@ ERRORS = {
     ),
     "scratch without training": (
         {"models__m__training": None},
-        "models.m.training is missing: a model from scratch knows nothing",
+        "models.m.training is missing: a model from scratch must be trained",
     ),
     "pretrained with tokenizer": (
         {"models__m__source": HUB},
         "models.m.tokenizer: a pretrained model brings its own tokenizer; delete the key",
     ),
-    "seeds twice": ({"models__m__seeds": [1, 1]}, "models.m.seeds has duplicates"),
-    "text without place": ({"corpora__mine": {"kind": "text"}}, "corpora.mine: give either `path` or `dataset`"),
-    "text with two places": (
+    "duplicate seeds": ({"models__m__seeds": [1, 1]}, "models.m.seeds has duplicates"),
+    "text without source": ({"corpora__mine": {"kind": "text"}}, "corpora.mine: give either `path` or `dataset`"),
+    "text with two sources": (
         {"corpora__mine": {"kind": "text", "path": "a.txt", "dataset": "a/b", "revision": "c"}},
         "corpora.mine: give either `path` or `dataset`",
     ),
@@ -292,7 +292,7 @@ def test_error(case):
     assert str(error.value) == message
 
 
-def test_all_errors_are_told_at_once():
+def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as error:
         read_config(changed(worlds__people__qa_fraction=2, corpora__people__statemnts_per_fact=3))
     assert str(error.value).splitlines() == [

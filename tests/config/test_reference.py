@@ -1,4 +1,4 @@
-"""What `make docs` writes is what the types say now."""
+"""The generated reference and schema match the config's types."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_rows(row):
 
 def test_page_without_its_marks_is_an_error():
     for page in ("", reference.END + reference.BEGIN, 2 * (reference.BEGIN + reference.END)):
-        with pytest.raises(ValueError, match="must hold the lines"):
+        with pytest.raises(ValueError, match="must contain the lines"):
             reference.insert(page)
 
 

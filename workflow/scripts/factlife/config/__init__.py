@@ -1,6 +1,6 @@
-"""The typed config: sections, checks across sections, and errors that say what to do.
+"""The typed config of the workflow.
 
-Imports no torch, so that reading the workflow stays fast.
+This package imports no torch, so that Snakemake starts fast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from factlife.config.worlds import World
 
 
 class ConfigError(ValueError):
-    """The config cannot be run; the text names the key and the remedy."""
+    """The config is not valid; the message names the key and the remedy."""
 
 
 class Config(Section):
@@ -37,20 +37,20 @@ class Config(Section):
 
     renamed: ClassVar[dict[str, str]] = {"saes": "dictionaries"}
 
-    run: Run = key(Run(), "What is made.")
+    run: Run = key(Run(), "Models, experiments and trackers of the run.")
     worlds: dict[Name, World] = key({}, "Worlds by name.")
     corpora: dict[Name, Corpus] = key({}, "Corpora by name.")
     tokenizers: dict[Name, Tokenizer] = key({}, "Tokenizers by name.")
     models: dict[Name, Model] = key({}, "Models by name.")
-    recall: Recall = key(Recall(), "How models are asked.")
-    tracing: Tracing = key(Tracing(), "How facts are located.")
-    circuits: Circuits = key(Circuits(), "How circuits are found and validated.")
-    hypotheses: dict[Name, Hypothesis] = key({}, "What parts of models are said to do, by name.")
-    editing: Editing = key(Editing(), "Which facts are changed, and by what.")
-    influence: Influence = key(Influence(), "Which documents taught models their facts.")
+    recall: Recall = key(Recall(), "Recall: how models are probed.")
+    tracing: Tracing = key(Tracing(), "Causal tracing: where facts are stored.")
+    circuits: Circuits = key(Circuits(), "Discovery and validation of circuits.")
+    hypotheses: dict[Name, Hypothesis] = key({}, "Hypotheses about components of models, by name.")
+    editing: Editing = key(Editing(), "Edits of facts, editors and their evaluation.")
+    influence: Influence = key(Influence(), "Attribution of facts to training documents.")
     dynamics: Dynamics = key(Dynamics(), "Experiments on how facts are learned and forgotten.")
-    ledger: Ledger = key(Ledger(), "One row per fact, over all stages, and questions across them.")
-    collapse: Collapse = key(Collapse(), "Models that learn from their own text.")
+    ledger: Ledger = key(Ledger(), "The ledger: one row per fact over all stages, and questions across stages.")
+    collapse: Collapse = key(Collapse(), "Models trained on their own output.")
     dictionaries: dict[Name, DictionarySettings] = key({}, "Sparse autoencoders and transcoders by name.")
     graphs: Graphs = key(Graphs(), "Attribution graphs of facts.")
 
@@ -59,7 +59,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
     """Check a config and fill in its defaults.
 
     Raises:
-        ConfigError: naming every key that is wrong and what would be right.
+        ConfigError: names every invalid key and the remedy.
     """
     try:
         settings = Config.model_validate(config)
@@ -71,12 +71,12 @@ def read_config(config: Mapping[str, Any]) -> Config:
 
 
 def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
-    """All section types in the order in which the config mentions them."""
-    found = [model]
+    """All types of sections, in the order in which they appear in the config."""
+    types = [model]
     for field in model.model_fields.values():
         for inner in models_in(field.annotation):
-            found += [section for section in sections(inner) if section not in found]
-    return found
+            types += [section for section in sections(inner) if section not in types]
+    return types
 
 
 __all__ = ["Config", "ConfigError", "parse", "read_config", "root_model", "sections"]

@@ -1,4 +1,4 @@
-"""What all sections of the config share."""
+"""Base class, shared types and helpers of all config sections."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are errors, and nothing changes after reading.
+    """A section of the config: unknown keys are errors, and values are frozen.
 
     Attributes:
-        renamed: keys of earlier versions, each with the key that replaces it, so that an error can name it.
+        renamed: old keys and the keys that replace them, for error messages.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,7 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 def key(default: Any, description: str, **limits: Any) -> Any:
-    """A key with its default (``...`` where the user must choose) and a description for the reference."""
+    """A key with its default (``...`` if required) and a description for the reference."""
     if default.__class__ in (list, dict):
         return Field(default_factory=default.copy, description=description, **limits)
     return Field(default, description=description, **limits)
@@ -42,13 +42,13 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:
-    """That a key names what a section does not have, with the nearest that it has."""
+    """Message that a section lacks a name, with the closest name that it has."""
     if name not in section:
         yield f"{where} is `{name}`, which is not in {kind}; {hint(name, section)}"
 
 
 def parse(kind: Any, mapping: Mapping[str, Any]) -> Any:
-    """A section of a checked config as its type, such as ``parse(World, config["worlds"]["people"])``."""
+    """Parse a section of a valid config, such as ``parse(World, config["worlds"]["people"])``."""
     return TypeAdapter(kind).validate_python(mapping)
 
 

@@ -82,22 +82,22 @@ def problems(config: Config) -> Iterable[str]:
         if not isinstance(model.source, Scratch) and name in config.tokenizers:
             yield f"models.{name}: a tokenizer has this name too, but a pretrained model brings its own; rename one"
         if isinstance(model.source, Scratch) and not model.training:
-            yield f"models.{name}.training is missing: a model from scratch knows nothing"
+            yield f"models.{name}.training is missing: a model from scratch must be trained"
         if len(set(model.seeds)) < len(model.seeds):
             yield f"models.{name}.seeds has duplicates"
         if model.gpu and model.processes > 1:
-            yield f"models.{name}.processes is {model.processes}, but there is one for each GPU; delete the key"
+            yield f"models.{name}.processes is {model.processes}, but each GPU has its own process; delete the key"
         elif model.training and model.training.batch_size % model.shares:
             yield (
-                f"models.{name}.training.batch_size is {model.training.batch_size}, which {model.shares} processes cannot "
-                f"share; take a multiple of {model.shares}"
+                f"models.{name}.training.batch_size is {model.training.batch_size}, which {model.shares} processes "
+                f"cannot split; use a multiple of {model.shares}"
             )
         if isinstance(model.source, Trained):
             yield from missing(f"models.{name}.source.model", model.source.model, config.models, "models")
             if not model.training:
-                yield f"models.{name}.training is missing: without it, this would be {model.source.model} once more"
+                yield f"models.{name}.training is missing: without it, this model would equal {model.source.model}"
             if root_model(config, name) is None:
-                yield f"models.{name}.source.model: the models go on from each other in a circle; begin with one that does not"
+                yield f"models.{name}.source.model: the models continue from each other in a circle; start from another model"
     yield from tracing.problems(config)
     yield from circuits.problems(config)
     yield from editing.problems(config)

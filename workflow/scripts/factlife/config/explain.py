@@ -44,7 +44,7 @@ def explain_error(error: Mapping[str, Any], config: Mapping[str, Any], config_ty
             problem = f"is {error['input'][tag]!r}" if tag in error["input"] else "is missing"
             return f"{full_key}.{tag} {problem}: must be one of {tags}"
         case "string_pattern_mismatch":
-            rule = "a name has small letters, digits and hyphens only, and begins with a letter or digit"
+            rule = "names consist of lower-case letters, digits and hyphens, and start with a letter or digit"
             return f"{full_key} is {error['input']!r}: {rule}"
     return f"{full_key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 

@@ -1,4 +1,4 @@
-"""The reference of all keys, and the JSON schema: both written from the types, so that neither can be wrong about them."""
+"""The reference of all keys and the JSON schema, generated from the config's types."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _LIMITS = {
 
 def schema() -> str:
     """The config's JSON schema (draft 2020-12), as YAML."""
-    found = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
-    return _SCHEMA_HEADER + yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
+    content = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
+    return _SCHEMA_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def insert(page: str, text: str | None = None) -> str:
-    """A page whose part between the two marks is a text, by default the reference.
+    """Replace the text between the two marks of a page, by default with the reference.
 
     Raises:
-        ValueError: the page does not have both marks once, in their order.
+        ValueError: the page lacks a mark, repeats one, or has them in the wrong order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in after or END in after:
-        raise ValueError(f"the page must hold the lines {BEGIN} and {END} once, in this order")
-    return f"{before}{BEGIN}\n\n{reference() if text is None else text}\n{END}{after}"
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end) or BEGIN in tail or END in tail:
+        raise ValueError(f"the page must contain the lines {BEGIN} and {END} once, in this order")
+    return f"{head}{BEGIN}\n\n{reference() if text is None else text}\n{END}{tail}"
 
 
 def reference() -> str:
-    """One table of keys for every type of section, in Markdown."""
+    """A table of keys for each type of section, in Markdown."""
     return "\n".join(_table(section) for section in sections())
 
 
@@ -64,15 +64,15 @@ def _type(field: FieldInfo) -> str:
 
 
 def _name(annotation: Any) -> str:
-    """A type in the words of YAML; limits of what is inside it stand in brackets."""
+    """A type in YAML's terms, with the limits of nested types in parentheses."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        limits = [limit for one in arguments[1:] for limit in _limits(getattr(one, "metadata", [one]))]
+        limits = [limit for argument in arguments[1:] for limit in _limits(getattr(argument, "metadata", [argument]))]
         return _name(arguments[0]) + (f" ({', '.join(limits)})" if limits else "")
     if origin is typing.Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_name(one) for one in arguments)
+        return " or ".join(_name(argument) for argument in arguments)
     if origin is dict:
         return "mapping" if arguments[1] is Any else f"mapping of names to {_name(arguments[1])}"
     if origin in (list, tuple):
@@ -83,8 +83,8 @@ def _name(annotation: Any) -> str:
 
 
 def _limits(metadata: Iterable[Any]) -> list[str]:
-    known = ((text, getattr(one, name, None)) for one in metadata for name, text in _LIMITS.items())
-    return [text.format(limit) for text, limit in known if limit is not None]
+    limits = ((text, getattr(constraint, name, None)) for constraint in metadata for name, text in _LIMITS.items())
+    return [text.format(limit) for text, limit in limits if limit is not None]
 
 
 def _default(field: FieldInfo) -> str:
@@ -94,6 +94,6 @@ def _default(field: FieldInfo) -> str:
     if default is None:
         return "empty"
     if isinstance(default, BaseModel):
-        given = default.model_dump(mode="json", exclude_unset=True)
-        return f"`{json.dumps(given, ensure_ascii=False)}`" if given else "its own defaults"
+        values = default.model_dump(mode="json", exclude_unset=True)
+        return f"`{json.dumps(values, ensure_ascii=False)}`" if values else "its own defaults"
     return f"`{json.dumps(default, ensure_ascii=False)}`"
