@@ -42,7 +42,7 @@ def test_kronfluence_with_layers_that_share_weights_reads_a_copy_without(prepare
     _, found = prepared("llama")
     found.model.model.layers[1] = found.model.model.layers[0]
     copied = as_linear(found.model)
-    ids = torch.tensor([found.queries[0].ids])
+    ids = torch.tensor([found.queries[0].input_ids])
 
     assert copied.model.layers[0] is not copied.model.layers[1]
     torch.testing.assert_close(copied(ids).logits, found.model(ids).logits)

@@ -20,7 +20,7 @@ EVERYTHING = ["blocks", "embeddings", "norms"]
 def texts(queries, ranked, functions, tokenizer):
     values = dict(zip(functions.facts["fact_id"], functions.facts["value"], strict=True))
     return tokenize_queries(queries, tokenizer)[:5], tokenize_documents(
-        ranked, tokenizer, values, "answer_tokens", longest=64
+        ranked, tokenizer, values, "answer_tokens", max_length=64
     )[:12]
 
 
@@ -84,8 +84,8 @@ def test_no_score_depends_on_the_batch(make_model, texts):
 def test_a_margin_is_the_logit_against_its_rivals(make_model, queries, tokenizer):
     model, text = make_model("llama"), tokenize_queries(queries, tokenizer, margin=True)[0]
     (batch,) = batch_texts([text], 0, 100)
-    logits = model(torch.tensor([text.ids])).logits[0, text.scored_positions[0] - 1]
-    wanted = text.ids[text.scored_positions[0]]
+    logits = model(torch.tensor([text.input_ids])).logits[0, text.scored_positions[0] - 1]
+    wanted = text.input_ids[text.scored_positions[0]]
 
     assert wanted not in text.rival_ids
     expected = logits[list(text.rival_ids)].exp().sum().log() - logits[wanted]

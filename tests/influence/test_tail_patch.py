@@ -27,7 +27,9 @@ def test_a_gain_is_that_of_one_step_on_one_document(make_model, tokenizer, queri
     row = table[(table["ranker"] == "some") & (table["query_id"] == asked["query_id"].iloc[1])].iloc[0]
     assert row["doc_id"] == ranked["doc_id"].iloc[scores["some"][1].argmax()]
     query = tokenize_queries(asked, tokenizer)[1]
-    document = tokenize_documents(ranked[ranked["doc_id"] == row["doc_id"]], tokenizer, {}, "all_tokens", longest=64)[0]
+    document = tokenize_documents(
+        ranked[ranked["doc_id"] == row["doc_id"]], tokenizer, {}, "all_tokens", max_length=64
+    )[0]
     (question,), (read,) = batch_texts([query], 0, 64), batch_texts([document], 0, 64)
     was = text_losses(model, question).item()
     step = torch.optim.AdamW(model.parameters(), lr=0.005, betas=TRAINING.betas, weight_decay=0)

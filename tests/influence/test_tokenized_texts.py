@@ -13,27 +13,27 @@ def documents(*texts, facts=("B01.returns",)):
 
 def test_queries_count_the_completion_alone(queries, tokenizer):
     for text, query in zip(tokenize_queries(queries, tokenizer), queries.itertuples(), strict=True):
-        scored = tokenizer.decode([text.ids[at] for at in text.scored_positions])
+        scored = tokenizer.decode([text.input_ids[at] for at in text.scored_positions])
         assert scored.strip() == query.completion
-        assert text.scored_positions[-1] == len(text.ids) - 1
+        assert text.scored_positions[-1] == len(text.input_ids) - 1
 
 
 def test_answer_tokens_are_those_of_stated_values(functions, tokenizer):
     value = functions.facts.set_index("fact_id").at["B01.returns", "value"]
     frame = documents(f"<B01> ( 110 ) returns {value} . So {value} it is .", "<B01> is a function .")
 
-    said, silent = tokenize_documents(frame, tokenizer, {"B01.returns": value}, "answer_tokens", longest=64)
+    said, silent = tokenize_documents(frame, tokenizer, {"B01.returns": value}, "answer_tokens", max_length=64)
 
-    assert [tokenizer.decode([said.ids[at]]).strip() for at in said.scored_positions] == [value, value]
+    assert [tokenizer.decode([said.input_ids[at]]).strip() for at in said.scored_positions] == [value, value]
     assert silent.scored_positions == []
-    every = tokenize_documents(frame, tokenizer, {}, "all_tokens", longest=64)[0]
-    assert every.scored_positions == list(range(1, len(every.ids)))
-    assert every.ids[-1] == tokenizer.eos_token_id
+    every = tokenize_documents(frame, tokenizer, {}, "all_tokens", max_length=64)[0]
+    assert every.scored_positions == list(range(1, len(every.input_ids)))
+    assert every.input_ids[-1] == tokenizer.eos_token_id
 
 
 def test_too_long_a_document_is_named(tokenizer):
     with pytest.raises(InfluenceError, match=r"document d1 has \d+ tokens, the model reads 8"):
-        tokenize_documents(documents("<B01> .", "<B01> " * 20), tokenizer, {}, "all_tokens", longest=8)
+        tokenize_documents(documents("<B01> .", "<B01> " * 20), tokenizer, {}, "all_tokens", max_length=8)
 
 
 def test_a_completion_that_cannot_be_written_is_an_error(queries, tokenizer):
@@ -48,4 +48,4 @@ def test_batches_hold_every_text_once(queries, tokenizer):
     assert sorted(number for batch in found for number in batch.indices) == list(range(len(texts)))
     assert all(batch.input_ids.numel() <= 40 for batch in found)
     for batch in found:
-        assert [len(text.ids) for text in batch.texts] == batch.attention_mask.sum(1).tolist()
+        assert [len(text.input_ids) for text in batch.texts] == batch.attention_mask.sum(1).tolist()

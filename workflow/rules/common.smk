@@ -51,7 +51,7 @@ RANKERS_BY_BACKEND = {
     ]
     for backend, kinds in factlife_config.influence.BACKENDS.items()
 }
-# Figures of these are drawn where there is something to draw.
+# The figure of retrained models and tail patches is drawn if any model has them.
 DRAW_RETRAINING = any(
     INFLUENCE["models"].get(name, {}).get(section)
     for name in config["run"]["models"]
@@ -513,16 +513,16 @@ def scores_of_model(wildcards):
 
 
 def scores_of_ranker(wildcards):
-    """By the first of the model's seeds, since models without these documents belong to no seed."""
+    """Scores of the model's first seed, since retrained models belong to no seed."""
     seed = config["models"][wildcards.model]["seeds"][0]
     return expand(SCORES, **wildcards, seed=seed, corpus=corpus_to_rank(wildcards))
 
 
 def retrained_models_of(wildcards):
-    """All models retrained without some documents."""
+    """Files of all models retrained without some documents."""
     if not (retrained := INFLUENCE["models"][wildcards.model]["retrained_models"]):
         return []
-    parts = [f"shard-{number}" for number in range(retrained["shards"])]
+    parts = [f"shard-{shard}" for shard in range(retrained["shards"])]
     parts += [
         f"without-top-k-{ranker}"
         for ranker in (retrained["top_k_removal"] or {}).get("rankers", [])

@@ -1,5 +1,5 @@
 rule rank_lexical:
-    """Rank training documents by their words."""
+    """Rank training documents by word overlap."""
     input:
         unpack(world_of_model),
         documents="results/corpora/{corpus}/documents.parquet",
@@ -26,7 +26,7 @@ rule rank_lexical:
 
 
 rule download_encoder:
-    """Fetch a pinned encoder from the hub; compute nodes have no internet."""
+    """Download a pinned encoder from the hub, since compute nodes have no internet access."""
     output:
         folder=directory("results/downloads/encoders/{ranker}"),
     log:
@@ -80,7 +80,7 @@ rule rank_by_embedding:
 
 
 rule rank_by_model:
-    """Rank training documents by what a model makes of them."""
+    """Rank training documents by hidden states or gradients of the model."""
     input:
         unpack(world_of_model),
         documents="results/corpora/{corpus}/documents.parquet",
@@ -173,7 +173,7 @@ rule rank_with_bergson:
 
 
 rule retrain_on_subset:
-    """Train a model anew without some documents: a share of the bank by which all rankers are judged."""
+    """Retrain a model on one shard of the document subsets. All rankers share the retrained models."""
     input:
         unpack(inputs_of_training),
         unpack(world_of_model),
@@ -203,7 +203,7 @@ rule retrain_on_subset:
 
 
 rule retrain_without_top_k:
-    """Train a model anew without the documents that a ranker puts first."""
+    """Retrain a model without the top documents of a ranker."""
     input:
         unpack(inputs_of_training),
         unpack(world_of_model),
@@ -236,7 +236,7 @@ rule retrain_without_top_k:
 
 
 rule tail_patch:
-    """Train a model one step further on what rankers put first, one document at a time."""
+    """Train a model for one more step on each top document of every ranker."""
     input:
         unpack(world_of_model),
         documents=documents_to_rank,
@@ -267,7 +267,7 @@ rule tail_patch:
 
 
 rule evaluate_rankings:
-    """Compare rankings with what documents state, and with what models do that never read them."""
+    """Evaluate rankings against the ground truth and against retrained models."""
     input:
         unpack(world_of_model),
         documents=documents_to_rank,
@@ -300,7 +300,7 @@ rule evaluate_rankings:
 
 
 rule summarise_influence:
-    """Summarise how well rankers find what is relevant and foretell retrained models, and draw it."""
+    """Summarise and plot how well rankers find relevant documents and predict retrained models."""
     input:
         query_metrics=for_influence_models(
             "results/influence/{model}/seed-{seed}.query-metrics.parquet"
@@ -319,13 +319,13 @@ rule summarise_influence:
         recall=report(
             "results/figures/influence-recall.svg",
             category="6. Influence",
-            labels={"figure": "Documents found against documents looked at"},
+            labels={"figure": "Recall of relevant documents at k"},
             caption="../report/influence-recall.rst",
         ),
         composition=report(
             "results/figures/influence-composition.svg",
             category="6. Influence",
-            labels={"figure": "What the first documents are about"},
+            labels={"figure": "Subjects of the top documents"},
             caption="../report/influence-composition.rst",
         ),
         agreement=report(
@@ -338,7 +338,7 @@ rule summarise_influence:
             report(
                 "results/figures/influence-retraining.svg",
                 category="6. Influence",
-                labels={"figure": "Which ranker foretells retrained models"},
+                labels={"figure": "Which ranker predicts retrained models"},
                 caption="../report/influence-retraining.rst",
             )
             if DRAW_RETRAINING
@@ -348,7 +348,7 @@ rule summarise_influence:
             report(
                 "results/figures/influence-sweeps.svg",
                 category="6. Influence",
-                labels={"figure": "Scores against settings"},
+                labels={"figure": "Metrics as a function of settings"},
                 caption="../report/influence-sweeps.rst",
             )
             if SWEEPS
@@ -374,6 +374,6 @@ rule summarise_influence:
 
 
 rule influence:
-    """Which documents taught models what they know."""
+    """Find the training documents that taught models their facts."""
     input:
         rules.summarise_influence.output if rules.summarise_influence.input else [],

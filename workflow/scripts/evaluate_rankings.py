@@ -1,4 +1,4 @@
-"""Compare rankings with what documents state, and with what models do that never read them."""
+"""Evaluate rankings against the ground truth and against retrained models."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Rank training documents by what a model makes of them."""
+"""Rank training documents by hidden states or gradients of the model."""
 
 from typing import TYPE_CHECKING
 

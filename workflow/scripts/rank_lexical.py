@@ -1,4 +1,4 @@
-"""Rank training documents by their words."""
+"""Rank training documents by word overlap."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Retrain a model on one shard of the document subsets."""
+"""Retrain a model on one shard of the document subsets. All rankers share the retrained models."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Train a model anew without the documents that a ranker puts first."""
+"""Retrain a model without the top documents of a ranker."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Summarise how well rankers find what is relevant and foretell retrained models, and draw it."""
+"""Summarise and plot how well rankers find relevant documents and predict retrained models."""
 
 from typing import TYPE_CHECKING
 

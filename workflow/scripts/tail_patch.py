@@ -1,4 +1,4 @@
-"""Train a model one step further on what rankers put first, one document at a time."""
+"""Train a model for one more step on each top document of every ranker."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Influence: which documents taught a model a fact, by rankers that are judged against known truth."""
+"""Influence: rank training documents by how much they taught a model a fact, and evaluate the rankings."""
 
 from __future__ import annotations
 

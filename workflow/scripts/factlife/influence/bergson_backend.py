@@ -1,4 +1,4 @@
-"""Influence through Bergson: TrackStar, EK-FAC, TRAK, or plain products of gradients."""
+"""Rankers of Bergson: TrackStar, EK-FAC, TRAK, or inner products of gradients."""
 
 from __future__ import annotations
 
@@ -33,77 +33,79 @@ from factlife.influence.errors import InfluenceError
 from factlife.influence.model_based import RankingInputs, max_positions
 from factlife.influence.tokenized_texts import TokenizedText
 
-_NO_LOSS = -100
+_IGNORE_INDEX = -100
 
 
-def rank_with_bergson(
-    model: str | Path, prepared: RankingInputs, settings: Bergson, *, batch_tokens: int
-) -> np.ndarray:
-    """Scores, (queries, documents), over the weights of linear maps inside the blocks, without biases.
+def rank_with_bergson(model: str | Path, inputs: RankingInputs, settings: Bergson, *, batch_tokens: int) -> np.ndarray:
+    """Scores, (queries, documents), from the weights of linear layers inside the blocks, without biases.
 
-    ``trackstar`` (Chang et al. 2024) and ``trak`` (Park et al. 2023) project each weight's gradient at random;
-    ``trackstar`` then makes it a unit vector after the inverse root of its second moment.
+    ``trackstar`` (Chang et al. 2024) and ``trak`` (Park et al. 2023) use random projections of weight gradients.
+    ``trackstar`` also multiplies them by the inverse square root of their second moment and normalises them to unit length.
 
     Args:
         model: folder of the model.
-        prepared: the texts as it reads them; a query's loss is its cross-entropy.
-        settings: of Bergson.
-        batch_tokens: tokens in a batch, at most as many as the model reads, since Bergson takes no larger batch.
+        inputs: tokenized queries and documents; the loss of a query is its cross-entropy.
+        settings: settings of the ranker.
+        batch_tokens: tokens in a batch, capped at the model's maximum length as Bergson requires.
 
     Raises:
-        InfluenceError: scores are not finite, or those of a query are all alike, as where its loss counts no token.
+        InfluenceError: scores are not finite, or all documents have the same score for a query, as with no scored token.
     """
     with tempfile.TemporaryDirectory() as folder:
-        found = _scores(Path(model), prepared, settings, min(batch_tokens, max_positions(prepared.model)), Path(folder))
-    if not np.isfinite(found).all():
+        scores = _scores(Path(model), inputs, settings, min(batch_tokens, max_positions(inputs.model)), Path(folder))
+    if not np.isfinite(scores).all():
         raise InfluenceError("Bergson's scores are not finite; raise `damping_factor`, or lower `projection_dim`")
-    if (flat := np.ptp(found, axis=1) == 0).any():
-        raise InfluenceError(f"Bergson scores all documents alike for query number {int(flat.argmax())}")
-    return found
+    if (is_constant := np.ptp(scores, axis=1) == 0).any():
+        raise InfluenceError(f"Bergson gives all documents the same score for query {int(is_constant.argmax())}")
+    return scores
 
 
-def _scores(model: Path, prepared: RankingInputs, settings: Bergson, batch_tokens: int, folder: Path) -> np.ndarray:
-    asked = _write(prepared.queries, folder / "queries.jsonl")
-    read = _write(prepared.documents, folder / "documents.jsonl")
-    shared: dict[str, Any] = {
+def _scores(model: Path, inputs: RankingInputs, settings: Bergson, batch_tokens: int, folder: Path) -> np.ndarray:
+    query_path = _write(inputs.queries, folder / "queries.jsonl")
+    document_path = _write(inputs.documents, folder / "documents.jsonl")
+    index_settings: dict[str, Any] = {
         "run_path": str(folder / "run"),
         "model": str(model),
-        "data": DataConfig(dataset=read),
+        "data": DataConfig(dataset=document_path),
         "token_batch_size": batch_tokens,
         "projection_dim": settings.projection_dim,
         "overwrite": True,
     }
-    query = QuerySetConfig(dataset=asked)
+    query = QuerySetConfig(dataset=query_path)
     inversion = InversionConfig(damping_factor=settings.damping_factor)
     match settings.method:
         case "trackstar":
             preprocess = PreprocessConfig(unit_normalize=True, inversion_cfg=inversion)
-            trackstar(IndexConfig(**shared), TrackstarConfig(query=query, preprocess_cfg=preprocess))
-            scores = folder / "run/scores"
+            trackstar(IndexConfig(**index_settings), TrackstarConfig(query=query, preprocess_cfg=preprocess))
+            score_path = folder / "run/scores"
         case "trak":
-            trak(IndexConfig(**shared, loss_fn="log_odds", projection_target="global"), TrakConfig(query=query))
-            scores = folder / "run/scores"
+            trak(IndexConfig(**index_settings, loss_fn="log_odds", projection_target="global"), TrakConfig(query=query))
+            score_path = folder / "run/scores"
         case "ekfac":
             hessian_pipeline(
-                IndexConfig(**shared), HessianConfig(method="kfac", ev_correction=True), ScoreConfig(), PreprocessConfig(),
+                IndexConfig(**index_settings), HessianConfig(method="kfac", ev_correction=True), ScoreConfig(), PreprocessConfig(),
                 HessianPipelineConfig(query=query, inversion_cfg=inversion),
             )  # fmt: skip
-            scores = folder / "run/scores"
+            score_path = folder / "run/scores"
         case "dot":
-            shared["include_bias"] = True
-            build_query(IndexConfig(**shared | {"run_path": str(folder / "query")}), query, PreprocessConfig())
-            score_dataset(IndexConfig(**shared), ScoreConfig(query_path=str(folder / "query")), PreprocessConfig())
-            scores = folder / "run"
-    return np.array(load_scores(scores)[:], dtype=np.float32).T
+            index_settings["include_bias"] = True
+            build_query(IndexConfig(**index_settings | {"run_path": str(folder / "query")}), query, PreprocessConfig())
+            score_dataset(
+                IndexConfig(**index_settings), ScoreConfig(query_path=str(folder / "query")), PreprocessConfig()
+            )
+            score_path = folder / "run"
+    return np.array(load_scores(score_path)[:], dtype=np.float32).T
 
 
 def _write(texts: Sequence[TokenizedText], path: Path) -> str:
-    """Tokens with labels, so that Bergson neither tokenizes nor looks for the completion, which it may silently miss."""
+    """Write tokens and labels, since Bergson may silently miss the completion when it tokenizes prompts itself."""
     with path.open("w") as file:
         for text in texts:
-            labels = [_NO_LOSS] * len(text.ids)
-            for at in text.scored_positions:
-                labels[at] = text.ids[at]
-            ids = list(map(int, text.ids))
-            file.write(json.dumps({"input_ids": ids, "labels": list(map(int, labels)), "length": len(ids)}) + "\n")
+            labels = [_IGNORE_INDEX] * len(text.input_ids)
+            for position in text.scored_positions:
+                labels[position] = text.input_ids[position]
+            input_ids = list(map(int, text.input_ids))
+            file.write(
+                json.dumps({"input_ids": input_ids, "labels": list(map(int, labels)), "length": len(input_ids)}) + "\n"
+            )
     return str(path)

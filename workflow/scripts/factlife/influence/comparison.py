@@ -1,4 +1,4 @@
-"""Rankers against one another: differences on the same queries, subsets and seeds, with corrected p."""
+"""Pairwise comparison of rankers on the same queries, subsets and seeds, with corrected p-values."""
 
 from __future__ import annotations
 
@@ -11,49 +11,53 @@ from scipy.stats import norm, ttest_1samp
 
 from factlife import stats
 
+# The estimate, and its value in every resample.
 Resampled = tuple[np.ndarray, np.ndarray]
-_ENDS = [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]
-_PAIR = ["ranker", "other_ranker", "n", "estimate", "ci_low", "ci_high", "p"]
+_QUANTILES = [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]
+_COLUMNS = ["ranker", "other_ranker", "n", "estimate", "ci_low", "ci_high", "p"]
 
 
-def intervals(found: Mapping[str, Resampled]) -> pd.DataFrame:
-    """One row a ranker, ``ranker, estimate, ci_low, ci_high``, from its estimate and that of every resample."""
-    rows = [(name, estimate, *np.quantile(resamples, _ENDS)) for name, (estimate, resamples) in found.items()]
+def intervals(resampled: Mapping[str, Resampled]) -> pd.DataFrame:
+    """Percentile intervals, one row per ranker: ``ranker, estimate, ci_low, ci_high``."""
+    rows = [(ranker, estimate, *np.quantile(draws, _QUANTILES)) for ranker, (estimate, draws) in resampled.items()]
     return pd.DataFrame(rows, columns=["ranker", "estimate", "ci_low", "ci_high"])
 
 
-# Fewer subjects than these do not say how much their mean varies.
-_FEWEST = 6
+# With fewer subjects, the variance of their mean cannot be estimated.
+_MIN_SUBJECTS = 6
 
 
-def differences(found: Mapping[str, Resampled], clusters: int) -> pd.DataFrame:
-    """One row a pair of rankers: the first less the second, with percentile interval, p, and Holm's p over all pairs.
+def differences(resampled: Mapping[str, Resampled], n_subjects: int) -> pd.DataFrame:
+    """One row per pair of rankers: first minus second, with percentile interval, p, and Holm-corrected p over all pairs.
 
-    A paired bootstrap: number i of both rankers' resamples drew the same. p is of a normal distribution with the resamples'
-    standard deviation (Efron and Tibshirani 1993, chapter 13), since shares of resamples are too coarse for Holm's bound.
+    This is a paired bootstrap: the i-th resample of both rankers uses the same draw. p assumes a normal distribution with
+    the standard deviation of the resamples (Efron and Tibshirani 1993, chapter 13), since fractions of resamples are too
+    coarse for Holm's bound.
 
     Args:
-        found: estimate and resamples of each ranker.
-        clusters: how many subjects were resampled; for fewer than six there is no p.
+        resampled: estimate and resamples of each ranker.
+        n_subjects: number of subjects that were resampled; p is NaN for fewer than six.
 
     Returns:
         ``ranker, other_ranker, estimate, ci_low, ci_high, p, p_corrected``.
     """
     rows = []
-    for one, other in itertools.combinations(found, 2):
-        estimate, resamples = (left - right for left, right in zip(found[one], found[other], strict=True))
-        deviation = resamples.std(ddof=1)
+    for ranker, other_ranker in itertools.combinations(resampled, 2):
+        estimate, draws = (
+            minuend - subtrahend for minuend, subtrahend in zip(resampled[ranker], resampled[other_ranker], strict=True)
+        )
+        deviation = draws.std(ddof=1)
         p = 2 * norm.sf(abs(estimate) / deviation) if deviation else 1.0 if estimate == 0 else np.nan
-        p = p if clusters >= _FEWEST else np.nan
-        rows.append((one, other, None, estimate, *np.quantile(resamples, _ENDS), p))
+        p = p if n_subjects >= _MIN_SUBJECTS else np.nan
+        rows.append((ranker, other_ranker, None, estimate, *np.quantile(draws, _QUANTILES), p))
     return _corrected(rows).drop(columns="n")
 
 
 def over_seeds(values: pd.DataFrame) -> pd.DataFrame:
-    """One row a ranker: mean over seeds with Student's interval, ``ranker, n, estimate, ci_low, ci_high``.
+    """Mean over seeds with Student's t interval, one row per ranker: ``ranker, n, estimate, ci_low, ci_high``.
 
     Args:
-        values: one row a seed, one column a ranker.
+        values: one row per seed, one column per ranker.
     """
     n, mean = values.count(), values.mean()
     low, high = stats.seed_interval(mean, values.std(), n)
@@ -61,20 +65,23 @@ def over_seeds(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair of rankers: mean difference over the seeds that both have, with Student's interval, p and Holm's p.
+    """One row per pair of rankers: mean difference over their common seeds, with Student's t interval, p and Holm's p.
 
     Returns:
         ``ranker, other_ranker, n, estimate, ci_low, ci_high, p, p_corrected``.
     """
     rows = []
-    for one, other in itertools.combinations(values.columns, 2):
-        less = (values[one] - values[other]).dropna()
-        low, high = stats.seed_interval(less.mean(), less.std(), pd.Series(len(less)))
-        p = ttest_1samp(less, 0).pvalue if less.std() > 0 else 1.0 if (less == 0).all() and len(less) > 1 else np.nan
-        rows.append((one, other, len(less), less.mean(), low.item(), high.item(), p))
+    for ranker, other_ranker in itertools.combinations(values.columns, 2):
+        difference = (values[ranker] - values[other_ranker]).dropna()
+        low, high = stats.seed_interval(difference.mean(), difference.std(), pd.Series(len(difference)))
+        if difference.std() > 0:
+            p = ttest_1samp(difference, 0).pvalue
+        else:
+            p = 1.0 if (difference == 0).all() and len(difference) > 1 else np.nan
+        rows.append((ranker, other_ranker, len(difference), difference.mean(), low.item(), high.item(), p))
     return _corrected(rows)
 
 
 def _corrected(rows: list[tuple[object, ...]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=_PAIR)
+    table = pd.DataFrame(rows, columns=_COLUMNS)
     return table.assign(p_corrected=stats.holm(table["p"]))

@@ -1,7 +1,7 @@
-"""What can go wrong in ranking documents."""
+"""The error of this package."""
 
 from __future__ import annotations
 
 
 class InfluenceError(ValueError):
-    """Documents cannot be ranked or judged; the text says what to change."""
+    """Documents cannot be ranked or rankings cannot be evaluated; the message says what to change."""

@@ -1,13 +1,13 @@
-"""Exact inner products of gradients, without the gradient of any document.
+"""Exact inner products of gradients, without materialising the gradient of any document.
 
-A linear map y = W x + b in a text of T tokens has the gradient Σ_t g_t x_tᵀ, where x_t is what it reads at token t and
-g_t is the derivative of the loss by what it writes there. The inner product of two texts' gradients is therefore
+A linear layer y = W x + b has, for a text of T tokens, the gradient Σ_t g_t x_tᵀ, where x_t is its input at token t and
+g_t the derivative of the loss with respect to its output there. The inner product of two texts' gradients is therefore
 
     ⟨Σ_t g_t x_tᵀ, Σ_s h_s z_sᵀ⟩ = Σ_t Σ_s (g_t · h_s)(x_t · z_s),
 
-two small matrix products instead of two matrices as large as W. An embedding reads a one-hot vector, so that x_t · z_s
-says whether two tokens are the same; a weight used in several places has several such sums. GradientFactors of vectors (biases,
-norms) are small and formed.
+two small matrix products instead of two matrices of the size of W. The input of an embedding is one-hot, so x_t · z_s is 1
+if two tokens are equal and 0 otherwise. A weight used in several places has one such sum per pair of uses. Gradients of
+vectors (biases, norms) are small and are materialised.
 """
 
 from __future__ import annotations
@@ -25,19 +25,25 @@ from transformers.pytorch_utils import Conv1D
 
 from factlife.config.influence import Gradient
 from factlife.influence.errors import InfluenceError
-from factlife.influence.tokenized_texts import TextBatch, TokenizedText, batch_texts, text_losses, truncate_after_scored
+from factlife.influence.tokenized_texts import (
+    TextBatch,
+    TokenizedText,
+    batch_texts,
+    text_losses,
+    truncate_after_scored,
+)
 
-# Tokens of documents that are multiplied with those of queries at once: their products stay in the processor's cache.
-_ROWS = 256
+# Document tokens per product with the query tokens; the result stays in the processor's cache.
+_CHUNK_ROWS = 256
 
 
 @dataclass
 class GradientFactors:
-    """GradientFactors of a batch of texts, as factors. Keys are those of ``_names``.
+    """Gradients of a batch of texts as factors. Keys are parameter names.
 
     Attributes:
-        matrices: for each weight its uses, each a pair of what stands on its two sides, (n, length, ·); one-hot rows are
-            kept as ids, (n, length).
+        matrices: for each weight matrix, one pair of factors per use, for its rows and its columns, (n, length, ·); one-hot rows are stored
+            as ids, (n, length).
         vectors: (n, d) for each bias and norm.
     """
 
@@ -45,107 +51,114 @@ class GradientFactors:
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
     def squared_norms(self) -> Tensor:
-        """(n,), of each text's whole gradient."""
+        """Squared norm of the whole gradient of each text, (n,)."""
         total = sum((vector.square().sum(1) for vector in self.vectors.values()), torch.zeros(()))
         for uses in self.matrices.values():
-            for left in uses:
-                for right in uses:
-                    total = total + (_products(left[0], right[0]) * _products(left[1], right[1])).sum((1, 2))
+            for first in uses:
+                for second in uses:
+                    products = _inner_products(first[0], second[0]) * _inner_products(first[1], second[1])
+                    total = total + products.sum((1, 2))
         return total
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
+def _inner_products(first: Tensor, second: Tensor) -> Tensor:
     """Inner products of all rows with all rows, (…, n, m); ids stand for one-hot rows."""
-    if not left.is_floating_point() and not right.is_floating_point():
-        return (left[..., :, None] == right[..., None, :]).float()
-    if not right.is_floating_point():
-        return _products(right, left).mT
-    if not left.is_floating_point():
-        return right.mT[left] if right.ndim == 2 else right.mT.gather(1, left[..., None].expand(-1, -1, right.shape[1]))
-    return left @ right.mT
+    if not first.is_floating_point() and not second.is_floating_point():
+        return (first[..., :, None] == second[..., None, :]).float()
+    if not second.is_floating_point():
+        return _inner_products(second, first).mT
+    if not first.is_floating_point():
+        return (
+            second.mT[first]
+            if second.ndim == 2
+            else second.mT.gather(1, first[..., None].expand(-1, -1, second.shape[1]))
+        )
+    return first @ second.mT
 
 
 def factored_gradients(model: Any, batch: TextBatch, parameters: Sequence[str]) -> GradientFactors:
-    """GradientFactors of each text's loss by the declared parameters, from one pass for all of them.
+    """Gradients of each text's loss with respect to the selected parameters, from one pass over the batch.
 
     Args:
-        model: in eval mode.
-        batch: texts.
-        parameters: ``blocks`` (all linear maps but the unembedding, with biases), ``embeddings`` (all tables of
-            embeddings, and the unembedding), ``norms``.
+        model: model in eval mode.
+        batch: the texts.
+        parameters: ``blocks`` (all linear layers except the unembedding, with biases), ``embeddings`` (all embedding
+            tables and the unembedding), ``norms``.
     """
     uses: list[tuple[nn.Module, Tensor, Tensor]] = []
-    with _frozen(model), _watched(model, parameters, len(batch.input_ids), uses):
-        total = text_losses(model, batch).sum()
-    written = torch.autograd.grad(total, [output for *_, output in uses], allow_unused=True)
-    written = [torch.zeros_like(use[2]) if one is None else one for use, one in zip(uses, written, strict=True)]
-    names, found = {id(parameter): name for name, parameter in model.named_parameters()}, GradientFactors()
-    for (module, read, _), derivative in zip(uses, written, strict=True):
+    with _without_parameter_gradients(model), _record_uses(model, parameters, len(batch.input_ids), uses):
+        total_loss = text_losses(model, batch).sum()
+    derivatives = torch.autograd.grad(total_loss, [output for *_, output in uses], allow_unused=True)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    factors = GradientFactors()
+    for (module, module_input, output), gradient in zip(uses, derivatives, strict=True):
+        derivative = torch.zeros_like(output) if gradient is None else gradient
         if isinstance(module, nn.Embedding):
-            found.matrices.setdefault(names[id(module.weight)], []).append((read, derivative))
+            factors.matrices.setdefault(names[id(module.weight)], []).append((module_input, derivative))
             continue
         if module.weight.ndim == 2:
-            found.matrices.setdefault(names[id(module.weight)], []).append((derivative, read))
+            factors.matrices.setdefault(names[id(module.weight)], []).append((derivative, module_input))
         else:
-            _add(found.vectors, names[id(module.weight)], (derivative * _normed(module, read)).sum(1))
+            norm_gradient = (derivative * _normalized_input(module, module_input)).sum(1)
+            _add(factors.vectors, names[id(module.weight)], norm_gradient)
         if getattr(module, "bias", None) is not None:
-            _add(found.vectors, names[id(module.bias)], derivative.sum(1))
-    return found
+            _add(factors.vectors, names[id(module.bias)], derivative.sum(1))
+    return factors
 
 
 def _add(vectors: dict[str, Tensor], name: str, vector: Tensor) -> None:
     vectors[name] = vectors[name] + vector if name in vectors else vector
 
 
-def _normed(norm: nn.Module, read: Tensor) -> Tensor:
-    """What a norm multiplies with its weight: all norms are affine in it, whether they add 1 to it or not."""
+def _normalized_input(norm: nn.Module, module_input: Tensor) -> Tensor:
+    """The factor that a norm multiplies by its weight. All norms are affine in the weight, whether or not they add 1 to it."""
     with torch.no_grad():
-        one, none = ({"weight": torch.full_like(norm.weight, value)} for value in (1.0, 0.0))
-        return functional_call(norm, one, (read,)) - functional_call(norm, none, (read,))
+        ones, zeros = ({"weight": torch.full_like(norm.weight, value)} for value in (1.0, 0.0))
+        return functional_call(norm, ones, (module_input,)) - functional_call(norm, zeros, (module_input,))
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients by parameters, so that the backward pass makes only those by activations."""
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in wanted:
+def _without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+    """Disable gradients of parameters, so that the backward pass computes only those of activations."""
+    previous = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in previous:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, required in wanted:
-            parameter.requires_grad_(required)
+        for parameter, requires_grad in previous:
+            parameter.requires_grad_(requires_grad)
 
 
 @contextmanager
-def _watched(
-    model: Any, parameters: Sequence[str], count: int, uses: list[tuple[nn.Module, Tensor, Tensor]]
+def _record_uses(
+    model: Any, parameters: Sequence[str], n_texts: int, uses: list[tuple[nn.Module, Tensor, Tensor]]
 ) -> Iterator[None]:
-    """Append module, input and output of every use of the declared parameters in a pass over so many texts."""
+    """Append module, input and output of every use of the selected parameters in a forward pass over ``n_texts`` texts."""
     unembedding = model.get_output_embeddings()
 
-    def declared(module: nn.Module) -> bool:
+    def is_selected(module: nn.Module) -> bool:
         if isinstance(module, nn.Embedding) or module is unembedding:
             return "embeddings" in parameters
         if isinstance(module, nn.Linear | Conv1D):
             return "blocks" in parameters
         return "norms" in parameters and getattr(getattr(module, "weight", None), "ndim", 0) == 1
 
-    def keep(module: nn.Module, read: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        ids, table = read[0], isinstance(module, nn.Embedding)
-        if table:
-            # Positions are embedded once for all texts, whose derivatives would then be one. Here the graph begins, since
-            # no parameter wants a gradient.
-            ids, output = ids.expand(count, -1), output.detach().expand(count, -1, -1).requires_grad_()
-        if declared(module):
-            uses.append((module, ids.detach(), output))
-        return output if table else None
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        module_input, is_embedding = inputs[0], isinstance(module, nn.Embedding)
+        if is_embedding:
+            # Positions are embedded once for all texts and would share one derivative, so expand them to all texts. The
+            # autograd graph starts here, since no parameter requires a gradient.
+            module_input = module_input.expand(n_texts, -1)
+            output = output.detach().expand(n_texts, -1, -1).requires_grad_()
+        if is_selected(module):
+            uses.append((module, module_input.detach(), output))
+        return output if is_embedding else None
 
-    known = (nn.Embedding, nn.Linear, Conv1D)
     hooks = [
-        module.register_forward_hook(keep)
+        module.register_forward_hook(record)
         for module in model.modules()
-        if isinstance(module, known) or declared(module)
+        if isinstance(module, (nn.Embedding, nn.Linear, Conv1D)) or is_selected(module)
     ]
     try:
         yield
@@ -155,10 +168,10 @@ def _watched(
 
 
 class QueryGradients:
-    """GradientFactors of queries, ready for products with those of many documents.
+    """Gradients of queries, prepared for inner products with those of many documents.
 
     Raises:
-        InfluenceError: a query's gradient is zero or not finite, so that it ranks nothing.
+        InfluenceError: the gradient of a query is zero or not finite, so it cannot rank documents.
     """
 
     def __init__(
@@ -172,123 +185,125 @@ class QueryGradients:
         names: Sequence[str],
     ) -> None:
         self.model, self.parameters, self.pad, self.batch_tokens = model, parameters, pad, batch_tokens
-        self.device, self.count = next(model.parameters()).device, len(texts)
+        self.device, self.n_queries = next(model.parameters()).device, len(texts)
         self.norms = torch.zeros(len(texts), device=self.device)
         self.vectors: dict[str, Tensor] = {}
-        # For each use of each weight the rows of all queries, and the place in `owners` of the queries that they are of.
+        # For each use of each weight: the token rows of all queries, and the index in `row_queries` of their queries.
         self.rows: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
-        self.owners: list[Tensor] = []
+        self.row_queries: list[Tensor] = []
         rows: dict[str, list[list[tuple[Tensor, Tensor, Tensor]]]] = {}
         for batch in self._batches(texts):
-            found = factored_gradients(model, batch, parameters)
-            at = torch.tensor(batch.indices, device=self.device)
-            self.norms[at] = found.squared_norms().sqrt()
-            for name, vector in found.vectors.items():
-                self.vectors.setdefault(name, vector.new_zeros(len(texts), vector.shape[1]))[at] = vector
-            for name, uses in found.matrices.items():
+            factors = factored_gradients(model, batch, parameters)
+            indices = torch.tensor(batch.indices, device=self.device)
+            self.norms[indices] = factors.squared_norms().sqrt()
+            for name, vector in factors.vectors.items():
+                self.vectors.setdefault(name, vector.new_zeros(len(texts), vector.shape[1]))[indices] = vector
+            for name, uses in factors.matrices.items():
                 parts = rows.setdefault(name, [[] for _ in uses])
-                for part, (left, right) in zip(parts, uses, strict=True):
-                    left, right, text = _alive(left, right)
-                    part.append((left, right, at[text]))
+                for part, use in zip(parts, uses, strict=True):
+                    row_factor, column_factor, text = _nonzero_rows(*use)
+                    part.append((row_factor, column_factor, indices[text]))
         for name, parts in rows.items():
-            for left, right, owner in (map(torch.cat, zip(*part, strict=True)) for part in parts):
-                self.rows.setdefault(name, []).append((left, right, self._place(owner)))
-        if (wrong := ~(self.norms.isfinite() & (self.norms > 0))).any():
-            name = names[int(wrong.nonzero()[0])]
+            for row_factor, column_factor, queries in (map(torch.cat, zip(*part, strict=True)) for part in parts):
+                self.rows.setdefault(name, []).append((row_factor, column_factor, self._index_of(queries)))
+        if (is_invalid := ~(self.norms.isfinite() & (self.norms > 0))).any():
+            name = names[int(is_invalid.nonzero()[0])]
             raise InfluenceError(
-                f"the gradient of query {name} has norm {self.norms[wrong][0].item()}: it ranks no document; check its "
+                f"the gradient of query {name} has norm {self.norms[is_invalid][0].item()}: it ranks no document; check its "
                 "completion, and that the loss is finite"
             )
 
     def _batches(self, texts: Sequence[TokenizedText]) -> Iterator[TextBatch]:
         return batch_texts(texts, self.pad, self.batch_tokens, self.device)
 
-    def _place(self, owner: Tensor) -> int:
-        """Most weights' rows have the same owners, so that their products are added up before they are dealt to queries."""
-        for place, known in enumerate(self.owners):
-            if torch.equal(known, owner):
-                return place
-        self.owners.append(owner)
-        return len(self.owners) - 1
+    def _index_of(self, queries: Tensor) -> int:
+        """Rows of most weights belong to the same queries; their products are summed before they are added up per query."""
+        for i, row_queries in enumerate(self.row_queries):
+            if torch.equal(row_queries, queries):
+                return i
+        self.row_queries.append(queries)
+        return len(self.row_queries) - 1
 
-    def products(self, found: GradientFactors) -> Tensor:
+    def products(self, factors: GradientFactors) -> Tensor:
         """Inner products with the gradients of a batch of texts, (n, queries)."""
-        total = sum((vector @ self.vectors[name].T for name, vector in found.vectors.items()), torch.zeros(()))
-        by_row: dict[int, Tensor] = {}
-        for name, uses in found.matrices.items():
+        total = sum((vector @ self.vectors[name].T for name, vector in factors.vectors.items()), torch.zeros(()))
+        row_products: dict[int, Tensor] = {}
+        for name, uses in factors.matrices.items():
             for use in uses:
-                left, right, text = _alive(*use)
-                for query_left, query_right, owner in self.rows[name]:
-                    into = by_row.setdefault(
-                        owner, query_left.new_zeros(len(use[0]), len(query_left), dtype=torch.float)
+                rows = _nonzero_rows(*use)
+                for query_row_factor, query_column_factor, index in self.rows[name]:
+                    sums = row_products.setdefault(
+                        index, query_row_factor.new_zeros(len(use[0]), len(query_row_factor), dtype=torch.float)
                     )
-                    for some in zip(left.split(_ROWS), right.split(_ROWS), text.split(_ROWS), strict=True):
-                        both = _products(some[0], query_left).mul_(_products(some[1], query_right))
-                        into.index_add_(0, some[2], both)
-        for owner, sums in by_row.items():
-            total = total + sums.new_zeros(len(sums), self.count).index_add_(1, self.owners[owner], sums)
+                    for row_factor, column_factor, text in zip(
+                        *(part.split(_CHUNK_ROWS) for part in rows), strict=True
+                    ):
+                        products = _inner_products(row_factor, query_row_factor).mul_(
+                            _inner_products(column_factor, query_column_factor)
+                        )
+                        sums.index_add_(0, text, products)
+        for index, sums in row_products.items():
+            total = total + sums.new_zeros(len(sums), self.n_queries).index_add_(1, self.row_queries[index], sums)
         return total
 
     def dot_products(self, texts: Sequence[TokenizedText], *, norms: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Inner products with many texts, (queries, texts), and the texts' norms, (texts,), a batch at a time."""
-        products, lengths = np.zeros((self.count, len(texts)), np.float32), np.zeros(len(texts), np.float32)
+        """Inner products with many texts, (queries, texts), and gradient norms of the texts, (texts,), batch by batch."""
+        products, text_norms = np.zeros((self.n_queries, len(texts)), np.float32), np.zeros(len(texts), np.float32)
         for batch in self._batches(list(map(truncate_after_scored, texts))):
-            found = factored_gradients(self.model, batch, self.parameters)
-            products[:, batch.indices] = self.products(found).T.cpu().numpy()
+            factors = factored_gradients(self.model, batch, self.parameters)
+            products[:, batch.indices] = self.products(factors).T.cpu().numpy()
             if norms:
-                lengths[batch.indices] = found.squared_norms().clamp(min=0).sqrt().cpu().numpy()
-        return products, lengths
+                text_norms[batch.indices] = factors.squared_norms().clamp(min=0).sqrt().cpu().numpy()
+        return products, text_norms
 
 
-def _alive(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of all texts whose derivative is not zero, and whose they are: most of a last layer's tokens have none."""
-    kept = ((left if left.is_floating_point() else right) != 0).any(-1)
-    return left[kept], right[kept], kept.nonzero()[:, 0]
+def _nonzero_rows(row_factor: Tensor, column_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows with a nonzero derivative, and the index of their text. In the last layer most tokens have none."""
+    is_nonzero = ((row_factor if row_factor.is_floating_point() else column_factor) != 0).any(-1)
+    return row_factor[is_nonzero], column_factor[is_nonzero], is_nonzero.nonzero()[:, 0]
 
 
 def gradient_norms(
     model: Any, texts: Sequence[TokenizedText], parameters: Sequence[str], *, pad: int, batch_tokens: int
 ) -> np.ndarray:
-    """Norm of each text's gradient, (texts,)."""
-    found = np.zeros(len(texts), np.float32)
-    for batch in batch_texts(
-        list(map(truncate_after_scored, texts)), pad, batch_tokens, next(model.parameters()).device
-    ):
-        lengths = factored_gradients(model, batch, parameters).squared_norms().clamp(min=0).sqrt()
-        found[batch.indices] = lengths.cpu().numpy()
-    return found
+    """Gradient norm of each text, (texts,)."""
+    norms, device = np.zeros(len(texts), np.float32), next(model.parameters()).device
+    for batch in batch_texts(list(map(truncate_after_scored, texts)), pad, batch_tokens, device):
+        squared_norms = factored_gradients(model, batch, parameters).squared_norms()
+        norms[batch.indices] = squared_norms.clamp(min=0).sqrt().cpu().numpy()
+    return norms
 
 
 def rank_by_gradient(
     load: Callable[[int], tuple[Any, Any]],
-    texts: Callable[[Any, Any], tuple[list[TokenizedText], list[TokenizedText]]],
+    tokenize: Callable[[Any, Any], tuple[list[TokenizedText], list[TokenizedText]]],
     settings: Gradient,
     names: Sequence[str],
     *,
     batch_tokens: int,
 ) -> np.ndarray:
-    """Scores, (queries, documents): products of gradients, added up over checkpoints (Pruthi et al. 2020, TracInCP).
+    """Scores, (queries, documents): inner products of gradients, summed over checkpoints (Pruthi et al. 2020, TracInCP).
 
-    The sum is not weighted by the learning rate, which no single number is where two optimizers step. A cosine is taken
-    at each checkpoint. A document without scored tokens has no gradient, and 0.
+    The sum is not weighted by the learning rate, since two optimizers with different learning rates are in use. Cosines are
+    computed at each checkpoint. A document without scored tokens has no gradient and scores 0.
 
     Args:
-        load: model and tokenizer at a checkpoint, by its place among them.
-        texts: of queries and documents, for a model and its tokenizer.
-        settings: what is multiplied.
-        names: of the queries, for errors.
+        load: returns model and tokenizer of a checkpoint, given its index.
+        tokenize: returns queries and documents, given model and tokenizer.
+        settings: settings of the ranker.
+        names: names of the queries, for error messages.
         batch_tokens: tokens in a batch; no score depends on it.
     """
     total = 0.0
     for checkpoint in settings.checkpoints:
         model, tokenizer = load(checkpoint)
-        asked, read = texts(model, tokenizer)
+        query_texts, document_texts = tokenize(model, tokenizer)
         queries = QueryGradients(
-            model, asked, settings.parameters, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens, names=names
+            model, query_texts, settings.parameters, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens, names=names
         )
-        products, norms = queries.dot_products(read, norms=settings.score != "dot")
+        scores, document_norms = queries.dot_products(document_texts, norms=settings.score != "dot")
         if settings.score != "dot":
-            scale = queries.norms.cpu().numpy()[:, None] * norms
-            products = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-        total = total + products
+            scale = queries.norms.cpu().numpy()[:, None] * document_norms
+            scores = np.divide(scores, scale, out=np.zeros_like(scores), where=scale > 0)
+        total = total + scores
     return total - total.mean(0) if settings.score == "centred" else total

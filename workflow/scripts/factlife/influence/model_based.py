@@ -1,4 +1,4 @@
-"""Rankers that run a model: representations and gradients."""
+"""Rankers that run the model itself, with hidden states or gradients, and the inputs that backends share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from factlife.world.tables import World
 
 
 def max_positions(model: Any) -> int:
-    """Tokens that a model can read."""
+    """Number of tokens that a model can read."""
     return getattr(model.config, "max_position_embeddings", None) or 2**31
 
 
@@ -34,49 +34,53 @@ def rank_by_model(
     batch_tokens: int,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Scores, (queries, documents), of a ranker that runs the model in a folder.
+    """Scores, (queries, documents), of a ranker that runs the model.
 
     Args:
-        settings: the ranker.
-        folder: of the model; its checkpoints are used where the ranker asks for them.
-        queries: a table of ``queries.select_queries``.
-        documents: a table of ``queries.select_documents``.
-        values: of all facts.
+        settings: settings of the ranker.
+        folder: folder of the model and its checkpoints.
+        queries: the result of ``queries.select_queries``.
+        documents: the result of ``queries.select_documents``.
+        values: the value of each fact, by fact id.
         batch_tokens: tokens in a batch; no score depends on it.
-        device: where the model goes.
+        device: device of the model.
     """
 
     @functools.cache
     def load(checkpoint: int) -> tuple[Any, Any]:
         return models.load(models.checkpoints(folder)[checkpoint][1], device)
 
-    def texts(
+    def tokenize(
         model: Any, tokenizer: Any, loss: DocumentLoss, margin: bool
     ) -> tuple[list[TokenizedText], list[TokenizedText]]:
         return (
             tokenize_queries(queries, tokenizer, margin=margin),
-            tokenize_documents(documents, tokenizer, values, loss, longest=max_positions(model)),
+            tokenize_documents(documents, tokenizer, values, loss, max_length=max_positions(model)),
         )
 
     if isinstance(settings, Gradient):
-        both = functools.partial(texts, loss=settings.document_loss, margin=settings.query_loss == "margin")
-        return gradients.rank_by_gradient(load, both, settings, queries["query_id"].tolist(), batch_tokens=batch_tokens)
+        tokenize_for_loss = functools.partial(
+            tokenize, loss=settings.document_loss, margin=settings.query_loss == "margin"
+        )
+        return gradients.rank_by_gradient(
+            load, tokenize_for_loss, settings, queries["query_id"].tolist(), batch_tokens=batch_tokens
+        )
     model, tokenizer = load(-1)
-    asked, read = texts(model, tokenizer, "all_tokens", margin=False)
+    query_texts, document_texts = tokenize(model, tokenizer, "all_tokens", margin=False)
     return representations.rank_by_representation(
-        model, asked, read, settings, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens
+        model, query_texts, document_texts, settings, pad=tokenizer.pad_token_id, batch_tokens=batch_tokens
     )
 
 
 @dataclass(frozen=True)
 class RankingInputs:
-    """A model with the texts that it reads.
+    """A model with tokenized queries and documents.
 
     Attributes:
-        model: in eval mode, as is.
-        pad: token that fills short texts.
-        queries: prompt and completion.
-        documents: with the tokens that count.
+        model: the model in eval mode.
+        pad: id of the padding token.
+        queries: prompts with completions.
+        documents: documents with the positions whose loss counts.
     """
 
     model: Any
@@ -94,22 +98,31 @@ def load_ranking_inputs(
     *,
     device: str = "cpu",
 ) -> RankingInputs:
-    """The model in a folder, and queries and documents as it reads them; arguments as for ``rank``."""
+    """Load a model and tokenize queries and documents.
+
+    Args:
+        folder: folder of the model.
+        queries: the result of ``queries.select_queries``.
+        documents: the result of ``queries.select_documents``.
+        values: the value of each fact, by fact id.
+        loss: document tokens whose loss counts.
+        device: device of the model.
+    """
     model, tokenizer = models.load(folder, device)
-    read = tokenize_documents(documents, tokenizer, values, loss, longest=max_positions(model))
-    return RankingInputs(model, tokenizer.pad_token_id, tokenize_queries(queries, tokenizer), read)
+    document_texts = tokenize_documents(documents, tokenizer, values, loss, max_length=max_positions(model))
+    return RankingInputs(model, tokenizer.pad_token_id, tokenize_queries(queries, tokenizer), document_texts)
 
 
 def fact_values(world: World) -> dict[str, str]:
-    """The value of each fact, as documents write it."""
+    """The value of each fact, as written in documents, by fact id."""
     return dict(zip(world.facts["fact_id"], world.facts["value"], strict=True))
 
 
 def warn_if_trained_elsewhere(manifest: Mapping[str, Any], corpus: str) -> None:
-    """Warn in the log if a model's manifest says that it was not trained on a corpus."""
-    trained = (manifest.get("params", {}).get("training") or {}).get("corpus")
-    if trained != corpus:
+    """Log a warning if a model's manifest says that it was trained on another corpus."""
+    training_corpus = (manifest.get("params", {}).get("training") or {}).get("corpus")
+    if training_corpus != corpus:
         logging.warning(
-            "the model was trained on %s, but documents of corpus `%s` are ranked: what it learnt did not come from them",
-            f"corpus `{trained}`" if trained else "other texts, of which nothing is known here", corpus,
+            "the model was trained on %s, but documents of corpus `%s` are ranked: it did not learn from them",
+            f"corpus `{training_corpus}`" if training_corpus else "unknown texts", corpus,
         )  # fmt: skip

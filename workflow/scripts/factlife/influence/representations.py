@@ -1,4 +1,4 @@
-"""Rankers that compare hidden states."""
+"""Ranker that compares hidden states of the model."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def rank_by_representation(
     pad: int,
     batch_tokens: int,
 ) -> np.ndarray:
-    """Cosine of the hidden states of prompt and completion with those of each document, (queries, documents)."""
-    sides = [
-        hidden_states(model, texts, settings, pad=pad, batch_tokens=batch_tokens) for texts in (queries, documents)
-    ]
-    left, right = (torch.nn.functional.normalize(side, dim=1) for side in sides)
-    return (left @ right.T).cpu().numpy()
+    """Cosine similarity of hidden states of prompt and completion with those of documents, (queries, documents)."""
+    query_vectors, document_vectors = (
+        torch.nn.functional.normalize(hidden_states(model, texts, settings, pad=pad, batch_tokens=batch_tokens), dim=1)
+        for texts in (queries, documents)
+    )
+    return (query_vectors @ document_vectors.T).cpu().numpy()
 
 
 def hidden_states(
     model: Any, texts: Sequence[TokenizedText], settings: Representation, *, pad: int, batch_tokens: int
 ) -> Tensor:
-    """One hidden state of each text, (texts, d_model): the mean over its tokens, or that of its last.
+    """One hidden state per text, (texts, d_model): the mean over its tokens, or that of its last token.
 
     Raises:
         InfluenceError: the model has no such layer.
     """
-    found = torch.zeros(len(texts), model.config.hidden_size)
+    states = torch.zeros(len(texts), model.config.hidden_size)
     for batch in batch_texts(texts, pad, batch_tokens, next(model.parameters()).device):
         with torch.inference_mode():
             layers = model.base_model(
@@ -49,11 +49,11 @@ def hidden_states(
                 use_cache=False,
             ).hidden_states
         if not -len(layers) <= settings.layer < len(layers):
-            raise InfluenceError(f"layer {settings.layer} is asked for, but the model has {len(layers) - 1} blocks")
+            raise InfluenceError(f"the ranker's layer is {settings.layer}, but the model has {len(layers) - 1} blocks")
         hidden, mask = layers[settings.layer].float(), batch.attention_mask[..., None].float()
         lengths = batch.attention_mask.sum(1)
         if settings.pooling == "last":
-            found[batch.indices] = hidden[torch.arange(len(hidden)), lengths - 1].cpu()
+            states[batch.indices] = hidden[torch.arange(len(hidden)), lengths - 1].cpu()
         else:
-            found[batch.indices] = ((hidden * mask).sum(1) / lengths[:, None]).cpu()
-    return found
+            states[batch.indices] = ((hidden * mask).sum(1) / lengths[:, None]).cpu()
+    return states

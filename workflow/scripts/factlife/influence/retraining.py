@@ -1,4 +1,4 @@
-"""Models retrained without some documents: what documents did, by taking them away."""
+"""Retrain models without some documents, to measure the effect of the removed documents."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from factlife.world.tables import World
 
 @dataclass(frozen=True)
 class RetrainingRun:
-    """One model to be trained.
+    """One model to train.
 
     Attributes:
-        kind: ``full``, ``subset``, ``leave_one_out``, ``top_k_removal``.
-        name: of what is left out: a subset's number, a document, a ranker.
-        repeat: the seed of its weights and of the order in which it reads.
-        removed_doc_ids: documents that are left out.
+        kind: ``full``, ``subset``, ``leave_one_out`` or ``top_k_removal``.
+        name: name of the removed set: number of the subset, document id, or ranker.
+        repeat: seed of the weights and of the data order.
+        removed_doc_ids: documents to leave out.
     """
 
     kind: str
@@ -40,62 +40,64 @@ class RetrainingRun:
 
 
 def subset_runs(documents: Sequence[str], settings: RetrainedModels) -> list[RetrainingRun]:
-    """The models that every ranker is judged by: on all documents, on random subsets, on all but one.
+    """Models for the evaluation of all rankers: trained on all documents, on random subsets, and on all but one document.
 
     Args:
-        documents: ids of those that are ranked; others are always kept.
-        settings: how many models, and on what.
+        documents: ids of the ranked documents; all others are always kept.
+        settings: number of models and size of the subsets.
     """
     rng = np.random.default_rng([settings.seed, 0])
-    dropped = round(len(documents) * (1 - settings.subset_fraction))
-    sets = {("full", ""): ()}
-    for number in range(settings.subsets):
-        sets["subset", str(number)] = tuple(documents[at] for at in sorted(rng.permutation(len(documents))[:dropped]))
-    # Of their own seed: the same documents whatever the number of subsets.
-    alone = np.random.default_rng([settings.seed, 2]).permutation(len(documents))[: settings.leave_one_out]
-    for at in sorted(alone):
-        sets["leave_one_out", documents[at]] = (documents[at],)
-    return [RetrainingRun(*key, repeat, found) for key, found in sets.items() for repeat in range(settings.repeats)]
+    n_removed = round(len(documents) * (1 - settings.subset_fraction))
+    removed = {("full", ""): ()}
+    for i in range(settings.subsets):
+        rows = sorted(rng.permutation(len(documents))[:n_removed])
+        removed["subset", str(i)] = tuple(documents[row] for row in rows)
+    # A separate seed keeps these documents the same for any number of subsets.
+    left_out = np.random.default_rng([settings.seed, 2]).permutation(len(documents))[: settings.leave_one_out]
+    for row in sorted(left_out):
+        removed["leave_one_out", documents[row]] = (documents[row],)
+    return [
+        RetrainingRun(*key, repeat, doc_ids) for key, doc_ids in removed.items() for repeat in range(settings.repeats)
+    ]
 
 
 def top_k_removal_runs(
     ranker: str, scores: np.ndarray, documents: Sequence[str], settings: TopKRemoval
 ) -> list[RetrainingRun]:
-    """Models without the documents that a ranker puts first for any query."""
-    first = top_k_over_queries(scores, settings.k)
-    dropped = tuple(documents[at] for at in sorted(first))
-    return [RetrainingRun("top_k_removal", ranker, repeat, dropped) for repeat in range(settings.repeats)]
+    """Models trained without the top documents of a ranker."""
+    doc_ids = tuple(documents[row] for row in sorted(top_k_over_queries(scores, settings.k)))
+    return [RetrainingRun("top_k_removal", ranker, repeat, doc_ids) for repeat in range(settings.repeats)]
 
 
 def control_removal_runs(
     queries: pd.DataFrame, documents: pd.DataFrame, world: World, settings: TopKRemoval
 ) -> list[RetrainingRun]:
-    """Models without as many documents: chosen at random, and chosen at random among relevant ones, anew in each repeat."""
+    """Models trained without k random documents and without k random relevant documents, drawn anew in each repeat."""
     rng = np.random.default_rng([settings.seed, 1])
     relevant = np.flatnonzero((label_relevance(queries, documents, world).distance >= 0).any(0))
-    found = []
+    runs = []
     for repeat in range(settings.repeats):
-        for name, among in ((RANDOM, np.arange(len(documents))), (RELEVANT, relevant)):
-            chosen = sorted(rng.permutation(among)[: settings.k])
-            found.append(RetrainingRun("top_k_removal", name, repeat, tuple(documents["doc_id"].iloc[chosen])))
-    return found
+        for name, candidates in ((RANDOM, np.arange(len(documents))), (RELEVANT, relevant)):
+            rows = sorted(rng.permutation(candidates)[: settings.k])
+            runs.append(RetrainingRun("top_k_removal", name, repeat, tuple(documents["doc_id"].iloc[rows])))
+    return runs
 
 
 def top_k_over_queries(scores: np.ndarray, k: int) -> np.ndarray:
-    """The k documents that all queries together put first: the first of every query, then the second of each, and so on.
+    """Indices of k documents: the top document of every query, then every second one, and so on.
 
-    Only a query's own order counts, so that no query speaks louder than another.
+    Only the order within a query matters, so that all queries have the same weight.
     """
-    ranked = rank_documents(scores)
-    place = np.empty_like(ranked)
-    np.put_along_axis(place, ranked, np.arange(ranked.shape[1])[None], 1)
-    best = np.sort(place, axis=0)
-    # Ties between documents of different queries: by their places for the queries that come next.
-    return np.lexsort(best[::-1])[:k]
+    order = rank_documents(scores)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], 1)
+    best_ranks = np.sort(ranks, axis=0)
+    # Documents with the same best rank are ordered by their second-best rank, and so on.
+    return np.lexsort(best_ranks[::-1])[:k]
 
 
 def retrain(
-    arms: Iterable[RetrainingRun],
+    runs: Iterable[RetrainingRun],
     source: Source,
     start: str | Path,
     documents: str | Path,
@@ -105,39 +107,47 @@ def retrain(
     batch_tokens: int,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Train every model anew and ask it every query.
+    """Train one model per run and compute its loss on every query.
 
     Args:
-        arms: the models.
-        source: where their weights begin; new ones are drawn with the repeat's seed.
-        start: folder of the tokenizer, or of the model that training goes on from.
+        runs: the models to train.
+        source: source of the initial weights; new weights are initialised with the seed of the repeat.
+        start: folder of the tokenizer, or of the model to continue from.
         documents: folder of the tokenized corpus.
-        training: as for the model that is attributed.
-        queries: a table of ``queries.select_queries``.
+        training: training settings of the original model.
+        queries: the result of ``queries.select_queries``.
         batch_tokens: tokens in a batch of queries; no score depends on it.
-        device: where models are trained.
+        device: device for training.
 
     Returns:
-        One row a model: ``kind, name, repeat, removed_doc_ids, query_ids, loss_nats``, the last two lists of the same length.
+        One row per model: ``kind, name, repeat, removed_doc_ids, query_ids, loss_nats``; the last two are parallel lists.
     """
-    table = tokens.read_tokens(documents)
+    tokenized = tokens.read_tokens(documents)
     probes = queries.rename(columns={"completion": "target"})
     rows = []
-    for arm in arms:
-        kept = tokens.build_sequences(
-            table[~table["doc_id"].isin(arm.removed_doc_ids)], max_length=training.max_length, packing=training.packing
+    for run in runs:
+        sequences = tokens.build_sequences(
+            tokenized[~tokenized["doc_id"].isin(run.removed_doc_ids)],
+            max_length=training.max_length,
+            packing=training.packing,
         )
-        model, tokenizer = models.begin(source, start, seed=arm.repeat, device=device)
+        model, tokenizer = models.begin(source, start, seed=run.repeat, device=device)
         with tempfile.TemporaryDirectory() as folder:
             models.train(
-                model, tokenizer, kept, training, seed=arm.repeat, output=f"{folder}/model", resume=f"{folder}/resume"
+                model,
+                tokenizer,
+                sequences,
+                training,
+                seed=run.repeat,
+                output=f"{folder}/model",
+                resume=f"{folder}/resume",
             )
         losses = score(model.eval(), tokenizer, probes, batch_tokens=batch_tokens)["loss_nats"]
-        logging.info("%s %s, repeat %d: mean loss %.3f nats", arm.kind, arm.name, arm.repeat, losses.mean())
-        rows.append({**arm.__dict__, "query_ids": queries["query_id"].tolist(), "loss_nats": losses.tolist()})
+        logging.info("%s %s, repeat %d: mean loss %.3f nats", run.kind, run.name, run.repeat, losses.mean())
+        rows.append({**run.__dict__, "query_ids": queries["query_id"].tolist(), "loss_nats": losses.tolist()})
     return pd.DataFrame(rows)
 
 
-def shard_runs(arms: Sequence[RetrainingRun], number: int, count: int) -> list[RetrainingRun]:
-    """The share of the models that is one job's."""
-    return list(arms[number::count])
+def shard_runs(runs: Sequence[RetrainingRun], shard: int, n_shards: int) -> list[RetrainingRun]:
+    """The runs of one shard."""
+    return list(runs[shard::n_shards])

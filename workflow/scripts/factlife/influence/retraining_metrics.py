@@ -1,4 +1,4 @@
-"""How well scores foretell what models do that are retrained without some documents."""
+"""Metrics of how well scores predict models retrained without some documents: LDS, leave-one-out, top-k removal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from factlife.world.tables import read_table
 CEILING, RANDOM, RELEVANT = "ceiling", "random documents", "relevant documents"
 _NUMBERS = ["estimate", "ci_low", "ci_high", "p", "p_corrected"]
 _COLUMNS = ["ranker", "other_ranker", "group", "depth", "query_set", "metric", "n", "interval_over", *_NUMBERS]
-_SUBSETS = {"lds": "subset", "loo": "leave_one_out"}
+_RUN_KINDS = {"lds": "subset", "loo": "leave_one_out"}
 
 
 def read_retrained(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Models of ``retraining.retrain`` from several jobs; none from none."""
+    """Concatenate tables of ``retraining.retrain`` from several jobs; an empty table without any."""
     columns = ["kind", "name", "repeat", "removed_doc_ids", "query_ids", "loss_nats"]
     return pd.concat([pd.DataFrame(columns=columns), *map(read_table, paths)], ignore_index=True)
 
 
 def evaluate_against_retrained(
-    trained: pd.DataFrame,
+    retrained: pd.DataFrame,
     scores: Mapping[str, np.ndarray],
     queries: pd.DataFrame,
     documents: pd.DataFrame,
@@ -35,121 +35,125 @@ def evaluate_against_retrained(
     correct: np.ndarray,
     resamples: int,
 ) -> pd.DataFrame:
-    """Scores of all rankers against models retrained without some documents.
+    """Compare the scores of all rankers with models retrained without some documents.
 
     - ``lds``: linear datamodeling score (Ilyas et al. 2022; Park et al. 2023). For each query, Spearman's correlation over
-      random subsets of documents between the sum of scores of what a subset keeps and the retrained model's log
-      probability of the answer; then the mean over queries. 0 for a query of which a ranker says the same of all subsets.
-    - ``loo``: the same over subsets that lack one document.
-    - Ranker ``ceiling``: the root of the reliability of mean log probabilities, √(n r / (1 + (n − 1) r)) for n models on
-      each subset and the mean correlation r of two of them (Spearman 1910, Brown 1910): about what the best ranker reaches.
-    - ``removal_loss``: the loss in nats without the documents that a ranker puts first, less that without as many random
-      ones, mean over queries.
+      random subsets of documents between the summed scores of the kept documents and the retrained model's log probability
+      of the answer; then the mean over queries. A query for which all subsets have equal scores counts as 0.
+    - ``loo``: the same over models trained without one document.
+    - Ranker ``ceiling``: the square root of the reliability of mean log probabilities, √(n r / (1 + (n − 1) r)) for n models
+      per subset and the mean correlation r between two of them (Spearman 1910, Brown 1910). The best ranker reaches about
+      this value.
+    - ``removal_loss``: the loss in nats without the top documents of a ranker, minus that without as many random documents,
+      mean over queries.
+    - The same names with ``_difference``: differences between two rankers, with p and Holm's p over all pairs.
 
-    - The same names with ``_difference``: of two rankers, with p and Holm's p over all pairs.
-
-    Intervals of ``lds`` and ``loo`` are a bootstrap over subjects and subsets at once, those of ``removal_loss`` Student's
-    over pairs of models of the same seed.
+    Intervals of ``lds`` and ``loo`` are a bootstrap over subjects and subsets at once. Those of ``removal_loss`` are
+    Student's t over pairs of models of the same seed.
 
     Args:
-        trained: retrained models, of ``read_retrained``.
-        scores: of each ranker, (queries, documents).
-        queries: a table of ``queries.select_queries``.
-        documents: a table of ``queries.select_documents``.
-        correct: whether the model that is ranked for answers each query.
+        retrained: retrained models from ``read_retrained``.
+        scores: scores of each ranker, (queries, documents).
+        queries: the result of ``queries.select_queries``.
+        documents: the result of ``queries.select_documents``.
+        correct: whether the original model answers each query correctly.
         resamples: bootstrap resamples.
 
     Returns:
         ``ranker, other_ranker, group, depth, query_set, metric, n, interval_over, estimate, ci_low, ci_high, p, p_corrected``.
 
     Raises:
-        InfluenceError: a model was asked other queries.
+        InfluenceError: a model was evaluated on other queries.
     """
-    asked = queries["query_id"].tolist()
-    if wrong := [row.name for row in trained.itertuples() if list(row.query_ids) != asked]:
-        raise InfluenceError(f"retrained model {wrong[0]!r} was asked other queries; delete the bank and run again")
-    at = {document: place for place, document in enumerate(documents["doc_id"])}
+    query_ids = queries["query_id"].tolist()
+    if mismatched := [row.name for row in retrained.itertuples() if list(row.query_ids) != query_ids]:
+        raise InfluenceError(
+            f"retrained model {mismatched[0]!r} was evaluated on other queries; delete the retrained models and run again"
+        )
+    columns = {doc_id: i for i, doc_id in enumerate(documents["doc_id"])}
     parts = []
-    for metric, kind in _SUBSETS.items():
-        models = trained[trained["kind"] == kind]
+    for metric, kind in _RUN_KINDS.items():
+        models = retrained[retrained["kind"] == kind]
         if models.empty:
             continue
         losses = np.stack([np.array(rows["loss_nats"].tolist()) for _, rows in models.groupby("name", sort=True)])
-        dropped = np.zeros((len(losses), len(documents)))
-        for row, names in enumerate(models.groupby("name", sort=True)["removed_doc_ids"].first()):
-            dropped[row, [at[name] for name in names]] = 1
-        mean, repeats = losses.mean(1), losses.shape[1]
-        agreeing = {
-            ranker: _resampled(dropped @ matrix.astype(float).T, mean, resamples) for ranker, matrix in scores.items()
+        removed = np.zeros((len(losses), len(documents)))
+        for row, doc_ids in enumerate(models.groupby("name", sort=True)["removed_doc_ids"].first()):
+            removed[row, [columns[doc_id] for doc_id in doc_ids]] = 1
+        mean_losses, n_repeats = losses.mean(1), losses.shape[1]
+        correlations = {
+            ranker: _resampled_correlations(removed @ matrix.astype(float).T, mean_losses, resamples)
+            for ranker, matrix in scores.items()
         }
-        pairs = list(itertools.combinations(range(repeats), 2))
-        between = [_resampled(losses[:, one], losses[:, other], resamples) for one, other in pairs]
-        for cut, chosen in cuts(queries, correct):
-            subjects = queries.loc[chosen, "subject"].to_numpy()
-            keys = cut | {"n": len(subjects), "interval_over": "facts and subsets"}
-            found = {ranker: _means(values[:, chosen], subjects) for ranker, values in agreeing.items()}
-            parts.append(
-                comparison.differences(found, len(set(subjects))).assign(metric=f"{metric}_difference", **keys)
-            )
-            if between:
-                found[CEILING] = tuple(
-                    _ceiling(r, repeats) for r in _means(np.mean(between, axis=0)[:, chosen], subjects)
-                )
-            parts.append(comparison.intervals(found).assign(metric=metric, **keys))
-    parts += _removals(trained[trained["kind"] == "top_k_removal"], queries, correct)
+        repeat_correlations = [
+            _resampled_correlations(losses[:, i], losses[:, j], resamples)
+            for i, j in itertools.combinations(range(n_repeats), 2)
+        ]
+        for query_keys, mask in query_subsets(queries, correct):
+            subjects = queries.loc[mask, "subject"].to_numpy()
+            keys = query_keys | {"n": len(subjects), "interval_over": "facts and subsets"}
+            means = {ranker: _resampled_means(values[:, mask], subjects) for ranker, values in correlations.items()}
+            table = comparison.differences(means, len(set(subjects)))
+            parts.append(table.assign(metric=f"{metric}_difference", **keys))
+            if repeat_correlations:
+                reliability = _resampled_means(np.mean(repeat_correlations, axis=0)[:, mask], subjects)
+                means[CEILING] = tuple(_ceiling(r, n_repeats) for r in reliability)
+            parts.append(comparison.intervals(means).assign(metric=metric, **keys))
+    parts += _removal_losses(retrained[retrained["kind"] == "top_k_removal"], queries, correct)
     table = pd.concat([pd.DataFrame(columns=_COLUMNS), *parts], ignore_index=True)[_COLUMNS]
     return table.astype(dict.fromkeys(_NUMBERS, float) | {"n": int}).fillna({"other_ranker": ""})
 
 
 def subset_correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Spearman's correlation over rows for each column of two (subsets, queries), 0 where one side says nothing."""
-    ranks = [rankdata(side, axis=0) for side in (predicted, measured)]
-    left, right = (side - side.mean(0) for side in ranks)
-    scale = np.sqrt((left**2).sum(0) * (right**2).sum(0))
-    return np.divide((left * right).sum(0), scale, out=np.zeros(left.shape[1]), where=scale > 0)
+    """Spearman's correlation over subsets for each column of two (subsets, queries) arrays; 0 for a constant column."""
+    ranks = [rankdata(values, axis=0) for values in (predicted, measured)]
+    x, y = (column_ranks - column_ranks.mean(0) for column_ranks in ranks)
+    scale = np.sqrt((x**2).sum(0) * (y**2).sum(0))
+    return np.divide((x * y).sum(0), scale, out=np.zeros(x.shape[1]), where=scale > 0)
 
 
-def _resampled(predicted: np.ndarray, measured: np.ndarray, resamples: int) -> np.ndarray:
-    """Each query's correlation, and those when subsets are drawn again, the same for all rankers, (1 + resamples, queries)."""
-    rng, count = np.random.default_rng(0), len(predicted)
-    draws = [np.arange(count), *rng.integers(count, size=(resamples, count))]
+def _resampled_correlations(predicted: np.ndarray, measured: np.ndarray, resamples: int) -> np.ndarray:
+    """Correlation of each query, then those with resampled subsets, the same for all rankers, (1 + resamples, queries)."""
+    rng, n_subsets = np.random.default_rng(0), len(predicted)
+    draws = [np.arange(n_subsets), *rng.integers(n_subsets, size=(resamples, n_subsets))]
     return np.stack([subset_correlations(predicted[rows], measured[rows]) for rows in draws])
 
 
-def _means(found: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over queries of what ``_resampled`` found, and its resamples with subjects drawn again too."""
+def _resampled_means(correlations: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over queries of ``_resampled_correlations``: the estimate, and resamples in which subjects are resampled too."""
     codes, names = pd.factorize(subjects)
-    draws = np.random.default_rng(1).multinomial(len(names), np.full(len(names), 1 / len(names)), size=len(found) - 1)
+    rng, n_subjects = np.random.default_rng(1), len(names)
+    draws = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=len(correlations) - 1)
     weights = draws[:, codes]
-    return found[0].mean(), (found[1:] * weights).sum(1) / weights.sum(1)
+    return correlations[0].mean(), (correlations[1:] * weights).sum(1) / weights.sum(1)
 
 
-def _ceiling(r: np.ndarray, repeats: int) -> np.ndarray:
+def _ceiling(r: np.ndarray, n_repeats: int) -> np.ndarray:
     positive = np.maximum(r, 0.0)
-    return np.sqrt(repeats * positive / (1 + (repeats - 1) * positive))
+    return np.sqrt(n_repeats * positive / (1 + (n_repeats - 1) * positive))
 
 
-def _removals(trained: pd.DataFrame, queries: pd.DataFrame, correct: np.ndarray) -> Iterator[pd.DataFrame]:
-    for cut, chosen in cuts(queries, correct):
-        means = trained.assign(loss=[np.asarray(losses)[chosen].mean() for losses in trained["loss_nats"]])
-        wide = means.pivot(index="repeat", columns="name", values="loss")
-        if RANDOM not in wide:
+def _removal_losses(retrained: pd.DataFrame, queries: pd.DataFrame, correct: np.ndarray) -> Iterator[pd.DataFrame]:
+    for query_keys, mask in query_subsets(queries, correct):
+        mean_losses = retrained.assign(loss=[np.asarray(losses)[mask].mean() for losses in retrained["loss_nats"]])
+        by_ranker = mean_losses.pivot(index="repeat", columns="name", values="loss")
+        if RANDOM not in by_ranker:
             continue
-        more = wide.drop(columns=RANDOM).sub(wide[RANDOM], axis=0)
-        keys = cut | {"interval_over": "seeds"}
-        yield comparison.over_seeds(more).assign(metric="removal_loss", **keys)
-        yield comparison.differences_over_seeds(more).assign(metric="removal_loss_difference", **keys)
+        increase = by_ranker.drop(columns=RANDOM).sub(by_ranker[RANDOM], axis=0)
+        keys = query_keys | {"interval_over": "seeds"}
+        yield comparison.over_seeds(increase).assign(metric="removal_loss", **keys)
+        yield comparison.differences_over_seeds(increase).assign(metric="removal_loss_difference", **keys)
 
 
-def cuts(queries: pd.DataFrame, correct: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray]]:
-    """Group, depth and ``query_set`` (`all`, or `correct`), as in the summary, and which queries they are."""
-    whole = [({"group": "all", "depth": "all"}, np.ones(len(queries), dtype=bool))]
+def query_subsets(queries: pd.DataFrame, correct: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+    """Subsets of the queries as masks, with their keys ``group``, ``depth`` and ``query_set`` (`all` or `correct`)."""
+    subsets = [({"group": "all", "depth": "all"}, np.ones(len(queries), dtype=bool))]
     for (group, depth), rows in queries.reset_index(drop=True).groupby(["group", "depth"], sort=True):
-        chosen = np.zeros(len(queries), dtype=bool)
-        chosen[rows.index] = True
-        whole.append(({"group": group, "depth": str(depth)}, chosen))
-    for keys, chosen in whole:
-        yield keys | {"query_set": "all"}, chosen
-        known = chosen & correct
-        if known.any() and not known[chosen].all():
-            yield keys | {"query_set": "correct"}, known
+        mask = np.zeros(len(queries), dtype=bool)
+        mask[rows.index] = True
+        subsets.append(({"group": group, "depth": str(depth)}, mask))
+    for keys, mask in subsets:
+        yield keys | {"query_set": "all"}, mask
+        is_correct = mask & correct
+        if is_correct.any() and not is_correct[mask].all():
+            yield keys | {"query_set": "correct"}, is_correct

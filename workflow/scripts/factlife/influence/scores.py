@@ -1,4 +1,4 @@
-"""What a ranker says of every document for every query: ``query_id, doc_id, score``, higher is more influential."""
+"""Scores of all documents for all queries: ``query_id, doc_id, score``; a higher score means more influential."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from factlife.world.tables import read_table, write_table
 
 
 def write_scores(scores: np.ndarray, queries: Sequence[str], documents: Sequence[str], path: str | Path) -> None:
-    """Write a matrix of scores, (queries, documents), as a table with one row per pair.
+    """Write a score matrix, (queries, documents), as a table with one row per pair.
 
     Raises:
-        InfluenceError: a score is not a number.
+        InfluenceError: a score is not finite.
     """
     scores = np.asarray(scores, dtype=np.float32)
     if scores.shape != (len(queries), len(documents)):
@@ -25,25 +25,25 @@ def write_scores(scores: np.ndarray, queries: Sequence[str], documents: Sequence
         query, document = np.argwhere(~np.isfinite(scores))[0]
         raise InfluenceError(
             f"the score of document {documents[document]} for query {queries[query]} is {scores[query, document]}; "
-            "a larger damping, or a model whose loss is finite, would mend it"
+            "increase the damping, or check that the model's loss is finite"
         )
     frame = pd.DataFrame(
         {
-            "query_id": _repeated(np.repeat(np.arange(len(queries)), len(documents)), queries),
-            "doc_id": _repeated(np.tile(np.arange(len(documents)), len(queries)), documents),
+            "query_id": _categorical(np.repeat(np.arange(len(queries)), len(documents)), queries),
+            "doc_id": _categorical(np.tile(np.arange(len(documents)), len(queries)), documents),
             "score": scores.ravel(),
         }
     )
     write_table(frame, path)
 
 
-def _repeated(codes: np.ndarray, ids: Sequence[str]) -> pd.Categorical:
-    # Parquet then holds each id once.
+def _categorical(codes: np.ndarray, ids: Sequence[str]) -> pd.Categorical:
+    # Parquet then stores each id once.
     return pd.Categorical.from_codes(codes.astype(np.int32), categories=list(ids))
 
 
 def read_scores(path: str | Path, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
-    """The matrix of scores, (queries, documents), in the order asked for.
+    """The score matrix, (queries, documents), in the given order of queries and documents.
 
     Raises:
         InfluenceError: a pair is missing or occurs twice.
@@ -59,13 +59,13 @@ def read_scores(path: str | Path, queries: Sequence[str], documents: Sequence[st
     scores = np.full((len(queries), len(documents)), np.nan, dtype=np.float32)
     scores[rows, columns] = frame["score"]
     if np.isnan(scores).any():
-        raise InfluenceError(f"{path} has a pair of query and document twice; delete it and run again")
+        raise InfluenceError(f"{path} has duplicate pairs of query and document; delete it and run again")
     return scores
 
 
 def read_all_scores(
     paths: Mapping[str, str | Path], queries: pd.DataFrame, documents: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """The matrices of several rankers, by name."""
-    asked, ranked = queries["query_id"].tolist(), documents["doc_id"].tolist()
-    return {ranker: read_scores(path, asked, ranked) for ranker, path in paths.items()}
+    """Score matrices of several rankers, by name."""
+    query_ids, doc_ids = queries["query_id"].tolist(), documents["doc_id"].tolist()
+    return {ranker: read_scores(path, query_ids, doc_ids) for ranker, path in paths.items()}

@@ -1,4 +1,4 @@
-"""Tail-patch: what one more training step on a document does to an answer (Chang et al. 2024)."""
+"""Tail-patch: change in the answer's probability after one more training step on a document (Chang et al. 2024)."""
 
 from __future__ import annotations
 
@@ -35,88 +35,91 @@ def run_tail_patch(
     *,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """Patch a model with the first documents of every ranker and query, and with random ones.
+    """Train for one step on the top documents of every ranker and query, and on random documents.
 
     Args:
-        model: fully trained; it comes back as it was.
+        model: the trained model; it is unchanged afterwards.
         tokenizer: its tokenizer.
-        scores: of each ranker, (queries, documents).
-        queries: a table of ``queries.select_queries``.
-        documents: a table of ``queries.select_documents``.
-        settings: how many documents, and how large a step.
-        training: as the model was trained.
-        batch_tokens: tokens in a batch of queries; no figure depends on it.
+        scores: scores of each ranker, (queries, documents).
+        queries: the result of ``queries.select_queries``.
+        documents: the result of ``queries.select_documents``.
+        settings: number of documents and size of the step.
+        training: training settings of the model.
+        batch_tokens: tokens in a batch of queries; no result depends on it.
 
     Returns:
-        One row for each ranker, query and document: ``ranker, query_id, doc_id, gain_nats``, by how much the step raises the
-        log probability of the answer.
+        One row per ranker, query and document: ``ranker, query_id, doc_id, gain_nats``, the increase in log probability of
+        the answer after the step.
     """
-    first = documents_to_patch(scores, len(queries), len(documents), settings)
-    wanted = np.zeros((len(queries), len(documents)), dtype=bool)
-    for chosen in first.values():
-        np.put_along_axis(wanted, chosen, True, 1)
-    read = tokenize_documents(documents, tokenizer, {}, "all_tokens", longest=max_positions(model))
-    found = patch_gains(
-        model, tokenize_queries(queries, tokenizer), read, wanted, training, settings.learning_rate_fraction,
+    selected = documents_to_patch(scores, len(queries), len(documents), settings)
+    is_needed = np.zeros((len(queries), len(documents)), dtype=bool)
+    for columns in selected.values():
+        np.put_along_axis(is_needed, columns, True, 1)
+    document_texts = tokenize_documents(documents, tokenizer, {}, "all_tokens", max_length=max_positions(model))
+    gains = patch_gains(
+        model, tokenize_queries(queries, tokenizer), document_texts, is_needed, training, settings.learning_rate_fraction,
         pad=tokenizer.pad_token_id, batch_tokens=batch_tokens,
     )  # fmt: skip
     parts = []
-    for ranker, chosen in first.items():
-        rows = np.repeat(np.arange(len(queries)), chosen.shape[1])
+    for ranker, columns in selected.items():
+        rows = np.repeat(np.arange(len(queries)), columns.shape[1])
         parts.append(pd.DataFrame({
             "ranker": ranker,
             "query_id": queries["query_id"].to_numpy()[rows],
-            "doc_id": documents["doc_id"].to_numpy()[chosen.ravel()],
-            "gain_nats": found[rows, chosen.ravel()],
+            "doc_id": documents["doc_id"].to_numpy()[columns.ravel()],
+            "gain_nats": gains[rows, columns.ravel()],
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 
 
 def documents_to_patch(
-    scores: Mapping[str, np.ndarray], queries: int, documents: int, settings: TailPatch
+    scores: Mapping[str, np.ndarray], n_queries: int, n_documents: int, settings: TailPatch
 ) -> dict[str, np.ndarray]:
-    """For each ranker, and for random documents, which documents are patched for each query, (queries, k)."""
-    k, rng = min(settings.k, documents), np.random.default_rng(settings.seed)
-    found = {ranker: rank_documents(matrix)[:, :k] for ranker, matrix in scores.items()}
-    return found | {RANDOM: np.stack([rng.permutation(documents)[:k] for _ in range(queries)])}
+    """Indices of the documents to train on for each query, (queries, k), by ranker; one set is random."""
+    k, rng = min(settings.k, n_documents), np.random.default_rng(settings.seed)
+    top_k = {ranker: rank_documents(matrix)[:, :k] for ranker, matrix in scores.items()}
+    return top_k | {RANDOM: np.stack([rng.permutation(n_documents)[:k] for _ in range(n_queries)])}
 
 
 def patch_gains(
     model: Any,
     queries: Sequence[TokenizedText],
     documents: Sequence[TokenizedText],
-    wanted: np.ndarray,
+    is_needed: np.ndarray,
     training: Training,
-    rate: float,
+    learning_rate_fraction: float,
     *,
     pad: int,
     batch_tokens: int,
 ) -> np.ndarray:
-    """Rise of each query's log probability by a step on each document, in nats, (queries, documents); NaN where not wanted.
+    """Increase in each query's log probability after a step on each document, in nats, (queries, documents).
 
-    The step is one of the model's own optimizer, whose moments begin at rest, on the document's mean loss over its tokens.
+    Pairs that are not needed are NaN. The step uses the model's own optimizer, with moments reset to zero, and the mean loss
+    over the document's tokens.
     """
-    found, device = np.full(wanted.shape, np.nan), next(model.parameters()).device
-    before = _losses(model, queries, np.arange(len(queries)), pad, batch_tokens)
+    gains, device = np.full(is_needed.shape, np.nan), next(model.parameters()).device
+    losses_before = _losses(model, queries, np.arange(len(queries)), pad, batch_tokens)
     state = {name: weight.clone() for name, weight in model.state_dict().items()}
-    rates = {name: rate * getattr(training, name) for name in ("learning_rate", "muon_learning_rate")}
-    for number in np.flatnonzero(wanted.any(0)):
-        step = optimizer(model, training.model_copy(update=rates))
-        (batch,) = batch_texts([documents[number]], pad, batch_tokens, device)
-        (text_losses(model, batch).sum() / max(1, len(documents[number].scored_positions))).backward()
+    learning_rates = {
+        name: learning_rate_fraction * getattr(training, name) for name in ("learning_rate", "muon_learning_rate")
+    }
+    for i in np.flatnonzero(is_needed.any(0)):
+        step_optimizer = optimizer(model, training.model_copy(update=learning_rates))
+        (batch,) = batch_texts([documents[i]], pad, batch_tokens, device)
+        (text_losses(model, batch).sum() / max(1, len(documents[i].scored_positions))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-        step.step()
-        step.zero_grad()
-        asked = np.flatnonzero(wanted[:, number])
-        found[asked, number] = before[asked] - _losses(model, queries, asked, pad, batch_tokens)
+        step_optimizer.step()
+        step_optimizer.zero_grad()
+        rows = np.flatnonzero(is_needed[:, i])
+        gains[rows, i] = losses_before[rows] - _losses(model, queries, rows, pad, batch_tokens)
         model.load_state_dict(state)
-    return found
+    return gains
 
 
-def _losses(model: Any, queries: Sequence[TokenizedText], asked: np.ndarray, pad: int, batch_tokens: int) -> np.ndarray:
-    found = np.zeros(len(asked))
-    some = [queries[number] for number in asked]
+def _losses(model: Any, queries: Sequence[TokenizedText], rows: np.ndarray, pad: int, batch_tokens: int) -> np.ndarray:
+    losses = np.zeros(len(rows))
+    texts = [queries[row] for row in rows]
     with torch.inference_mode():
-        for batch in batch_texts(some, pad, batch_tokens, next(model.parameters()).device):
-            found[batch.indices] = text_losses(model, batch).double().cpu().numpy()
-    return found
+        for batch in batch_texts(texts, pad, batch_tokens, next(model.parameters()).device):
+            losses[batch.indices] = text_losses(model, batch).double().cpu().numpy()
+    return losses
