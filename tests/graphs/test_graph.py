@@ -120,7 +120,11 @@ def test_a_change_with_nothing_held_is_what_a_hook_on_the_model_does(prompt):
         new[0, place] += changes.vectors[1]
         return new
 
-    with torch.no_grad(), patch(held.places[0].writes, change), capture({"hidden": held.parts.final_norm}) as found:
+    with (
+        torch.no_grad(),
+        patch(held.places[0].output_module, change),
+        capture({"hidden": held.parts.final_norm}) as found,
+    ):
         held.model(input_ids=held.ids)
     expected = held.values(targets, found["hidden"][0, -1]) - held.values(targets, held.hidden[-1])
     (measured,) = interventions.measure_effects(held, transcoders, acts, targets, changes, "unfrozen")

@@ -113,11 +113,15 @@ def test_losses_are_the_models_own(tiny_model, tiny_tokenizer, sequences):
 
 def test_special_tokens_keep_what_they_have(tiny_model, tiny_tokenizer):
     ids = torch.tensor([[1, 5, 6]])
-    place = activations.dictionary_sites(anatomy(tiny_model), "residual")[0]
-    with torch.no_grad(), capture({"clean": place.writes}) as before:
+    site = activations.dictionary_sites(anatomy(tiny_model), "residual")[0]
+    with torch.no_grad(), capture({"clean": site.output_module}) as before:
         tiny_model(input_ids=ids)
-    zero = (place, lambda x, y: torch.zeros_like(y))
-    with torch.no_grad(), quality.spliced(tiny_model, tiny_tokenizer, [zero]), capture({"now": place.writes}) as after:
+    zero = (site, lambda x, y: torch.zeros_like(y))
+    with (
+        torch.no_grad(),
+        quality.spliced(tiny_model, tiny_tokenizer, [zero]),
+        capture({"now": site.output_module}) as after,
+    ):
         tiny_model(input_ids=ids)
     clean, now = before["clean"], after["now"]
 
@@ -164,9 +168,9 @@ def test_a_label_is_the_rule_behind_the_feature(tiny_tokenizer):
     generator = torch.Generator().manual_seed(0)
     sequences = [[1, *torch.randint(3, 40, (20,), generator=generator).tolist()] for _ in range(60)]
     text = TokenContexts(tiny_tokenizer, sequences)
-    for keys, words in ((text.here, "on"), (text.before, "after"), (text.after, "before")):
+    for keys, words in ((text.current, "on"), (text.previous, "after"), (text.next, "before")):
         active = keys == 7
         label, detection = label_feature(active, np.flatnonzero(active), text)
-        assert label == f'{words} "{text.words[7].strip()}"'
+        assert label == f'{words} "{text.token_strings[7].strip()}"'
         assert detection == 1.0
-    assert label_feature(np.zeros(len(text.here), bool), np.array([], int), text) == ("never active", 0.5)
+    assert label_feature(np.zeros(len(text.current), bool), np.array([], int), text) == ("never active", 0.5)

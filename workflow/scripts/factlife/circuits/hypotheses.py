@@ -178,7 +178,7 @@ class DictionaryFeature(NamedTuple):
     """A feature of a sparse autoencoder or transcoder, and where that sits."""
 
     dictionary: Dictionary
-    place: DictionarySite
+    site: DictionarySite
     number: int
 
 
@@ -215,7 +215,7 @@ def _without_part(edges: CircuitModel, mask: Tensor, batch_tokens: int, batches:
 
 def _without_feature(edges: CircuitModel, feature: DictionaryFeature, batches: Sequence[PromptPairs]) -> np.ndarray:
     """Logit differences of clean runs in which a feature is as active as in the corrupted run, (pair,)."""
-    dictionary, place, number = feature
+    dictionary, site, number = feature
     found = []
     for batch in batches:
         active: list[Tensor] = []
@@ -226,9 +226,9 @@ def _without_feature(edges: CircuitModel, feature: DictionaryFeature, batches: S
         def change(hidden: Tensor, active: list[Tensor] = active) -> Tensor:
             return hidden + (active[0] - active[1])[..., None] * dictionary.W_dec[number]
 
-        with torch.no_grad(), patch(place.reads, look, inputs=place.input):
+        with torch.no_grad(), patch(site.input_module, look, inputs=site.reads_input):
             edges.model.base_model(inputs_embeds=batch.corrupted, use_cache=False)
-            with patch(place.writes, change):
+            with patch(site.output_module, change):
                 logits = edges.model(inputs_embeds=batch.clean, use_cache=False, logits_to_keep=1).logits[:, -1]
         found.append(logit_difference(logits, batch.answers).double().cpu())
     return torch.cat(found).numpy()

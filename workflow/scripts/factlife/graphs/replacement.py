@@ -62,8 +62,8 @@ class FrozenModel:
         self.places = dictionary_sites(self.parts, "transcoder")
         self.patterns: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self.scales: dict[nn.Module, Tensor] = {}
-        reads = {layer: place.reads for layer, place in enumerate(self.places)}
-        writes = {layer: place.writes for layer, place in enumerate(self.places)}
+        reads = {layer: place.input_module for layer, place in enumerate(self.places)}
+        writes = {layer: place.output_module for layer, place in enumerate(self.places)}
         with torch.no_grad(), ExitStack() as stack:
             stack.enter_context(_attention(model, self.patterns))
             for norm in norms(self.parts):
@@ -96,8 +96,8 @@ class FrozenModel:
                     stack.enter_context(_after(norm, self._hold))
             stack.enter_context(patch(self.parts.blocks[0].module, lambda _: embedding, inputs=True))
             for layer, place in enumerate(self.places):
-                stack.enter_context(capture_one(place.reads, found, layer))
-                stack.enter_context(patch(place.writes, lambda y, layer=layer: mlp(layer, found[layer], y)))
+                stack.enter_context(capture_one(place.input_module, found, layer))
+                stack.enter_context(patch(place.output_module, lambda y, layer=layer: mlp(layer, found[layer], y)))
             ended = stack.enter_context(capture({"hidden": self.parts.final_norm}))
             self.model.base_model(input_ids=self.ids.expand(len(embedding), -1), use_cache=False)
         return [found[layer] for layer in range(self.parts.n_layers)], ended["hidden"]

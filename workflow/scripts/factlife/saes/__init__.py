@@ -1,1 +1,1 @@
-"""Sparse autoencoders and transcoders: training, quality, descriptions of their features, files that peers read."""
+"""Sparse autoencoders and transcoders: training, evaluation, descriptions of their features, and files for other tools."""

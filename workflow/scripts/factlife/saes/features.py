@@ -1,4 +1,4 @@
-"""What each feature is about: best examples, logits, histogram, and a label that says where it should be active."""
+"""Descriptions of features: most activating examples, logits, a histogram, and a label that predicts activation."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from factlife.models.anatomy import anatomy, weight
 from factlife.saes.activations import read_activations, special_tokens_mask, token_batches
 from factlife.saes.dictionary import Dictionary
 
-EXAMPLES, _WINDOW, _BINS, _TOKENS = 8, 12, 20, 10
+N_EXAMPLES, _WINDOW, _N_BINS, _N_TOKENS = 8, 12, 20, 10
 
 
 def describe_features(
     model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, dictionaries: list[Dictionary]
 ) -> pd.DataFrame:
-    """Describe every feature of every layer; of activations only those that are not zero are kept.
+    """Describe every feature of every layer. Activations are stored as sparse matrices.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
-        sequences: token ids of the documents in which examples are looked for.
-        site: of the config.
-        dictionaries: one a layer.
+        sequences: token ids of the documents to search for examples.
+        site: site as in the config.
+        dictionaries: one per layer.
 
     Returns:
         One row per layer and feature: ``label`` and its ``detection_score`` (balanced accuracy of the label's rule on
-        the other half of the positions), ``activation_frequency`` (share of positions), ``act_max``, ``top_logits`` and
-        ``bottom_logits`` (tokens), ``histogram`` and ``bin_edges`` of positive activations, ``examples`` as JSON: the best
-        ones, each with ``tokens``, ``acts`` and ``position``.
+        the other half of the documents), ``activation_frequency`` (fraction of positions), ``act_max``, ``top_logits``
+        and ``bottom_logits`` (tokens), ``histogram`` and ``bin_edges`` of positive activations, ``examples`` as JSON:
+        the most activating ones, each with ``tokens``, ``acts`` and the ``position`` of its strongest activation.
     """
-    text = TokenContexts(tokenizer, sequences)
-    found: list[list[sparse.csr_array]] = [[] for _ in dictionaries]
+    contexts = TokenContexts(tokenizer, sequences)
+    batches: list[list[sparse.csr_array]] = [[] for _ in dictionaries]
     device = next(model.parameters()).device
     for ids, mask in token_batches(sequences, 8192, tokenizer.pad_token_id or 0):
         ids, mask = ids.to(device), mask.to(device)
         keep = mask.bool() & ~special_tokens_mask(tokenizer, ids)
         for layer, (x, _) in enumerate(read_activations(model, ids, mask, site)):
-            found[layer].append(sparse.csr_array(dictionaries[layer].encode(x[keep]).cpu().numpy()))
+            batches[layer].append(sparse.csr_array(dictionaries[layer].encode(x[keep]).cpu().numpy()))
     tables = []
     for layer, dictionary in enumerate(dictionaries):
-        activations = sparse.vstack(found[layer], format="csc")
-        found[layer] = []
+        activations = sparse.vstack(batches[layer], format="csc")
+        batches[layer] = []
         top, bottom = top_and_bottom_tokens(model, tokenizer, dictionary)
         rows = [
-            _row(_column(activations, feature), text) | {"top_logits": top[feature], "bottom_logits": bottom[feature]}
+            _description(_column(activations, feature), contexts)
+            | {"top_logits": top[feature], "bottom_logits": bottom[feature]}
             for feature in range(dictionary.d_sae)
         ]
         tables.append(pd.DataFrame(rows).assign(layer=layer, feature=range(dictionary.d_sae)))
@@ -61,40 +62,41 @@ def describe_features(
 
 
 class TokenContexts:
-    """Positions that are not special tokens, in reading order, with their neighbours.
+    """All positions except special tokens, in reading order, with the neighbouring tokens.
 
     Attributes:
-        words: every token as text, by id.
-        before: (positions,), id of the token before each.
-        here: (positions,), its own.
-        after: (positions,), id of the next token.
+        token_strings: text of every token, by id.
+        previous: (positions,), id of the token before each position.
+        current: (positions,), id of the token at each position.
+        next: (positions,), id of the token after each position.
+        train: (positions,), mask of the documents from which labels are chosen; the others score them.
     """
 
     def __init__(self, tokenizer: Any, sequences: Sequence[Sequence[int]]) -> None:
-        self.words = {id_: tokenizer.decode([id_]) for ids in sequences for id_ in ids}
+        self.token_strings = {id_: tokenizer.decode([id_]) for ids in sequences for id_ in ids}
         self.sequences = [list(ids) for ids in sequences]
-        specials = set(tokenizer.all_special_ids)
-        places = [
-            (row, i) for row, ids in enumerate(sequences) for i, id_ in enumerate(ids) if i and id_ not in specials
+        special_ids = set(tokenizer.all_special_ids)
+        positions = [
+            (row, i) for row, ids in enumerate(sequences) for i, id_ in enumerate(ids) if i and id_ not in special_ids
         ]
-        self.places = np.array(places).reshape(-1, 2)
+        self.positions = np.array(positions).reshape(-1, 2)
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else -1
-        self.words.setdefault(end, "")
+        self.token_strings.setdefault(end, "")
 
-        def at(offset: int) -> np.ndarray:
-            pairs = [(self.sequences[row], i + offset) for row, i in places]
+        def shifted(offset: int) -> np.ndarray:
+            pairs = [(self.sequences[row], i + offset) for row, i in positions]
             return np.array([ids[i] if 0 <= i < len(ids) else end for ids, i in pairs], dtype=int)
 
-        self.before, self.here, self.after = at(-1), at(0), at(1)
-        self.train = self.places[:, 0] % 2 == 0
+        self.previous, self.current, self.next = shifted(-1), shifted(0), shifted(1)
+        self.train = self.positions[:, 0] % 2 == 0
 
     def example(self, position: int, activations: np.ndarray) -> dict[str, Any]:
-        """Tokens around a position, with the activations there."""
-        row, i = self.places[position]
+        """Tokens around a position, and their activations."""
+        row, i = self.positions[position]
         first, last = max(0, i - _WINDOW), min(len(self.sequences[row]), i + _WINDOW // 2 + 1)
-        near = range(max(0, position - _WINDOW), min(len(self.places), position + _WINDOW))
-        acts = {int(self.places[one, 1]): float(activations[one]) for one in near if self.places[one, 0] == row}
-        tokens = [self.words[id_] for id_ in self.sequences[row][first:last]]
+        nearby = range(max(0, position - _WINDOW), min(len(self.positions), position + _WINDOW))
+        acts = {int(self.positions[j, 1]): float(activations[j]) for j in nearby if self.positions[j, 0] == row}
+        tokens = [self.token_strings[id_] for id_ in self.sequences[row][first:last]]
         return {
             "tokens": tokens,
             "acts": [round(acts.get(j, 0.0), 3) for j in range(first, last)],
@@ -102,93 +104,97 @@ class TokenContexts:
         }
 
 
-def _column(activations: sparse.csc_array, number: int) -> np.ndarray:
+def _column(activations: sparse.csc_array, feature: int) -> np.ndarray:
     column = np.zeros(activations.shape[0], activations.dtype)
-    span = slice(activations.indptr[number], activations.indptr[number + 1])
+    span = slice(activations.indptr[feature], activations.indptr[feature + 1])
     column[activations.indices[span]] = activations.data[span]
     return column
 
 
-def _row(activations: np.ndarray, text: TokenContexts) -> dict[str, Any]:
+def _description(activations: np.ndarray, contexts: TokenContexts) -> dict[str, Any]:
     positive = activations[activations > 0]
-    best = np.argsort(-activations, kind="stable")[: 4 * EXAMPLES]
+    best = np.argsort(-activations, kind="stable")[: 4 * N_EXAMPLES]
     best = best[activations[best] > 0]
-    counts, edges = np.histogram(positive, bins=_BINS, range=(0, positive.max() if len(positive) else 1))
-    label, detection = label_feature(activations > 0, best, text)
+    counts, edges = np.histogram(positive, bins=_N_BINS, range=(0, positive.max() if len(positive) else 1))
+    label, detection_score = label_feature(activations > 0, best, contexts)
+    examples = [contexts.example(position, activations) for position in _distinct(best, contexts)]
     return {
         "label": label,
-        "detection_score": detection,
+        "detection_score": detection_score,
         "activation_frequency": len(positive) / max(1, len(activations)),
         "act_max": float(positive.max()) if len(positive) else 0.0,
         "histogram": counts.tolist(),
         "bin_edges": [round(float(edge), 4) for edge in edges],
-        "examples": json.dumps([text.example(position, activations) for position in _different(best, text)], ensure_ascii=False),
-    }  # fmt: skip
+        "examples": json.dumps(examples, ensure_ascii=False),
+    }
 
 
-def _different(best: np.ndarray, text: TokenContexts) -> list[int]:
-    """The best positions, no two in the same three tokens."""
-    chosen: dict[tuple, int] = {}
-    for position in best:
-        chosen.setdefault((text.before[position], text.here[position], text.after[position]), int(position))
-    return list(chosen.values())[:EXAMPLES]
+def _distinct(best: np.ndarray, contexts: TokenContexts) -> list[int]:
+    """The best positions, without those that repeat the three tokens around a better one."""
+    positions: dict[tuple, int] = {}
+    for i in best:
+        positions.setdefault((contexts.previous[i], contexts.current[i], contexts.next[i]), int(i))
+    return list(positions.values())[:N_EXAMPLES]
 
 
-def label_feature(active: np.ndarray, best: np.ndarray, text: TokenContexts) -> tuple[str, float]:
-    """The rule that best says where a feature is active, and how well it says so elsewhere.
+def label_feature(active: np.ndarray, best: np.ndarray, contexts: TokenContexts) -> tuple[str, float]:
+    """Choose the rule that best predicts where a feature is active, and score it on other documents.
 
-    A rule is a set of up to three tokens, taken from the best examples, for a position's own token, the one before,
-    the next one, or its own and the one before together. Chosen by F1 on documents of even number, scored by balanced
-    accuracy on those of odd number.
+    A rule is a set of up to three tokens from the most activating examples, for the token at a position, the one before,
+    the one after, or the one before together with the one at the position. Rules are chosen by F1 on documents with
+    even index and scored by balanced accuracy on those with odd index.
 
     Args:
         active: (positions,), where the feature is active.
-        best: positions of the best examples.
-        text: the positions.
+        best: positions of the most activating examples.
+        contexts: the positions.
     """
     if not len(best):
         return "never active", 0.5
-    rules = {
-        'on "{}"': text.here,
-        'after "{}"': text.before,
-        'before "{}"': text.after,
-        '"{}"': text.before * (max(text.words) + 2) + text.here,
+    base = max(contexts.token_strings) + 2
+    kinds = {
+        'on "{}"': contexts.current,
+        'after "{}"': contexts.previous,
+        'before "{}"': contexts.next,
+        '"{}"': contexts.previous * base + contexts.current,
     }
-    scored = []
-    for words, keys in rules.items():
+    rules = []
+    for pattern, keys in kinds.items():
         common = [key for key, _ in Counter(keys[best].tolist()).most_common(3)]
         for size in range(1, len(common) + 1):
-            said = np.isin(keys, common[:size])
-            scored.append((_f1(said[text.train], active[text.train]), -size, words, common[:size], said))
-    _, _, words, common, said = max(scored, key=lambda one: one[:2])
-    base = max(text.words) + 2
-    shown = [
-        text.words[key].strip() if words != '"{}"' else f"{text.words[key // base].strip()} {text.words[key % base].strip()}"
+            predicted = np.isin(keys, common[:size])
+            f1 = _f1(predicted[contexts.train], active[contexts.train])
+            rules.append((f1, -size, pattern, common[:size], predicted))
+    _, _, pattern, common, predicted = max(rules, key=lambda rule: rule[:2])
+    strings = contexts.token_strings
+    texts = [
+        strings[key].strip() if pattern != '"{}"' else f"{strings[key // base].strip()} {strings[key % base].strip()}"
         for key in common
-    ]  # fmt: skip
-    return words.format('", "'.join(shown)), _balanced(said[~text.train], active[~text.train])
+    ]
+    detection_score = _balanced_accuracy(predicted[~contexts.train], active[~contexts.train])
+    return pattern.format('", "'.join(texts)), detection_score
 
 
-def _f1(said: np.ndarray, true: np.ndarray) -> float:
-    return 2 * (said & true).sum() / max(1, said.sum() + true.sum())
+def _f1(predicted: np.ndarray, actual: np.ndarray) -> float:
+    return 2 * (predicted & actual).sum() / max(1, predicted.sum() + actual.sum())
 
 
-def _balanced(said: np.ndarray, true: np.ndarray) -> float:
-    rates = [(said == true)[true == label].mean() for label in (True, False) if (true == label).any()]
-    return float(np.mean(rates)) if len(rates) == 2 else 0.5
+def _balanced_accuracy(predicted: np.ndarray, actual: np.ndarray) -> float:
+    recalls = [(predicted == actual)[actual == label].mean() for label in (True, False) if (actual == label).any()]
+    return float(np.mean(recalls)) if len(recalls) == 2 else 0.5
 
 
 def top_and_bottom_tokens(
     model: Any, tokenizer: Any, dictionary: Dictionary
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Tokens whose logits each feature raises and lowers most, by itself: its decoder through the final norm's gain."""
+    """Tokens whose logits each feature raises and lowers most directly: its decoder row through the final norm's gain."""
     parts = anatomy(model)
     gain = getattr(parts.final_norm, "weight", torch.ones(1, device=dictionary.W_dec.device))
     with torch.no_grad():
-        scores = _centred(dictionary.W_dec, parts.final_norm) * gain @ weight(parts.unembedding).T
-    top, bottom = scores.topk(_TOKENS).indices.tolist(), scores.topk(_TOKENS, largest=False).indices.tolist()
-    words = {id_: tokenizer.decode([id_]) for id_ in {id_ for rows in (top, bottom) for row in rows for id_ in row}}
-    return [[words[id_] for id_ in row] for row in top], [[words[id_] for id_ in row] for row in bottom]
+        logits = _centred(dictionary.W_dec, parts.final_norm) * gain @ weight(parts.unembedding).T
+    top, bottom = logits.topk(_N_TOKENS).indices.tolist(), logits.topk(_N_TOKENS, largest=False).indices.tolist()
+    strings = {id_: tokenizer.decode([id_]) for id_ in {id_ for rows in (top, bottom) for row in rows for id_ in row}}
+    return [[strings[id_] for id_ in row] for row in top], [[strings[id_] for id_ in row] for row in bottom]
 
 
 def _centred(vectors: Tensor, norm: Any) -> Tensor:
@@ -196,15 +202,15 @@ def _centred(vectors: Tensor, norm: Any) -> Tensor:
 
 
 def feature_to_neuronpedia(row: pd.Series, index: int, scan: str) -> dict[str, Any]:
-    """A feature as Neuronpedia's feature layout has it (Anthropic's format)."""
+    """A feature in Neuronpedia's JSON format (Anthropic's layout)."""
     examples = [
         {
-            "tokens_acts_list": one["acts"],
-            "train_token_ind": one["position"],
+            "tokens_acts_list": example["acts"],
+            "train_token_ind": example["position"],
             "is_repeated_datapoint": False,
-            "tokens": one["tokens"],
+            "tokens": example["tokens"],
         }
-        for one in json.loads(row["examples"])
+        for example in json.loads(row["examples"])
     ]
     return {
         "transcoder_id": scan,

@@ -1,34 +1,33 @@
-"""Figures of sparse autoencoders and transcoders: every one reads a table."""
+"""Figures of sparse autoencoders and transcoders, drawn from their table."""
 
 from __future__ import annotations
 
 import altair as alt
 import pandas as pd
 
-_QUALITY = {
+_METRICS = {
     "explained_variance": "explained variance",
-    "explained_variance_before_value": "the same, before a value",
-    "recall_preserved": "recall kept",
+    "explained_variance_before_value": "explained variance before a value",
+    "recall_preserved": "recall preserved",
     "ce_loss_score": "loss recovered",
 }
-_COMPARED = {"dictionary": "features", "pca": "PCA, same rank", "mean": "mean (ablation)"}
+_REPLACEMENTS = {"dictionary": "features", "pca": "PCA, same rank", "mean": "mean (ablation)"}
 
 
 def plot_quality(table: pd.DataFrame) -> alt.Chart:
-    """What dictionaries keep of each layer, beside PCA of the same rank and the mean, one row a dictionary."""
-    rows = table[table["metric"].isin(_QUALITY)].copy()
-    rows["with"] = (
-        rows["architecture"].where(rows["architecture"].isin([*_COMPARED, "zero"]), "dictionary").map(_COMPARED)
-    )
-    rows = rows.dropna(subset="with").assign(kept=rows["metric"].map(_QUALITY))
+    """Quality of each dictionary by layer, compared with PCA of the same rank and with the mean; one row per dictionary."""
+    rows = table[table["metric"].isin(_METRICS)].copy()
+    is_control = rows["architecture"].isin([*_REPLACEMENTS, "zero"])
+    rows["replacement"] = rows["architecture"].where(is_control, "dictionary").map(_REPLACEMENTS)
+    rows = rows.dropna(subset="replacement").assign(panel=rows["metric"].map(_METRICS))
     rows["dictionary"] = rows["dictionary"] + ", " + rows["model"]
     base = alt.Chart(rows).encode(
         x=alt.X("layer:N", title="layer", axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("with:N", sort=[*_COMPARED.values()]),
-        color=alt.Color("with:N", title="in its place", sort=[*_COMPARED.values()]),
+        xOffset=alt.XOffset("replacement:N", sort=[*_REPLACEMENTS.values()]),
+        color=alt.Color("replacement:N", title="activation replaced by", sort=[*_REPLACEMENTS.values()]),
     )
     points = base.mark_circle(size=50, opacity=1, clip=True).encode(
-        y=alt.Y("estimate:Q", title="share", scale=alt.Scale(domain=[0, 1]))
+        y=alt.Y("estimate:Q", title="fraction", scale=alt.Scale(domain=[0, 1]))
     )
     intervals = base.mark_rule(strokeWidth=2, clip=True).encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
     return (
@@ -36,6 +35,6 @@ def plot_quality(table: pd.DataFrame) -> alt.Chart:
         .properties(width=190, height=150)
         .facet(
             row=alt.Row("dictionary:N", title=None, header=alt.Header(labelOrient="top", labelAnchor="start")),
-            column=alt.Column("kept:N", title=None, sort=[*_QUALITY.values()]),
+            column=alt.Column("panel:N", title=None, sort=[*_METRICS.values()]),
         )
     )

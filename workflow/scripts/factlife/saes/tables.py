@@ -12,7 +12,7 @@ _TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 
 
 def summarise_dictionaries(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """All dictionaries' metrics, from files ``…/{model}/seed-{seed}/{sae}.quality.csv``; column ``dictionary`` names the dictionary."""
+    """Metrics of all dictionaries, from files ``…/{model}/seed-{seed}/{dictionary}.quality.csv``."""
     tables = [
         pd.read_csv(path, dtype={"layer": str}).assign(
             model=Path(path).parts[-3],
