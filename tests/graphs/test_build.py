@@ -93,16 +93,16 @@ def test_every_fact_has_scores_and_interventions_for_answer_and_contrast(explain
 
 
 def test_groups_are_taken_out_together(explained):
-    for shown in explained.pages:
-        alone = shown.interventions.query("steering_factor == 0").set_index(["layer", "position", "feature"])[
+    for page in explained.pages:
+        alone = page.interventions.query("steering_factor == 0").set_index(["layer", "position", "feature"])[
             "predicted"
         ]
-        assert all(len(group.features) > 1 for group in shown.groups)
-        for group in shown.groups:
-            places = [tuple(place) for place in shown.graph.features[group.features].tolist()]
-            assert group.ablated["predicted"] == pytest.approx(alone[places].sum(), rel=1e-3, abs=1e-4)
-            assert {"replacement", "frozen", "unfrozen"} < set(group.ablated)
-    assert any(shown.groups for shown in explained.pages)
+        assert all(len(supernode.features) > 1 for supernode in page.supernodes)
+        for supernode in page.supernodes:
+            places = [tuple(place) for place in page.graph.features[supernode.features].tolist()]
+            assert supernode.ablation_effects["predicted"] == pytest.approx(alone[places].sum(), rel=1e-3, abs=1e-4)
+            assert {"replacement", "frozen", "unfrozen"} < set(supernode.ablation_effects)
+    assert any(page.supernodes for page in explained.pages)
 
 
 def test_json_is_neuronpedias_and_ids_do_not_collide(written):
@@ -145,7 +145,7 @@ def test_pages_hold_no_address_and_the_json(written):
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert data["graph"] == json.loads((written / f"{slug}.json").read_text())
     for more in data["nodes"].values():
-        assert more["error"] + more["hidden"] <= 1 + 1e-6
+        assert more["error"] + more["pruned"] <= 1 + 1e-6
 
 
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")
@@ -266,7 +266,7 @@ def test_named_facts_come_first_and_own_prompts_before(small_model, small_tokeni
         small_model, small_tokenizer, small_world, Graphs(pages=[name], prompts=own, scored_facts=4)
     )
     assert [one.name for one in found[:2]] == ["mine", name] and len(found) == 4
-    assert [one.page for one in found] == [True, True, False, False]
+    assert [one.has_page for one in found] == [True, True, False, False]
     # Values of several tokens are nobody's unless they are asked for.
     assert {one.relation for one in found[1:]} == {"major"}
     assert found[1].wrong and found[1].answer not in found[1].wrong and found[0].wrong == ()
@@ -276,9 +276,9 @@ def test_named_facts_come_first_and_own_prompts_before(small_model, small_tokeni
 def test_errors_say_what_to_do(small_model, small_tokenizer, small_world, transcoders):
     asked = (small_model, small_tokenizer, small_world, transcoders)
     date = small_world.facts.query("relation == 'birth_date'").iloc[0]["fact_id"]
-    with pytest.raises(GraphError, match=r"explains one token, but the tokenizer writes .* with 2"):
+    with pytest.raises(GraphError, match=r"explains a single token, but .* has 2 tokens"):
         ask(*asked, pages=[date])
-    with pytest.raises(GraphError, match=r"graphs.pages names nobody.major, which no forward probe asks for"):
+    with pytest.raises(GraphError, match=r"graphs.pages: there is no forward probe of nobody.major"):
         ask(*asked, pages=["nobody.major"])
     with pytest.raises(GraphError, match="2 layers, but there are transcoders of 1"):
         ask(small_model, small_tokenizer, small_world, transcoders[:1])

@@ -1,1 +1,1 @@
-"""Attribution graphs: which features of which layers lead to an answer, checked by interventions."""
+"""Attribution graphs: the features that lead to an answer, validated by interventions."""

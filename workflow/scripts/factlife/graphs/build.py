@@ -1,4 +1,4 @@
-"""Attribution graphs of a model's facts: chosen, scored, intervened on, and shown."""
+"""Attribution graphs of a model's facts: selection of prompts, scores, interventions and pages."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from factlife.saes.dictionary import Dictionary
 from factlife.saes.quality import forward_probes
 from factlife.world import World
 
-# What a graph explains: the answer and its rivals, token by token; or the answer less the strongest wrong one.
+# A graph explains the logits of the answer and its rivals, or the answer's logit minus that of the strongest wrong one.
 ATTRIBUTION_TARGETS = ("answer", "contrast")
 
 
 class GraphPrompt(NamedTuple):
-    """What is asked of the model, and explained.
+    """A prompt whose answer is to be explained.
 
     Attributes:
-        name: of the page: the fact's id, or the name of a prompt of one's own.
-        relation: of the fact, or nothing.
+        name: name of the page: the fact's id, or the name of a custom prompt.
+        relation: relation of the fact; empty for custom prompts.
         prompt: text.
-        ids: its tokens.
-        answer: token that should follow.
-        wrong: tokens among which is the one that the answer is held against; none for all others.
-        page: gets a page.
+        ids: token ids of the text.
+        answer: id of the token that should follow.
+        wrong: token ids of wrong answers, of which the strongest is the contrast; empty for all other tokens.
+        has_page: whether it gets a page.
     """
 
     name: str
@@ -55,22 +55,22 @@ class GraphPrompt(NamedTuple):
     ids: tuple[int, ...]
     answer: int
     wrong: tuple[int, ...]
-    page: bool
+    has_page: bool
 
     @property
     def subject(self) -> str:
-        """Whom it is about."""
+        """Subject of the fact."""
         return self.name.split(".")[0]
 
 
 @dataclass
 class GraphResults:
-    """What was found.
+    """Graphs, scores and interventions of all prompts.
 
     Attributes:
-        pages: a graph for each page.
-        scores: a row per fact and what is explained.
-        interventions: a row per fact, what is explained, feature and multiple.
+        pages: one graph per page.
+        scores: one row per fact and attribution target.
+        interventions: one row per fact, attribution target, feature and steering factor.
     """
 
     pages: list[GraphPage] = field(default_factory=list)
@@ -81,237 +81,258 @@ class GraphResults:
 def build_attribution_graphs(
     model: Any, tokenizer: Any, world: World, transcoders: list[Dictionary], labels: pd.Series, settings: Graphs
 ) -> GraphResults:
-    """Attribute the answers to facts and to prompts of one's own, and intervene on features.
+    """Build attribution graphs of facts and of custom prompts, and intervene on their features.
 
     Args:
-        model: in eval mode.
+        model: the model, in eval mode.
         tokenizer: its tokenizer.
-        world: what is known of facts.
-        transcoders: transcoders, one a layer.
-        labels: of features, by layer and number.
-        settings: how.
+        world: the world of the facts.
+        transcoders: one per layer.
+        labels: labels of features, by layer and index.
+        settings: settings of the graphs.
 
     Raises:
-        GraphError: a named fact is not asked about, or an answer is no single token.
+        GraphError: a named fact has no forward probe, or an answer is not a single token.
     """
-    found = GraphResults()
-    for question in select_prompts(model, tokenizer, world, settings):
-        ids = torch.tensor([question.ids], device=next(model.parameters()).device)
-        held = FrozenModel(model, ids)
-        whole, acts = _attributed(held, tokenizer, transcoders, question, settings)
-        recalled = int(held.logits[-1].argmax()) == question.answer
-        parts = {"answer": whole.about(slice(0, -1)), "contrast": whole.about(slice(-1, None))}
+    results = GraphResults()
+    for prompt in select_prompts(model, tokenizer, world, settings):
+        ids = torch.tensor([prompt.ids], device=next(model.parameters()).device)
+        frozen_model = FrozenModel(model, ids)
+        full_graph, acts = _attribute_prompt(frozen_model, tokenizer, transcoders, prompt, settings)
+        recalled = int(frozen_model.logits[-1].argmax()) == prompt.answer
+        graphs = {
+            "answer": full_graph.select_targets(slice(0, -1)),
+            "contrast": full_graph.select_targets(slice(-1, None)),
+        }
         pruned = {
             name: prune_graph(graph, node_threshold=settings.node_threshold, edge_threshold=settings.edge_threshold)
-            for name, graph in parts.items()
+            for name, graph in graphs.items()
         }
-        measured = _intervene(held, transcoders, acts, whole, list(pruned.values()), settings)
-        for name, graph in parts.items():
+        effects = _intervene(frozen_model, transcoders, acts, full_graph, list(pruned.values()), settings)
+        for name, graph in graphs.items():
             keys = {
-                "fact_id": question.name,
-                "relation": question.relation,
+                "fact_id": prompt.name,
+                "relation": prompt.relation,
                 "recalled": recalled,
                 "attribution_target": name,
             }
-            row = keys | _scored(graph, pruned[name])
-            column = 0 if name == "answer" else len(whole.targets) - 1
-            table = _table(whole, measured, column, pruned[name]).assign(**keys)
-            found.scores.append(row)
-            found.interventions.append(table)
-            if question.page:
-                pinned, groups = choose_pinned_nodes(graph, pruned[name], labels)
-                _ablate(held, transcoders, acts, graph, groups)
-                found.pages.append(
+            scores = keys | _graph_scores(graph, pruned[name])
+            column = 0 if name == "answer" else len(full_graph.targets) - 1
+            table = _intervention_table(full_graph, effects, column, pruned[name]).assign(**keys)
+            results.scores.append(scores)
+            results.interventions.append(table)
+            if prompt.has_page:
+                pinned, supernodes = choose_pinned_nodes(graph, pruned[name], labels)
+                _ablate_supernodes(frozen_model, transcoders, acts, graph, supernodes)
+                results.pages.append(
                     GraphPage(
-                        question.name, name, question.prompt, graph, pruned[name], row, table, labels, pinned, groups
+                        name=prompt.name,
+                        attribution_target=name,
+                        prompt=prompt.prompt,
+                        graph=graph,
+                        pruned=pruned[name],
+                        scores=scores,
+                        interventions=table,
+                        labels=labels,
+                        pinned=pinned,
+                        supernodes=supernodes,
                     )
                 )
-        logging.info("%s: %d features, replacement score %.3f", question.name, len(whole.features), row["replacement_score"])  # fmt: skip
-    return found
+        score = scores["replacement_score"]
+        logging.info("%s: %d features, replacement score %.3f", prompt.name, len(full_graph.features), score)
+    return results
 
 
 def select_prompts(model: Any, tokenizer: Any, world: World, settings: Graphs) -> list[GraphPrompt]:
-    """Prompts of one's own, named facts, then facts of the panel: known ones first, relations in turn."""
+    """Custom prompts, named facts, then facts of the panel: recalled ones first, taking turns between relations."""
     answers = Answers(tokenizer)
-    named = settings.pages if isinstance(settings.pages, list) else []
+    fact_ids = settings.pages if isinstance(settings.pages, list) else []
     probes = forward_probes(world.facts, world.probes)
-    if unknown := sorted(set(named) - set(probes["fact_id"])):
-        raise GraphError(f"graphs.pages names {', '.join(unknown)}, which no forward probe asks for")
-    own = [
-        _question(answers, name, "", one.prompt, one.answer, [one.wrong_answer] if one.wrong_answer else [], page=True)
-        for name, one in settings.prompts.items()
-    ]
-    asked = probes[probes["fact_id"].isin(named) | (probes["panel"] if probes["panel"].any() else True)]
-    found = []
-    for probe in asked.drop_duplicates("fact_id").itertuples():
-        several = len(answers.after(probe.prompt, probe.target)) != 1
-        if several and probe.fact_id not in named:
-            continue
-        others = [value for value in probe.candidates if value != probe.target]
-        found.append(
-            _question(
-                answers, probe.fact_id, probe.relation, probe.prompt, probe.target, others, probe.fact_id in named
-            )
+    if unknown := sorted(set(fact_ids) - set(probes["fact_id"])):
+        raise GraphError(f"graphs.pages: there is no forward probe of {', '.join(unknown)}")
+    custom_prompts = [
+        _graph_prompt(
+            answers, name, "", custom.prompt, custom.answer,
+            [custom.wrong_answer] if custom.wrong_answer else [], has_page=True,
         )
-    wanted, first = max(settings.scored_facts - len(own), len(named)), [one for one in found if one.page]
-    if wanted > len(first):
-        known = dict(zip(found, _known(model, found), strict=True))
-        first += _in_turn([one for one in found if not one.page and known[one]])
-        first += _in_turn([one for one in found if not one.page and not known[one]])
-    found = first[:wanted]
-    shown = settings.pages if isinstance(settings.pages, int) else len(named)
-    return own + [one._replace(page=number < shown) for number, one in enumerate(found)]
+        for name, custom in settings.prompts.items()
+    ]  # fmt: skip
+    in_panel = probes["panel"] if probes["panel"].any() else True
+    candidates = []
+    for probe in probes[probes["fact_id"].isin(fact_ids) | in_panel].drop_duplicates("fact_id").itertuples():
+        is_named = probe.fact_id in fact_ids
+        if len(answers.after(probe.prompt, probe.target)) != 1 and not is_named:
+            continue
+        wrong = [value for value in probe.candidates if value != probe.target]
+        candidates.append(
+            _graph_prompt(answers, probe.fact_id, probe.relation, probe.prompt, probe.target, wrong, has_page=is_named)
+        )
+    n_facts = max(settings.scored_facts - len(custom_prompts), len(fact_ids))
+    prompts = [prompt for prompt in candidates if prompt.has_page]
+    if n_facts > len(prompts):
+        recalled = dict(zip(candidates, _recalled(model, candidates), strict=True))
+        prompts += _in_turn([prompt for prompt in candidates if not prompt.has_page and recalled[prompt]])
+        prompts += _in_turn([prompt for prompt in candidates if not prompt.has_page and not recalled[prompt]])
+    n_pages = settings.pages if isinstance(settings.pages, int) else len(fact_ids)
+    return custom_prompts + [prompt._replace(has_page=i < n_pages) for i, prompt in enumerate(prompts[:n_facts])]
 
 
-def _in_turn(asked: list[GraphPrompt]) -> list[GraphPrompt]:
-    """Relations in turn, each with a fact of a subject whose turn it was not yet, as long as there is one."""
-    left: dict[str, list[GraphPrompt]] = defaultdict(list)
-    for one in asked:
-        left[one.relation].append(one)
-    found, had = [], set()
-    while left:
-        for relation in list(left):
-            of_another = (one for one in left[relation] if one.subject not in had)
-            chosen = next(of_another, left[relation][0])
-            left[relation].remove(chosen)
-            found.append(chosen)
-            had.add(chosen.subject)
-            if not left[relation]:
-                del left[relation]
-    return found
+def _in_turn(prompts: list[GraphPrompt]) -> list[GraphPrompt]:
+    """Take turns between relations, and prefer facts of subjects that have not had a turn yet."""
+    remaining: dict[str, list[GraphPrompt]] = defaultdict(list)
+    for prompt in prompts:
+        remaining[prompt.relation].append(prompt)
+    ordered, subjects = [], set()
+    while remaining:
+        for relation in list(remaining):
+            of_new_subjects = (prompt for prompt in remaining[relation] if prompt.subject not in subjects)
+            prompt = next(of_new_subjects, remaining[relation][0])
+            remaining[relation].remove(prompt)
+            ordered.append(prompt)
+            subjects.add(prompt.subject)
+            if not remaining[relation]:
+                del remaining[relation]
+    return ordered
 
 
-def _question(
-    answers: Answers, name: str, relation: str, prompt: str, answer: str, wrong: list[str], page: bool
+def _graph_prompt(
+    answers: Answers, name: str, relation: str, prompt: str, answer: str, wrong: list[str], *, has_page: bool
 ) -> GraphPrompt:
     target = answers.after(prompt, answer)
     if len(target) != 1:
         raise GraphError(
-            f"{name}: a graph explains one token, but the tokenizer writes {answer!r} after {prompt!r} with {len(target)}"
+            f"{name}: a graph explains a single token, but {answer!r} after {prompt!r} has {len(target)} tokens"
         )
-    others = tuple(ids[0] for value in wrong if (ids := answers.ids(value)) and ids[0] != target[0])
-    return GraphPrompt(name, relation, prompt, tuple(answers.tokenizer(prompt)["input_ids"]), target[0], others, page)
+    wrong_ids = tuple(ids[0] for value in wrong if (ids := answers.ids(value)) and ids[0] != target[0])
+    ids = tuple(answers.tokenizer(prompt)["input_ids"])
+    return GraphPrompt(name, relation, prompt, ids, target[0], wrong_ids, has_page)
 
 
 @torch.no_grad()
-def _known(model: Any, asked: list[GraphPrompt]) -> list[bool]:
+def _recalled(model: Any, prompts: list[GraphPrompt]) -> list[bool]:
     device = next(model.parameters()).device
-    said = [
-        model(input_ids=torch.tensor([one.ids], device=device), use_cache=False, logits_to_keep=1).logits[0, -1]
-        for one in asked
+    logits = [
+        model(input_ids=torch.tensor([prompt.ids], device=device), use_cache=False, logits_to_keep=1).logits[0, -1]
+        for prompt in prompts
     ]
-    return [int(logits.argmax()) == one.answer for logits, one in zip(said, asked, strict=True)]
+    return [int(row.argmax()) == prompt.answer for row, prompt in zip(logits, prompts, strict=True)]
 
 
-def _attributed(
-    held: FrozenModel, tokenizer: Any, transcoders: list[Dictionary], question: GraphPrompt, settings: Graphs
+def _attribute_prompt(
+    frozen_model: FrozenModel, tokenizer: Any, transcoders: list[Dictionary], prompt: GraphPrompt, settings: Graphs
 ) -> tuple[AttributionGraph, list[Tensor]]:
-    """One graph of all targets, the contrast last, and the activations of features."""
-    logits = held.logits[-1]
-    rivals = torch.tensor(question.wrong or [id_ for id_ in range(len(logits)) if id_ != question.answer])
+    """One graph with all targets, the contrast last, and the feature activations of each layer."""
+    logits = frozen_model.logits[-1]
+    rivals = torch.tensor(prompt.wrong or [id_ for id_ in range(len(logits)) if id_ != prompt.answer])
     wrong = int(rivals[logits[rivals].argmax()])
 
-    def word(id_: int) -> str:
+    def decode(id_: int) -> str:
         return tokenizer.decode([id_])
 
     targets = salient_logit_targets(
         logits,
-        word,
+        decode,
         desired_logit_prob=settings.desired_logit_prob,
         max_n_logits=settings.max_n_logits,
-        first=question.answer,
+        first=prompt.answer,
     )
-    targets.append(contrast_target(logits, word, question.answer, wrong))
-    skip = special_tokens_mask(tokenizer, held.ids[0])
-    tokens = [word(id_) for id_ in question.ids]
-    graph = attribute(held, transcoders, targets, tokens, skip, max_feature_nodes=settings.max_feature_nodes)
-    return graph, feature_activations(held, transcoders, skip)
+    targets.append(contrast_target(logits, decode, prompt.answer, wrong))
+    skip = special_tokens_mask(tokenizer, frozen_model.ids[0])
+    tokens = [decode(id_) for id_ in prompt.ids]
+    graph = attribute(frozen_model, transcoders, targets, tokens, skip, max_feature_nodes=settings.max_feature_nodes)
+    return graph, feature_activations(frozen_model, transcoders, skip)
 
 
-def _scored(graph: AttributionGraph, pruned: PrunedGraph) -> dict[str, Any]:
-    """Scores of a graph, and how exact it is."""
-    said, part = graph.effects.sum(1) + graph.bias, graph.parts
-    rows = torch.cat([torch.arange(part[kind].start, part[kind].stop) for kind in ("features", "logits")])
-    error = (said - graph.totals)[rows].abs() / graph.totals[rows].abs().clamp(min=1e-3)
+def _graph_scores(graph: AttributionGraph, pruned: PrunedGraph) -> dict[str, Any]:
+    """Scores of a graph, its size, and its numerical errors."""
+    sums, nodes = graph.effects.sum(1) + graph.bias, graph.node_slices
+    rows = torch.cat([torch.arange(nodes[kind].start, nodes[kind].stop) for kind in ("features", "logits")])
+    errors = (sums - graph.totals)[rows].abs() / graph.totals[rows].abs().clamp(min=1e-3)
     replacement, completeness = compute_graph_scores(graph)
     return {
         "replacement_score": replacement,
         "completeness_score": completeness,
-        "active_features": len(graph.features) + graph.omitted,
-        "omitted_features": graph.omitted,
+        "active_features": len(graph.features) + graph.n_omitted,
+        "omitted_features": graph.n_omitted,
         "nodes": len(graph.effects),
-        "nodes_after_pruning": int(pruned.nodes.sum()),
-        "edges_after_pruning": int(pruned.edges.sum()),
+        "nodes_after_pruning": int(pruned.node_mask.sum()),
+        "edges_after_pruning": int(pruned.edge_mask.sum()),
         "max_logit_error": graph.max_logit_error,
-        "max_row_error": float(error.max()),
+        "max_row_error": float(errors.max()),
     }
 
 
 def _intervene(
-    held: FrozenModel,
+    frozen_model: FrozenModel,
     transcoders: list[Dictionary],
     acts: list[Tensor],
     graph: AttributionGraph,
     pruned: list[PrunedGraph],
     settings: Graphs,
-) -> dict[str, Any]:
-    """Predicted and measured changes of all targets, (features · multiples, targets), with their controls."""
-    shown = torch.stack([one.nodes[graph.parts["features"]] for one in pruned]).any(0)
+) -> dict[str, Tensor]:
+    """Predicted and measured changes of all targets, (features · factors, targets), with their controls."""
+    in_pruned = torch.stack([graph_.node_mask[graph.node_slices["features"]] for graph_ in pruned]).any(0)
     generator = torch.Generator().manual_seed(settings.seed)
-    others = (~shown).nonzero().flatten()
-    others = others[torch.randperm(len(others), generator=generator)[: settings.random_features]]
-    chosen = torch.cat([shown.nonzero().flatten(), others]).sort().values
-    features = chosen.repeat(len(settings.steering_factors))
-    multiples = torch.tensor(settings.steering_factors).repeat_interleave(len(chosen))
-    changes = interventions.steer_features(graph, transcoders, features, multiples)
-    control = interventions.random_directions(changes, settings.seed)
-    found = {
+    outside = (~in_pruned).nonzero().flatten()
+    outside = outside[torch.randperm(len(outside), generator=generator)[: settings.random_features]]
+    selected = torch.cat([in_pruned.nonzero().flatten(), outside]).sort().values
+    features = selected.repeat(len(settings.steering_factors))
+    factors = torch.tensor(settings.steering_factors).repeat_interleave(len(selected))
+    steering = interventions.steer_features(graph, transcoders, features, factors)
+    control = interventions.random_directions(steering, settings.seed)
+    effects = {
         "features": features,
-        "multiples": multiples,
-        "predicted": interventions.predict_effects(graph, features, multiples),
-        "predicted_direct": interventions.predict_direct_effects(graph, features, multiples),
+        "factors": factors,
+        "predicted": interventions.predict_effects(graph, features, factors),
+        "predicted_direct": interventions.predict_direct_effects(graph, features, factors),
     }
     for setting in interventions.SETTINGS:
-        found[setting] = interventions.measure_effects(held, transcoders, acts, graph.targets, changes, setting)
-    for setting in ("frozen", "unfrozen"):
-        found[f"random_{setting}"] = interventions.measure_effects(
-            held, transcoders, acts, graph.targets, control, setting
+        effects[setting] = interventions.measure_effects(
+            frozen_model, transcoders, acts, graph.targets, steering, setting
         )
-    return found
+    for setting in ("frozen", "unfrozen"):
+        effects[f"random_{setting}"] = interventions.measure_effects(
+            frozen_model, transcoders, acts, graph.targets, control, setting
+        )
+    return effects
 
 
-def _ablate(
-    held: FrozenModel,
+def _ablate_supernodes(
+    frozen_model: FrozenModel,
     transcoders: list[Dictionary],
     acts: list[Tensor],
     graph: AttributionGraph,
-    groups: list[Supernode],
+    supernodes: list[Supernode],
 ) -> None:
-    """Take out the features of each group together, and keep by how much the first target changes."""
-    if not groups:
+    """Ablate the features of each supernode together, and store the change of the first target."""
+    if not supernodes:
         return
-    features = torch.tensor([feature for group in groups for feature in group.features])
-    runs = torch.tensor([run for run, group in enumerate(groups) for _ in group.features])
-    nothing = torch.zeros(len(features))
-    changes = interventions.steer_features(graph, transcoders, features, nothing, runs)
-    found = {"predicted": interventions.predict_effects(graph, features, nothing, runs)}
+    features = torch.tensor([feature for supernode in supernodes for feature in supernode.features])
+    runs = torch.tensor([run for run, supernode in enumerate(supernodes) for _ in supernode.features])
+    zeros = torch.zeros(len(features))
+    steering = interventions.steer_features(graph, transcoders, features, zeros, runs)
+    effects = {"predicted": interventions.predict_effects(graph, features, zeros, runs)}
     for setting in ("replacement", "frozen", "unfrozen"):
-        found[setting] = interventions.measure_effects(held, transcoders, acts, graph.targets[:1], changes, setting)
-    for run, group in enumerate(groups):
-        group.ablated = {name: float(change[run, 0]) for name, change in found.items()}
+        effects[setting] = interventions.measure_effects(
+            frozen_model, transcoders, acts, graph.targets[:1], steering, setting
+        )
+    for run, supernode in enumerate(supernodes):
+        supernode.ablation_effects = {name: float(change[run, 0]) for name, change in effects.items()}
 
 
-def _table(graph: AttributionGraph, measured: dict[str, Any], column: int, pruned: PrunedGraph) -> pd.DataFrame:
-    """One target's changes, a row per feature and multiple."""
-    features = measured["features"]
-    places = graph.features[features].numpy()
+def _intervention_table(
+    graph: AttributionGraph, effects: dict[str, Tensor], column: int, pruned: PrunedGraph
+) -> pd.DataFrame:
+    """Changes of one target, one row per feature and steering factor."""
+    features = effects["features"]
+    positions = graph.features[features].numpy()
     columns = {
-        "layer": places[:, 0],
-        "position": places[:, 1],
-        "feature": places[:, 2],
-        "in_pruned_graph": pruned.nodes[features].numpy(),
+        "layer": positions[:, 0],
+        "position": positions[:, 1],
+        "feature": positions[:, 2],
+        "in_pruned_graph": pruned.node_mask[features].numpy(),
         "activation": graph.activations[features].numpy(),
-        "steering_factor": measured["multiples"].numpy(),
+        "steering_factor": effects["factors"].numpy(),
     }
-    changes = {name: values[:, column].numpy() for name, values in measured.items() if values.ndim == 2}
+    changes = {name: values[:, column].numpy() for name, values in effects.items() if values.ndim == 2}
     return pd.DataFrame(columns | changes)

@@ -12,11 +12,11 @@ from torch import Tensor
 from factlife.graphs.replacement import FrozenModel, LogitTarget
 from factlife.saes.dictionary import Dictionary, DictionaryError
 
-_BATCH = 64
+_BATCH_SIZE = 64
 
 
 class GraphError(ValueError):
-    """A graph cannot be made; the text says what to do."""
+    """A graph cannot be built; the message names the remedy."""
 
 
 @dataclass
@@ -24,17 +24,17 @@ class AttributionGraph:
     """Nodes and the direct effects between them, in the order features, errors (layer by layer), tokens, logits.
 
     Attributes:
-        tokens: the prompt, token by token.
+        tokens: the tokens of the prompt.
         ids: their ids.
-        n_layers: of the model.
-        features: (n_features, 3), layer, position and number of each active feature.
+        n_layers: number of layers of the model.
+        features: (n_features, 3), layer, position and index of each active feature.
         activations: (n_features,).
-        targets: what the graph explains.
-        effects: (n_nodes, n_nodes), direct effect of the column's node on the row's: on its pre-activation or logit.
-        bias: (n_nodes,), what depends on no node: biases, and what the beginning-of-sequence token's MLPs write.
+        targets: attribution targets.
+        effects: (n_nodes, n_nodes), direct effect of the column's node on the pre-activation or logit of the row's.
+        bias: (n_nodes,), input that comes from no node: biases, and MLP outputs at special tokens.
         totals: (n_nodes,), pre-activation or logit in the model: the sum of a row's effects and its bias.
-        omitted: active features left out because there are more than ``max_feature_nodes``; they count as error.
-        max_logit_error: largest difference between the logits of the locally replaced model and the model's.
+        n_omitted: active features left out because there are more than ``max_feature_nodes``; they count as error.
+        max_logit_error: largest difference between the logits of the local replacement model and the model's.
     """
 
     tokens: list[str]
@@ -46,12 +46,12 @@ class AttributionGraph:
     effects: Tensor
     bias: Tensor
     totals: Tensor
-    omitted: int
+    n_omitted: int
     max_logit_error: float
 
     @property
-    def parts(self) -> dict[str, slice]:
-        """Where each kind of node is."""
+    def node_slices(self) -> dict[str, slice]:
+        """Range of the nodes of each kind."""
         f, e, t = len(self.features), self.n_layers * len(self.tokens), len(self.tokens)
         return {
             "features": slice(0, f),
@@ -60,9 +60,9 @@ class AttributionGraph:
             "logits": slice(f + e + t, len(self.effects)),
         }
 
-    def about(self, targets: slice) -> AttributionGraph:
+    def select_targets(self, targets: slice) -> AttributionGraph:
         """The same graph with some of its targets only."""
-        first = self.parts["logits"].start
+        first = self.node_slices["logits"].start
         keep = torch.arange(len(self.effects))
         keep = torch.cat([keep[:first], keep[first:][targets]])
         return replace(
@@ -71,62 +71,65 @@ class AttributionGraph:
         )  # fmt: skip
 
     @property
-    def weights(self) -> Tensor:
+    def logit_weights(self) -> Tensor:
         """(n_nodes,), the targets' probabilities, 0 elsewhere."""
         weights = torch.zeros(len(self.effects), dtype=self.effects.dtype)
-        weights[self.parts["logits"]] = torch.tensor([t.probability for t in self.targets], dtype=self.effects.dtype)
+        probabilities = [target.probability for target in self.targets]
+        weights[self.node_slices["logits"]] = torch.tensor(probabilities, dtype=self.effects.dtype)
         return weights
 
 
 def salient_logit_targets(
-    logits: Tensor, words: Any, *, desired_logit_prob: float, max_n_logits: int, first: int | None = None
+    logits: Tensor, decode: Any, *, desired_logit_prob: float, max_n_logits: int, first: int | None = None
 ) -> list[LogitTarget]:
-    """The most probable tokens up to a share of probability, each logit less the mean over the vocabulary.
+    """The most probable tokens up to a total probability, each logit minus the mean over the vocabulary.
 
     Args:
         logits: (vocabulary,), at the last position.
-        words: text of a token id.
+        decode: text of a token id.
         desired_logit_prob: total probability that the tokens should reach.
         max_n_logits: maximum number of tokens.
-        first: a token that is always one of them, and the first.
+        first: a token to include always, as the first target.
     """
     probabilities = logits.softmax(-1)
     order = probabilities.argsort(descending=True)
-    count = int((probabilities[order].cumsum(0) < desired_logit_prob).sum()) + 1
-    chosen = order[:count].tolist()
+    n_tokens = int((probabilities[order].cumsum(0) < desired_logit_prob).sum()) + 1
+    tokens = order[:n_tokens].tolist()
     if first is not None:
-        chosen = [first, *(token for token in chosen if token != first)]
+        tokens = [first, *(token for token in tokens if token != first)]
     uniform = torch.full_like(logits, 1 / len(logits))
-    found = []
-    for token in chosen[:max_n_logits]:
+    targets = []
+    for token in tokens[:max_n_logits]:
         weights = -uniform
         weights[token] += 1
-        found.append(LogitTarget(words(token), token, float(probabilities[token]), weights))
-    return found
+        targets.append(LogitTarget(decode(token), token, float(probabilities[token]), weights))
+    return targets
 
 
-def contrast_target(logits: Tensor, words: Any, right: int, wrong: int) -> LogitTarget:
-    """The logit of the right token less that of a wrong one."""
+def contrast_target(logits: Tensor, decode: Any, correct: int, wrong: int) -> LogitTarget:
+    """The logit of the correct token minus that of a wrong one."""
     weights = torch.zeros_like(logits)
-    weights[right], weights[wrong] = 1.0, -1.0
-    return LogitTarget(f"{words(right)} − {words(wrong)}", None, 1.0, weights)
+    weights[correct], weights[wrong] = 1.0, -1.0
+    return LogitTarget(f"{decode(correct)} − {decode(wrong)}", None, 1.0, weights)
 
 
-def feature_activations(held: FrozenModel, transcoders: list[Dictionary], skip: Tensor) -> list[Tensor]:
-    """Activations of each layer's features, (n, d_sae); nothing at the positions in ``skip``, (n,)."""
-    if len(transcoders) != held.parts.n_layers:
-        raise GraphError(f"the model has {held.parts.n_layers} layers, but there are transcoders of {len(transcoders)}")
+def feature_activations(frozen_model: FrozenModel, transcoders: list[Dictionary], skip: Tensor) -> list[Tensor]:
+    """Feature activations of each layer, (n, d_sae); 0 at the positions in ``skip``, (n,)."""
+    if len(transcoders) != frozen_model.parts.n_layers:
+        raise GraphError(
+            f"the model has {frozen_model.parts.n_layers} layers, but there are transcoders of {len(transcoders)}"
+        )
     if any(not transcoder.is_transcoder for transcoder in transcoders):
         raise DictionaryError(
-            "graphs need transcoders, which read what an MLP reads; name one whose site is `transcoder`"
+            "graphs need transcoders, which encode the input of an MLP; name one whose site is `transcoder`"
         )
     with torch.no_grad():
-        found = [transcoder.encode(read) for transcoder, read in zip(transcoders, held.reads, strict=True)]
-    return [a.masked_fill(skip[:, None], 0.0) for a in found]
+        activations = [transcoder.encode(x) for transcoder, x in zip(transcoders, frozen_model.mlp_inputs, strict=True)]
+    return [a.masked_fill(skip[:, None], 0.0) for a in activations]
 
 
 def attribute(
-    held: FrozenModel,
+    frozen_model: FrozenModel,
     transcoders: list[Dictionary],
     targets: list[LogitTarget],
     tokens: list[str],
@@ -134,231 +137,250 @@ def attribute(
     *,
     max_feature_nodes: int,
 ) -> AttributionGraph:
-    """The attribution graph of one prompt.
+    """Build the attribution graph of one prompt.
 
-    MLPs are replaced by transcoders plus error; attention patterns, norms and the errors are held, so that everything
-    between the features is linear, and a row of direct effects is one gradient (Ameisen et al. 2025, section 3).
+    Transcoders plus error replace the MLPs; attention patterns, norms and errors are frozen. The paths between features
+    are then linear, and one gradient gives a row of direct effects (Ameisen et al. 2025, section 3).
 
     Args:
-        held: the prompt's pass.
-        transcoders: a transcoder for each layer.
-        targets: what is explained.
-        tokens: the prompt, token by token.
-        skip: (n,), positions whose MLPs have no features: special tokens, whose residual stream is the same in every
-            prompt; what is written there is bias.
-        max_feature_nodes: features that get a node, those of greatest influence first.
+        frozen_model: the model, frozen on the prompt.
+        transcoders: one per layer.
+        targets: attribution targets.
+        tokens: the tokens of the prompt.
+        skip: (n,), positions without features: special tokens, whose residual stream is the same in every prompt; MLP
+            outputs at these positions are bias.
+        max_feature_nodes: maximum number of feature nodes; the most influential features come first.
     """
-    n, n_layers = len(tokens), held.parts.n_layers
-    acts = feature_activations(held, transcoders, skip)
-    places = torch.cat([_with_layer(layer, a.nonzero()) for layer, a in enumerate(acts)])
-    strength = torch.cat([a[a != 0] for a in acts])
+    n, n_layers = len(tokens), frozen_model.parts.n_layers
+    acts = feature_activations(frozen_model, transcoders, skip)
+    features = torch.cat([_with_layer(layer, a.nonzero()) for layer, a in enumerate(acts)])
+    strengths = torch.cat([a[a != 0] for a in acts])
     decoded = [a @ transcoder.W_dec for a, transcoder in zip(acts, transcoders, strict=True)]
-    constant = torch.stack([
-        torch.where(skip[:, None], write, transcoder.b_dec) for write, transcoder in zip(held.writes, transcoders, strict=True)
-    ])  # fmt: skip
-    errors = torch.stack(held.writes) - torch.stack(decoded) - constant
-
-    passes = _Passes(held, transcoders, constant)
-    vectors = torch.cat(
-        [a[a != 0][:, None] * c.W_dec[a.nonzero()[:, 1]] for a, c in zip(acts, transcoders, strict=True)]
+    constant = torch.stack(
+        [
+            torch.where(skip[:, None], output, transcoder.b_dec)
+            for output, transcoder in zip(frozen_model.mlp_outputs, transcoders, strict=True)
+        ]
     )
-    f, device = len(places), held.embedding.device
+    errors = torch.stack(frozen_model.mlp_outputs) - torch.stack(decoded) - constant
+
+    gradients = _EffectGradients(frozen_model, transcoders, constant)
+    vectors = torch.cat(
+        [
+            a[a != 0][:, None] * transcoder.W_dec[a.nonzero()[:, 1]]
+            for a, transcoder in zip(acts, transcoders, strict=True)
+        ]
+    )
+    f, device = len(features), frozen_model.embedding.device
     size = f + n_layers * n + n + len(targets)
     effects = torch.zeros(size, size, device=device)
     bias, totals, weights = torch.zeros(3, size, device=device)
-    # Features are in the order of layers, then positions: those of one place are next to each other.
+    # Features are sorted by layer, then by position: those of one layer and position are next to each other.
     counts = torch.stack([(a != 0).sum(-1) for a in acts]).flatten().tolist()
     starts = [0, *itertools.accumulate(counts)]
 
-    def put(rows: Tensor, gradients: tuple[Tensor, Tensor, Tensor]) -> None:
-        at_embedding, at_writes, constants = gradients
-        found = torch.empty(len(rows), f, device=device)
-        for place, (start, end) in enumerate(itertools.pairwise(starts)):
-            found[:, start:end] = at_writes[place // n][:, place % n] @ vectors[start:end].T
-        effects[rows, :f] = found
-        effects[rows, f : f + n_layers * n] = torch.einsum("lbnd,lnd->bln", at_writes, errors).flatten(1)
-        effects[rows, size - len(targets) - n : size - len(targets)] = (at_embedding * held.embedding).sum(-1)
+    def fill_rows(rows: Tensor, row_gradients: tuple[Tensor, Tensor, Tensor]) -> None:
+        at_embedding, at_outputs, constants = row_gradients
+        feature_effects = torch.empty(len(rows), f, device=device)
+        for cell, (start, end) in enumerate(itertools.pairwise(starts)):
+            feature_effects[:, start:end] = at_outputs[cell // n][:, cell % n] @ vectors[start:end].T
+        effects[rows, :f] = feature_effects
+        effects[rows, f : f + n_layers * n] = torch.einsum("lbnd,lnd->bln", at_outputs, errors).flatten(1)
+        effects[rows, size - len(targets) - n : size - len(targets)] = (at_embedding * frozen_model.embedding).sum(-1)
         bias[rows] = constants
 
     logit_rows = torch.arange(size - len(targets), size, device=device)
-    put(logit_rows, passes.logits(targets))
-    totals[logit_rows] = held.values(targets, held.hidden[-1])
+    fill_rows(logit_rows, gradients.of_targets(targets))
+    totals[logit_rows] = frozen_model.target_values(targets, frozen_model.hidden[-1])
     visited = torch.zeros(f, dtype=torch.bool, device=device)
     weights[logit_rows] = torch.tensor([target.probability for target in targets], device=device)
     while int(visited.sum()) < min(f, max_feature_nodes):
-        room = min(f, max_feature_nodes) - int(visited.sum())
-        # Where all fit, their order is of no importance.
-        rank = compute_node_influence(effects, weights)[:f] if f > max_feature_nodes else strength
-        batch = rank.masked_fill(visited, -1.0).topk(min(room, 8 * _BATCH)).indices
-        for rows in batch[places[batch, 0].argsort()].split(_BATCH):
-            put(rows, passes.features(places[rows]))
+        n_remaining = min(f, max_feature_nodes) - int(visited.sum())
+        # If all features fit, their order does not matter.
+        rank = compute_node_influence(effects, weights)[:f] if f > max_feature_nodes else strengths
+        batch = rank.masked_fill(visited, -1.0).topk(min(n_remaining, 8 * _BATCH_SIZE)).indices
+        for rows in batch[features[batch, 0].argsort()].split(_BATCH_SIZE):
+            fill_rows(rows, gradients.of_features(features[rows]))
         visited[batch] = True
-    totals[:f] = strength
-    # What has no node is not explained: it joins the error of its layer and position.
-    columns = f + places[~visited, 0] * n + places[~visited, 1]
+    totals[:f] = strengths
+    # Features without a node join the error node of their layer and position.
+    columns = f + features[~visited, 0] * n + features[~visited, 1]
     effects.index_add_(1, columns, effects[:, :f][:, ~visited])
     keep = torch.cat([visited, torch.ones(size - f, dtype=torch.bool, device=device)])
     return AttributionGraph(
-        tokens, held.ids[0].tolist(), n_layers, places[visited].cpu(), strength[visited].cpu(), targets,
-        effects[keep][:, keep].cpu(), bias[keep].cpu(), totals[keep].cpu(), int((~visited).sum()),
-        passes.replaced_logits(acts, errors),
-    )  # fmt: skip
+        tokens=tokens,
+        ids=frozen_model.ids[0].tolist(),
+        n_layers=n_layers,
+        features=features[visited].cpu(),
+        activations=strengths[visited].cpu(),
+        targets=targets,
+        effects=effects[keep][:, keep].cpu(),
+        bias=bias[keep].cpu(),
+        totals=totals[keep].cpu(),
+        n_omitted=int((~visited).sum()),
+        max_logit_error=gradients.max_logit_error(acts, errors),
+    )
 
 
-class _Passes:
-    """One forward pass over the held model with what MLPs write as variables; each row of effects is a gradient of it."""
+class _EffectGradients:
+    """One forward pass of the frozen model with MLP outputs as variables; each row of effects is a gradient of it."""
 
-    def __init__(self, held: FrozenModel, transcoders: list[Dictionary], constant: Tensor) -> None:
-        self.held, self.transcoders, self.constant = held, transcoders, constant
-        rows = (_BATCH, -1, -1)
-        self.embedding = held.embedding.expand(*rows).clone().requires_grad_()
-        self.writes = [write.expand(*rows).clone().requires_grad_() for write in held.writes]
-        self.reads, self.hidden = held.run(self.embedding, lambda layer, *_: self.writes[layer])
+    def __init__(self, frozen_model: FrozenModel, transcoders: list[Dictionary], constant: Tensor) -> None:
+        self.frozen_model, self.transcoders, self.constant = frozen_model, transcoders, constant
+        shape = (_BATCH_SIZE, -1, -1)
+        self.embedding = frozen_model.embedding.expand(*shape).clone().requires_grad_()
+        self.mlp_outputs = [output.expand(*shape).clone().requires_grad_() for output in frozen_model.mlp_outputs]
+        self.mlp_inputs, self.hidden = frozen_model.run(self.embedding, lambda layer, *_: self.mlp_outputs[layer])
         with torch.no_grad():
-            nothing = torch.zeros_like(held.embedding)[None]
-            self.reads_of_nothing, self.hidden_of_nothing = held.run(nothing, lambda *_: nothing)
+            zeros = torch.zeros_like(frozen_model.embedding)[None]
+            self.mlp_inputs_of_zeros, self.hidden_of_zeros = frozen_model.run(zeros, lambda *_: zeros)
 
-    def features(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of features' pre-activations, and what of them depends on no node.
+    def of_features(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of features' pre-activations, and the part of each pre-activation that comes from no node.
 
         Args:
-            places: (rows, 3), layer, position and number of features, no more than a batch.
+            features: (rows, 3), layer, position and index of features, at most one batch.
 
         Returns:
-            At the embedding, (rows, n, d_model); at what MLPs write, (layers, rows, n, d_model); constants, (rows,).
+            Gradients at the embedding, (rows, n, d_model), and at MLP outputs, (layers, rows, n, d_model); constants,
+            (rows,).
         """
         pairs = [
-            (self.reads[layer][row, position], self.transcoders[layer].W_enc[:, feature])
-            for row, (layer, position, feature) in enumerate(places.tolist())
+            (self.mlp_inputs[layer][row, position], self.transcoders[layer].W_enc[:, feature])
+            for row, (layer, position, feature) in enumerate(features.tolist())
         ]
-        found = self._gradients(sum((read * encoder).sum() for read, encoder in pairs), len(places))
-        constants = [
-            float(self.reads_of_nothing[layer][0, position] @ self.transcoders[layer].W_enc[:, feature])
+        total = sum((x * encoder).sum() for x, encoder in pairs)
+        at_embedding, at_outputs, constants = self._gradients(total, len(features))
+        biases = [
+            float(self.mlp_inputs_of_zeros[layer][0, position] @ self.transcoders[layer].W_enc[:, feature])
             + float(self.transcoders[layer].b_enc[feature])
-            for layer, position, feature in places.tolist()
+            for layer, position, feature in features.tolist()
         ]
-        return (*found[:2], found[2] + torch.tensor(constants, device=found[2].device))
+        return at_embedding, at_outputs, constants + torch.tensor(biases, device=constants.device)
 
-    def logits(self, targets: list[LogitTarget]) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of targets."""
-        values = self.held.values(targets, self.hidden[: len(targets), -1])
-        found = self._gradients(values.diagonal().sum(), len(targets))
-        return (*found[:2], found[2] + self.held.values(targets, self.hidden_of_nothing[0, -1]))
+    def of_targets(self, targets: list[LogitTarget]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the targets' values, and the part of each value that comes from no node."""
+        values = self.frozen_model.target_values(targets, self.hidden[: len(targets), -1])
+        at_embedding, at_outputs, constants = self._gradients(values.diagonal().sum(), len(targets))
+        biases = self.frozen_model.target_values(targets, self.hidden_of_zeros[0, -1])
+        return at_embedding, at_outputs, constants + biases
 
     def _gradients(self, total: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        at_embedding, *at_writes = torch.autograd.grad(
-            total, [self.embedding, *self.writes], retain_graph=True, materialize_grads=True
+        at_embedding, *at_outputs = torch.autograd.grad(
+            total, [self.embedding, *self.mlp_outputs], retain_graph=True, materialize_grads=True
         )
-        writes = torch.stack([gradient[:rows] for gradient in at_writes])
-        return at_embedding[:rows], writes, torch.einsum("lbnd,lnd->b", writes, self.constant)
+        stacked = torch.stack([gradient[:rows] for gradient in at_outputs])
+        return at_embedding[:rows], stacked, torch.einsum("lbnd,lnd->b", stacked, self.constant)
 
     @torch.no_grad()
-    def replaced_logits(self, acts: list[Tensor], errors: Tensor) -> float:
-        """Largest difference of logits when MLPs are replaced by transcoders plus error, nothing else held."""
+    def max_logit_error(self, acts: list[Tensor], errors: Tensor) -> float:
+        """Largest difference of logits if transcoders plus error replace the MLPs and nothing is frozen."""
 
-        def mlp(layer: int, read: Tensor, _: Tensor) -> Tensor:
-            active = self.transcoders[layer].encode(read) * (acts[layer].sum(-1, keepdim=True) != 0)
-            return active @ self.transcoders[layer].W_dec + self.constant[layer] + errors[layer]
+        def mlp(layer: int, x: Tensor, _: Tensor) -> Tensor:
+            a = self.transcoders[layer].encode(x) * (acts[layer].sum(-1, keepdim=True) != 0)
+            return a @ self.transcoders[layer].W_dec + self.constant[layer] + errors[layer]
 
-        _, hidden = self.held.run(self.held.embedding[None], mlp, free=True)
-        said = self.held.parts.unembedding(hidden[0]) * self.held.parts.logit_scale
-        true = self.held.parts.unembedding(self.held.hidden) * self.held.parts.logit_scale
-        return float((said - true).abs().max())
+        parts = self.frozen_model.parts
+        _, hidden = self.frozen_model.run(self.frozen_model.embedding[None], mlp, unfrozen=True)
+        replaced = parts.unembedding(hidden[0]) * parts.logit_scale
+        original = parts.unembedding(self.frozen_model.hidden) * parts.logit_scale
+        return float((replaced - original).abs().max())
 
 
-def _with_layer(layer: int, places: Tensor) -> Tensor:
-    return torch.cat([torch.full_like(places[:, :1], layer), places], 1)
+def _with_layer(layer: int, indices: Tensor) -> Tensor:
+    return torch.cat([torch.full_like(indices[:, :1], layer), indices], 1)
 
 
 def normalize_matrix(effects: Tensor) -> Tensor:
-    """Each row's absolute effects as shares of their sum."""
-    size = effects.abs()
-    return size / size.sum(1, keepdim=True).clamp(min=1e-10)
+    """Absolute effects, with rows that sum to 1."""
+    absolute = effects.abs()
+    return absolute / absolute.sum(1, keepdim=True).clamp(min=1e-10)
 
 
-def compute_node_influence(effects: Tensor, weights: Tensor) -> Tensor:
-    """Σ_{k≥1} w Aᵏ for the row-normalised |A|: how much of the targets goes through each node, over all paths."""
-    normalised, total = normalize_matrix(effects), torch.zeros_like(weights)
-    now = weights @ normalised
-    while now.any():
-        total += now
-        now = now @ normalised
-    return total
+def compute_node_influence(effects: Tensor, logit_weights: Tensor) -> Tensor:
+    """Influence of each node on the targets over all paths: Σ_{k≥1} w Aᵏ for the row-normalised |A|."""
+    normalized, influence = normalize_matrix(effects), torch.zeros_like(logit_weights)
+    contribution = logit_weights @ normalized
+    while contribution.any():
+        influence += contribution
+        contribution = contribution @ normalized
+    return influence
 
 
 @dataclass(frozen=True)
 class PrunedGraph:
-    """What is shown of a graph.
+    """The nodes and edges that remain after pruning.
 
     Attributes:
-        nodes: (n_nodes,), which are kept.
-        edges: (n_nodes, n_nodes), which are kept.
-        rank: (n_nodes,), cumulative share of influence of all nodes at least as influential: small is important.
+        node_mask: (n_nodes,).
+        edge_mask: (n_nodes, n_nodes).
+        cumulative_scores: (n_nodes,), fraction of influence of all nodes at least as influential; influential nodes
+            have small values.
     """
 
-    nodes: Tensor
-    edges: Tensor
-    rank: Tensor
+    node_mask: Tensor
+    edge_mask: Tensor
+    cumulative_scores: Tensor
 
 
 def prune_graph(graph: AttributionGraph, *, node_threshold: float, edge_threshold: float) -> PrunedGraph:
-    """Keep the fewest nodes, then the fewest edges, that hold given shares of influence (circuit-tracer's rule).
+    """Keep the fewest nodes, then the fewest edges, with given fractions of influence (circuit-tracer's rule).
 
-    Tokens and targets are always kept; features and errors that lead nowhere, and features that nothing leads to, go.
+    Tokens and targets are always kept. Features and errors without outgoing edges, and features without incoming edges,
+    are dropped.
     """
-    part, weights = graph.parts, graph.weights
-    through = compute_node_influence(graph.effects, weights)
-    rank = cumulative_scores(through)
-    nodes = through >= find_threshold(through, node_threshold)
-    nodes[part["tokens"]] = nodes[part["logits"]] = True
-    kept = graph.effects * nodes[:, None] * nodes
-    scores = normalize_matrix(kept) * (compute_node_influence(kept, weights) + weights)[:, None]
-    edges = (scores >= find_threshold(scores.flatten(), edge_threshold)) & (scores > 0)
-    inner = slice(0, part["tokens"].start)
+    nodes, weights = graph.node_slices, graph.logit_weights
+    influence = compute_node_influence(graph.effects, weights)
+    node_mask = influence >= find_threshold(influence, node_threshold)
+    node_mask[nodes["tokens"]] = node_mask[nodes["logits"]] = True
+    effects = graph.effects * node_mask[:, None] * node_mask
+    edge_scores = normalize_matrix(effects) * (compute_node_influence(effects, weights) + weights)[:, None]
+    edge_mask = (edge_scores >= find_threshold(edge_scores.flatten(), edge_threshold)) & (edge_scores > 0)
+    inner = slice(0, nodes["tokens"].start)
     while True:
-        before = int(nodes.sum())
-        nodes[inner] &= edges[:, inner].any(0)
-        nodes[part["features"]] &= edges[part["features"]].any(1)
-        edges &= nodes[:, None] & nodes
-        if int(nodes.sum()) == before:
-            return PrunedGraph(nodes, edges, rank)
+        n_nodes = int(node_mask.sum())
+        node_mask[inner] &= edge_mask[:, inner].any(0)
+        node_mask[nodes["features"]] &= edge_mask[nodes["features"]].any(1)
+        edge_mask &= node_mask[:, None] & node_mask
+        if int(node_mask.sum()) == n_nodes:
+            return PrunedGraph(node_mask, edge_mask, cumulative_scores(influence))
 
 
-def find_threshold(scores: Tensor, share: float) -> Tensor:
-    """The smallest of the largest scores that together have a share of all."""
+def find_threshold(scores: Tensor, fraction: float) -> Tensor:
+    """The smallest of the largest scores that together reach a fraction of the sum."""
     ordered = scores.sort(descending=True).values
-    total = ordered.cumsum(0)
-    return ordered[min(int((total < share * total[-1]).sum()), len(ordered) - 1)]
+    cumulative = ordered.cumsum(0)
+    return ordered[min(int((cumulative < fraction * cumulative[-1]).sum()), len(ordered) - 1)]
 
 
 def cumulative_scores(scores: Tensor) -> Tensor:
-    """For each score the share of all that it has together with those above it."""
+    """For each score, the fraction of the sum that it and all larger scores have together."""
     order = scores.argsort(descending=True, stable=True)
-    found = torch.empty_like(scores)
-    found[order] = scores[order].cumsum(0) / scores.sum().clamp(min=1e-30)
-    return found
+    cumulative = torch.empty_like(scores)
+    cumulative[order] = scores[order].cumsum(0) / scores.sum().clamp(min=1e-30)
+    return cumulative
 
 
 def compute_graph_scores(graph: AttributionGraph) -> tuple[float, float]:
     """Replacement and completeness score, both of the unpruned graph.
 
     Replacement: influence of tokens over that of tokens and errors. Completeness: mean over nodes, weighted by
-    influence, of the share of their input that is no error.
+    influence, of the fraction of their input that does not come from errors.
     """
-    part, through = graph.parts, compute_node_influence(graph.effects, graph.weights)
-    tokens, errors = through[part["tokens"]].sum(), through[part["errors"]].sum()
-    explained = 1 - normalize_matrix(graph.effects)[:, part["errors"]].sum(1)
-    weight = through + graph.weights
-    return float(tokens / (tokens + errors)), float((explained * weight).sum() / weight.sum())
+    nodes, influence = graph.node_slices, compute_node_influence(graph.effects, graph.logit_weights)
+    tokens, errors = influence[nodes["tokens"]].sum(), influence[nodes["errors"]].sum()
+    non_error_fractions = 1 - normalize_matrix(graph.effects)[:, nodes["errors"]].sum(1)
+    weights = influence + graph.logit_weights
+    return float(tokens / (tokens + errors)), float((non_error_fractions * weights).sum() / weights.sum())
 
 
 def total_effects(graph: AttributionGraph) -> Tensor:
     """(n_targets, n_features): change of each target when a feature is doubled, through all paths.
 
-    With the active set fixed everything is linear: a feature whose pre-activation changes by a share of itself
-    writes that share more. E = A_logits (I − D⁻¹ A_features)⁻¹, D = diag(pre-activations).
+    With the set of active features fixed, everything is linear: if a feature's pre-activation changes by a fraction, so
+    does its output. E = A_logits (I − D⁻¹ A_features)⁻¹, D = diag(pre-activations).
     """
-    part = graph.parts
-    inner = (graph.effects[part["features"], part["features"]] / graph.totals[part["features"], None]).double()
-    outer = graph.effects[part["logits"], part["features"]].double()
+    nodes = graph.node_slices
+    inner = (graph.effects[nodes["features"], nodes["features"]] / graph.totals[nodes["features"], None]).double()
+    outer = graph.effects[nodes["logits"], nodes["features"]].double()
     return torch.linalg.solve(torch.eye(len(inner), dtype=torch.double) - inner, outer, left=False).float()

@@ -1,4 +1,4 @@
-"""Interventions on features: what a graph predicts, and what is measured while ever less of the model is held."""
+"""Interventions on features: effects that a graph predicts, and effects measured with less and less of the model frozen."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from factlife.graphs.graph import AttributionGraph, total_effects
 from factlife.graphs.replacement import FrozenModel, LogitTarget
 from factlife.saes.dictionary import Dictionary
 
-# `linear`: features do not switch on or off, so that all is linear; `replacement`: transcoders in place of MLPs;
-# `frozen`: the model's own MLPs; attention patterns and norms are held in these three; `unfrozen`: nothing is held.
+# `linear`: transcoders replace MLPs, and features do not switch on or off; `replacement`: transcoders replace MLPs;
+# `frozen`: the model's own MLPs. These three freeze attention patterns and norms. `unfrozen`: the model as it is.
 Setting = Literal["linear", "replacement", "frozen", "unfrozen"]
 SETTINGS: tuple[Setting, ...] = ("linear", "replacement", "frozen", "unfrozen")
-_BATCH = 64
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class SteeringVectors:
-    """Vectors added to what MLPs write, several runs at once.
+    """Vectors to add to MLP outputs, for several runs at once.
 
     Attributes:
-        runs: (changes,), which run each is of, from 0.
-        layers: (changes,).
-        positions: (changes,).
-        vectors: (changes, d_model).
+        runs: (vectors,), run of each vector, from 0.
+        layers: (vectors,).
+        positions: (vectors,).
+        vectors: (vectors, d_model).
     """
 
     runs: Tensor
@@ -35,105 +35,127 @@ class SteeringVectors:
     positions: Tensor
     vectors: Tensor
 
-    def of(self, first: int, last: int) -> SteeringVectors:
-        """Those of runs from ``first`` to before ``last``, counted anew."""
-        keep = (self.runs >= first) & (self.runs < last)
-        return SteeringVectors(self.runs[keep] - first, self.layers[keep], self.positions[keep], self.vectors[keep])
+    def select_runs(self, start: int, end: int) -> SteeringVectors:
+        """The vectors of runs from ``start`` to before ``end``, with runs counted from 0 again."""
+        keep = (self.runs >= start) & (self.runs < end)
+        return SteeringVectors(self.runs[keep] - start, self.layers[keep], self.positions[keep], self.vectors[keep])
 
 
 def steer_features(
     graph: AttributionGraph,
     transcoders: list[Dictionary],
     features: Tensor,
-    multiples: Tensor,
+    factors: Tensor,
     runs: Tensor | None = None,
 ) -> SteeringVectors:
-    """Features set to multiples of what they are: 0 ablates them.
+    """Multiply the activations of features by factors; 0 ablates a feature.
 
     Args:
-        graph: has them.
-        transcoders: one a layer.
-        features: (changes,), numbers of the graph's features.
-        multiples: (changes,).
-        runs: (changes,), those of one run are changed together; each by itself if not given.
+        graph: the graph of the features.
+        transcoders: one per layer.
+        features: (vectors,), indices of features in the graph.
+        factors: (vectors,).
+        runs: (vectors,), run of each feature; features of one run are changed together. None gives each its own run.
     """
-    places = graph.features[features]
-    rows = torch.stack([transcoders[layer].W_dec[number] for layer, _, number in places.tolist()])
-    size = ((multiples - 1) * graph.activations[features]).to(rows)
+    positions = graph.features[features]
+    rows = torch.stack([transcoders[layer].W_dec[feature] for layer, _, feature in positions.tolist()])
+    sizes = ((factors - 1) * graph.activations[features]).to(rows)
     runs = torch.arange(len(features)) if runs is None else runs
-    return SteeringVectors(runs, places[:, 0], places[:, 1], size[:, None] * rows)
+    return SteeringVectors(runs, positions[:, 0], positions[:, 1], sizes[:, None] * rows)
 
 
-def random_directions(changes: SteeringVectors, seed: int) -> SteeringVectors:
-    """The control: vectors of the same lengths in the same places, in random directions."""
+def random_directions(steering: SteeringVectors, seed: int) -> SteeringVectors:
+    """The control: vectors of the same length at the same layers and positions, in random directions."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(changes.vectors.shape, generator=generator).to(changes.vectors)
-    noise *= changes.vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-    return SteeringVectors(changes.runs, changes.layers, changes.positions, noise)
+    noise = torch.randn(steering.vectors.shape, generator=generator).to(steering.vectors)
+    noise *= steering.vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+    return SteeringVectors(steering.runs, steering.layers, steering.positions, noise)
 
 
-def predict_effects(graph: AttributionGraph, features: Tensor, multiples: Tensor, runs: Tensor | None = None) -> Tensor:
-    """Changes of the targets, (runs, targets), along all paths through the graph; arguments as of ``steer_features``."""
-    return _summed(total_effects(graph), features, multiples, runs)
+def predict_effects(graph: AttributionGraph, features: Tensor, factors: Tensor, runs: Tensor | None = None) -> Tensor:
+    """Predicted changes of the targets, (runs, targets), along all paths through the graph.
+
+    Args:
+        graph: the graph.
+        features: (vectors,), indices of features in the graph.
+        factors: (vectors,), by which the features' activations are multiplied.
+        runs: (vectors,), run of each feature; None gives each its own run.
+    """
+    return _sum_by_run(total_effects(graph), features, factors, runs)
 
 
 def predict_direct_effects(
-    graph: AttributionGraph, features: Tensor, multiples: Tensor, runs: Tensor | None = None
+    graph: AttributionGraph, features: Tensor, factors: Tensor, runs: Tensor | None = None
 ) -> Tensor:
-    """The same along edges to the targets alone: what one gets without propagating."""
-    return _summed(graph.effects[graph.parts["logits"], graph.parts["features"]], features, multiples, runs)
+    """Predicted changes of the targets, (runs, targets), along direct edges to the targets only.
+
+    Args:
+        graph: the graph.
+        features: (vectors,), indices of features in the graph.
+        factors: (vectors,), by which the features' activations are multiplied.
+        runs: (vectors,), run of each feature; None gives each its own run.
+    """
+    direct = graph.effects[graph.node_slices["logits"], graph.node_slices["features"]]
+    return _sum_by_run(direct, features, factors, runs)
 
 
-def _summed(effects: Tensor, features: Tensor, multiples: Tensor, runs: Tensor | None) -> Tensor:
-    each = ((multiples - 1) * effects[:, features]).T
+def _sum_by_run(effects: Tensor, features: Tensor, factors: Tensor, runs: Tensor | None) -> Tensor:
+    changes = ((factors - 1) * effects[:, features]).T
     if runs is None:
-        return each
-    return torch.zeros(int(runs.max()) + 1, each.shape[1], dtype=each.dtype).index_add_(0, runs, each)
+        return changes
+    return torch.zeros(int(runs.max()) + 1, changes.shape[1], dtype=changes.dtype).index_add_(0, runs, changes)
 
 
 @torch.no_grad()
 def measure_effects(
-    held: FrozenModel,
+    frozen_model: FrozenModel,
     transcoders: list[Dictionary],
     acts: list[Tensor],
     targets: list[LogitTarget],
-    changes: SteeringVectors,
+    steering: SteeringVectors,
     setting: Setting,
 ) -> Tensor:
-    """Changes of the targets, (runs, targets), in runs in which vectors are added to what MLPs write.
+    """Measured changes of the targets, (runs, targets), when vectors are added to MLP outputs.
 
     Args:
-        held: the prompt's pass.
-        transcoders: one a layer.
-        acts: activations of each layer's features in that pass, (n, d_sae), from ``feature_activations``.
-        targets: what is measured.
-        changes: what is added.
-        setting: what is held, see ``SETTINGS``.
+        frozen_model: the model, frozen on the prompt.
+        transcoders: one per layer.
+        acts: feature activations of each layer on the prompt, (n, d_sae), from ``feature_activations``.
+        targets: the targets to measure.
+        steering: the vectors to add.
+        setting: the parts of the model that are replaced or frozen, one of ``SETTINGS``.
     """
-    count = int(changes.runs.max()) + 1
-    before = held.values(targets, held.hidden[-1])
-    found = []
-    for first in range(0, count, _BATCH):
-        some = changes.of(first, min(first + _BATCH, count))
-        rows = min(_BATCH, count - first)
+    n_runs = int(steering.runs.max()) + 1
+    baseline = frozen_model.target_values(targets, frozen_model.hidden[-1])
+    changes = []
+    for start in range(0, n_runs, _BATCH_SIZE):
+        batch = steering.select_runs(start, min(start + _BATCH_SIZE, n_runs))
+        rows = min(_BATCH_SIZE, n_runs - start)
 
-        def mlp(layer: int, read: Tensor, written: Tensor, some: SteeringVectors = some) -> Tensor:
-            here = some.layers == layer
-            said = _written(held, transcoders[layer], acts[layer], layer, read, written, setting)
-            at = some.runs[here].to(said.device), some.positions[here].to(said.device)
-            return said.index_put(at, some.vectors[here].to(said), accumulate=True)
+        def mlp(layer: int, x: Tensor, mlp_output: Tensor, batch: SteeringVectors = batch) -> Tensor:
+            in_layer = batch.layers == layer
+            output = _unsteered_output(frozen_model, transcoders[layer], acts[layer], layer, x, mlp_output, setting)
+            indices = batch.runs[in_layer].to(output.device), batch.positions[in_layer].to(output.device)
+            return output.index_put(indices, batch.vectors[in_layer].to(output), accumulate=True)
 
-        _, hidden = held.run(held.embedding.expand(rows, -1, -1), mlp, free=setting == "unfrozen")
-        found.append(held.values(targets, hidden[:, -1]) - before)
-    return torch.cat(found).cpu()
+        embedding = frozen_model.embedding.expand(rows, -1, -1)
+        _, hidden = frozen_model.run(embedding, mlp, unfrozen=setting == "unfrozen")
+        changes.append(frozen_model.target_values(targets, hidden[:, -1]) - baseline)
+    return torch.cat(changes).cpu()
 
 
-def _written(
-    held: FrozenModel, transcoder: Dictionary, acts: Tensor, layer: int, read: Tensor, written: Tensor, setting: Setting
+def _unsteered_output(
+    frozen_model: FrozenModel,
+    transcoder: Dictionary,
+    acts: Tensor,
+    layer: int,
+    x: Tensor,
+    mlp_output: Tensor,
+    setting: Setting,
 ) -> Tensor:
     if setting in ("frozen", "unfrozen"):
-        return written
-    # Where nothing was asked of features, at special tokens, none is.
-    asked = (acts != 0) if setting == "linear" else (acts != 0).any(-1, keepdim=True)
-    now = transcoder.preactivations(read) if setting == "linear" else transcoder.encode(read)
-    return held.writes[layer] + (now * asked - acts) @ transcoder.W_dec
+        return mlp_output
+    # Positions without features in the graph, such as special tokens, get none here either.
+    mask = (acts != 0) if setting == "linear" else (acts != 0).any(-1, keepdim=True)
+    new_acts = transcoder.preactivations(x) if setting == "linear" else transcoder.encode(x)
+    return frozen_model.mlp_outputs[layer] + (new_acts * mask - acts) @ transcoder.W_dec

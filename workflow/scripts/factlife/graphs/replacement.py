@@ -1,4 +1,4 @@
-"""A model on one prompt with attention patterns and norms held: affine in its embeddings and in what its MLPs write."""
+"""A model with attention patterns and norms frozen on one prompt: affine in its embeddings and its MLP outputs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from transformers.masking_utils import eager_mask
 from factlife.models.anatomy import Anatomy, anatomy, capture, patch
 from factlife.saes.activations import dictionary_sites
 
-# What a layer's MLP writes, (batch, position, d), from what it reads and what the real MLP would write.
-Mlp = Callable[[int, Tensor, Tensor], Tensor]
-_NAME = "factlife_held"
-_held: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
+# Output of a layer's MLP, (batch, position, d), from the layer, the MLP's input and the real MLP's output.
+MlpFunction = Callable[[int, Tensor, Tensor], Tensor]
+_NAME = "factlife_frozen"
+_frozen_patterns: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
 class LogitTarget:
-    """What is explained: a weighted sum of logits at the last position, before a cap, if the model has one.
+    """An attribution target: a weighted sum of logits at the last position, before any logit cap.
 
     Attributes:
-        label: for people.
-        token: id of the token, or None for a contrast of two.
-        probability: weight in the graph's influence: of the token, or 1 for a contrast.
-        weights: (vocabulary,).
+        label: text for people.
+        token: id of the token, or None for a contrast of two tokens.
+        probability: weight in the graph's influence: the token's probability, or 1 for a contrast.
+        weights: (vocabulary,), weight of each logit.
     """
 
     label: str
@@ -40,98 +40,98 @@ class LogitTarget:
 
 
 class FrozenModel:
-    """One prompt's pass, and the model with that pass's attention patterns and norm scales.
+    """A model with the attention patterns and norm scales of its pass over one prompt.
 
     Attributes:
         ids: (1, n), the prompt.
-        embedding: (n, d_model), what enters the first block.
-        reads: for each layer what its MLP reads, (n, d_model).
-        writes: for each layer what its MLP adds to the residual stream, (n, d_model).
-        hidden: (n, d_model), what the unembedding reads.
+        embedding: (n, d_model), input of the first block.
+        mlp_inputs: input of each layer's MLP, (n, d_model).
+        mlp_outputs: what each layer's MLP adds to the residual stream, (n, d_model).
+        hidden: (n, d_model), input of the unembedding.
         logits: (n, vocabulary).
     """
 
     def __init__(self, model: Any, ids: Tensor) -> None:
-        """Run the model once and keep what is to be held.
+        """Run the model once and record what is to be frozen.
 
         Args:
-            model: in eval mode.
+            model: the model, in eval mode.
             ids: (1, n).
         """
         self.model, self.parts, self.ids = model, anatomy(model), ids
-        self.places = dictionary_sites(self.parts, "transcoder")
+        self.sites = dictionary_sites(self.parts, "transcoder")
         self.patterns: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self.scales: dict[nn.Module, Tensor] = {}
-        reads = {layer: place.input_module for layer, place in enumerate(self.places)}
-        writes = {layer: place.output_module for layer, place in enumerate(self.places)}
+        input_modules = {layer: site.input_module for layer, site in enumerate(self.sites)}
+        output_modules = {layer: site.output_module for layer, site in enumerate(self.sites)}
         with torch.no_grad(), ExitStack() as stack:
-            stack.enter_context(_attention(model, self.patterns))
+            stack.enter_context(_frozen_attention(model, self.patterns))
             for norm in norms(self.parts):
-                stack.enter_context(_after(norm, self._keep_scale))
-            begun = stack.enter_context(capture({"embedding": self.parts.blocks[0].module}, inputs=True))
-            taken = stack.enter_context(capture(reads, inputs=True))
-            written = stack.enter_context(capture(writes))
-            ended = stack.enter_context(capture({"hidden": self.parts.final_norm}))
+                stack.enter_context(_output_hook(norm, self._record_scale))
+            first = stack.enter_context(capture({"embedding": self.parts.blocks[0].module}, inputs=True))
+            mlp_inputs = stack.enter_context(capture(input_modules, inputs=True))
+            mlp_outputs = stack.enter_context(capture(output_modules))
+            final = stack.enter_context(capture({"hidden": self.parts.final_norm}))
             self.logits = model(input_ids=ids, use_cache=False).logits[0].float()
-        self.embedding, self.hidden = begun["embedding"][0], ended["hidden"][0]
-        self.reads = [taken[layer][0] for layer in range(self.parts.n_layers)]
-        self.writes = [written[layer][0] for layer in range(self.parts.n_layers)]
+        self.embedding, self.hidden = first["embedding"][0], final["hidden"][0]
+        self.mlp_inputs = [mlp_inputs[layer][0] for layer in range(self.parts.n_layers)]
+        self.mlp_outputs = [mlp_outputs[layer][0] for layer in range(self.parts.n_layers)]
 
-    def run(self, embedding: Tensor, mlp: Mlp, *, free: bool = False) -> tuple[list[Tensor], Tensor]:
-        """The model with other embeddings and MLPs, the prompt's patterns and scales held.
+    def run(self, embedding: Tensor, mlp: MlpFunction, *, unfrozen: bool = False) -> tuple[list[Tensor], Tensor]:
+        """Run the model with other embeddings and MLPs, but with the prompt's attention patterns and norm scales.
 
         Args:
-            embedding: (batch, n, d_model), what enters the first block.
-            mlp: what each layer's MLP writes.
-            free: hold nothing: patterns and norms follow what they read.
+            embedding: (batch, n, d_model), input of the first block.
+            mlp: replaces the output of each layer's MLP.
+            unfrozen: freeze nothing, so that attention patterns and norms respond to the changes.
 
         Returns:
-            For each layer what its MLP reads, and what the unembedding reads, all (batch, n, d_model).
+            The input of each layer's MLP and the input of the unembedding, all (batch, n, d_model).
         """
-        found: dict[int, Tensor] = {}
+        mlp_inputs: dict[int, Tensor] = {}
         with ExitStack() as stack:
-            if not free:
-                stack.enter_context(_attention(self.model, self.patterns))
+            if not unfrozen:
+                stack.enter_context(_frozen_attention(self.model, self.patterns))
                 for norm in norms(self.parts):
-                    stack.enter_context(_after(norm, self._hold))
+                    stack.enter_context(_output_hook(norm, self._frozen_norm))
             stack.enter_context(patch(self.parts.blocks[0].module, lambda _: embedding, inputs=True))
-            for layer, place in enumerate(self.places):
-                stack.enter_context(capture_one(place.input_module, found, layer))
-                stack.enter_context(patch(place.output_module, lambda y, layer=layer: mlp(layer, found[layer], y)))
-            ended = stack.enter_context(capture({"hidden": self.parts.final_norm}))
+            for layer, site in enumerate(self.sites):
+                stack.enter_context(capture_input(site.input_module, mlp_inputs, layer))
+                stack.enter_context(patch(site.output_module, lambda y, layer=layer: mlp(layer, mlp_inputs[layer], y)))
+            final = stack.enter_context(capture({"hidden": self.parts.final_norm}))
             self.model.base_model(input_ids=self.ids.expand(len(embedding), -1), use_cache=False)
-        return [found[layer] for layer in range(self.parts.n_layers)], ended["hidden"]
+        return [mlp_inputs[layer] for layer in range(self.parts.n_layers)], final["hidden"]
 
-    def values(self, targets: Sequence[LogitTarget], hidden: Tensor) -> Tensor:
-        """Targets, (…, n_targets), from what the unembedding reads, (…, d_model); before a cap, if there is one."""
+    def target_values(self, targets: Sequence[LogitTarget], hidden: Tensor) -> Tensor:
+        """Values of the targets, (…, n_targets), from the input of the unembedding, (…, d_model); before any logit cap."""
         weights = torch.stack([target.weights for target in targets]).to(self.hidden)
         bias = self.parts.unembedding.bias
         constant = 0.0 if bias is None else weights @ bias.detach()
         return self.parts.logit_scale * (hidden @ (weights @ self.parts.unembedding.weight.detach()).T + constant)
 
-    def _keep_scale(self, norm: nn.Module, x: Tensor, y: Tensor) -> None:
-        straight, shift = _linear(norm, x)
-        straight = straight.double()
+    def _record_scale(self, norm: nn.Module, x: Tensor, y: Tensor) -> None:
+        linear, shift = _linear_part(norm, x)
+        linear = linear.double()
         self.scales[norm] = (
-            ((y - shift).double() * straight).sum(-1, keepdim=True)
-            / straight.square().sum(-1, keepdim=True).clamp(min=1e-30)
+            ((y - shift).double() * linear).sum(-1, keepdim=True)
+            / linear.square().sum(-1, keepdim=True).clamp(min=1e-30)
         ).to(x.dtype)
 
-    def _hold(self, norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        straight, shift = _linear(norm, x)
-        return straight * self.scales[norm] + shift
+    def _frozen_norm(self, norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        linear, shift = _linear_part(norm, x)
+        return linear * self.scales[norm] + shift
 
 
 def norms(parts: Anatomy) -> list[nn.Module]:
-    """All norms that the residual stream goes through, each once."""
-    found = [parts.final_norm]
+    """All norms on the way of the residual stream, each once."""
+    modules = [parts.final_norm]
     for block in parts.blocks:
-        found += [block.attention_norm, block.mlp_norm, block.attention_post_norm, block.mlp_post_norm]
-    return list(dict.fromkeys(norm for norm in found if norm is not None))
+        modules += [block.attention_norm, block.mlp_norm, block.attention_post_norm, block.mlp_post_norm]
+    return list(dict.fromkeys(norm for norm in modules if norm is not None))
 
 
-def _linear(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | float]:
-    """A norm without its division, and its bias: its output is a positive multiple of the one plus the other."""
+def _linear_part(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | float]:
+    """A norm without its division, and its bias: the norm's output is a positive multiple of the first plus the second."""
     kind = type(norm).__name__
     gain = norm.weight + 1 if "Gemma" in kind else norm.weight
     centred = x - x.mean(-1, keepdim=True) if "LayerNorm" in kind else x
@@ -140,8 +140,8 @@ def _linear(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | float]:
 
 
 @contextmanager
-def _after(module: nn.Module, fn: Callable[[nn.Module, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """Put what a function makes of a module, its input and its output in the output's place, unless it is None."""
+def _output_hook(module: nn.Module, fn: Callable[[nn.Module, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call a function with a module, its input and its output; its result replaces the output unless it is None."""
     hook = module.register_forward_hook(lambda module, args, output: fn(module, args[0], output))
     try:
         yield
@@ -150,30 +150,30 @@ def _after(module: nn.Module, fn: Callable[[nn.Module, Tensor, Tensor], Tensor |
 
 
 @contextmanager
-def capture_one(module: nn.Module, found: dict[int, Tensor], layer: int) -> Iterator[None]:
-    """Keep a module's input under a layer's number, before the module runs."""
-    with patch(module, lambda x: found.__setitem__(layer, x), inputs=True):
+def capture_input(module: nn.Module, inputs: dict[int, Tensor], layer: int) -> Iterator[None]:
+    """Store a module's input under its layer before the module runs."""
+    with patch(module, lambda x: inputs.__setitem__(layer, x), inputs=True):
         yield
 
 
 @contextmanager
-def _attention(model: Any, patterns: dict[nn.Module, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Attention whose queries and keys are kept in ``patterns``, or come from there if they are there already."""
-    global _held
-    before, _held = model.config._attn_implementation, patterns
+def _frozen_attention(model: Any, patterns: dict[nn.Module, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Attention that records its queries and keys in ``patterns``, or takes them from there if they are recorded."""
+    global _frozen_patterns
+    implementation, _frozen_patterns = model.config._attn_implementation, patterns
     model.config._attn_implementation = _NAME
     try:
         yield
     finally:
-        model.config._attn_implementation, _held = before, None
+        model.config._attn_implementation, _frozen_patterns = implementation, None
 
 
-def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **how: Any) -> Any:
-    # Every architecture's own arithmetic, as its file has it: softcaps, sinks, grouped queries.
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    # The eager attention of each architecture has its own softcaps, sinks and grouped queries.
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    query, key = _held.setdefault(module, (query.detach(), key.detach()))
+    query, key = _frozen_patterns.setdefault(module, (query.detach(), key.detach()))
     rows = len(value)
-    return eager(module, query.expand(rows, -1, -1, -1), key.expand(rows, -1, -1, -1), value, mask, **how)
+    return eager(module, query.expand(rows, -1, -1, -1), key.expand(rows, -1, -1, -1), value, mask, **kwargs)
 
 
 AttentionInterface.register(_NAME, _attend)

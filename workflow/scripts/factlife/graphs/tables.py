@@ -12,7 +12,7 @@ from factlife import stats
 
 GRAPH_KEYS = ["model", "seed", "attribution_target", "setting", "predictor", "feature_set", "steering_factor"]
 SETTINGS = ["linear", "replacement", "frozen", "unfrozen"]
-INFLUENTIAL = 30
+N_INFLUENTIAL = 30
 _TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 _SCORES = [
     "replacement_score", "completeness_score", "active_features", "omitted_features", "nodes_after_pruning", "edges_after_pruning",
@@ -21,67 +21,65 @@ _SCORES = [
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Tables one below the other; nothing where there is none."""
+    """Concatenate tables; empty if there are none."""
     return pd.concat([pd.DataFrame(), *map(pd.read_parquet, paths)], ignore_index=True)
 
 
 def summarise_graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
-    """Scores of graphs, and how well they predict interventions, with intervals over facts.
+    """Scores of graphs, and how well the graphs predict interventions, with intervals over facts.
 
     Args:
-        scores: of every graph, a row per model, seed, fact and what is explained.
-        interventions: a row per intervention besides.
-        resamples: of subjects.
+        scores: one row per model, seed, fact and attribution target.
+        interventions: one row per intervention.
+        resamples: bootstrap resamples of subjects.
 
     Returns:
-        ``GRAPH_KEYS`` and tidy columns. ``predictor`` is ``total`` (through the whole graph), ``direct`` (edges to the
-        target alone) or ``shuffled`` (the prediction for another feature of the graph, the control); ``features`` are
-        all that were changed, those ``shown``, or the 30 most ``influential`` by prediction. ``pearson``, ``slope`` (of
-        the measured on the predicted change) and ``sign_agreement`` are means over facts; ``effect_over_random`` is the
-        mean size of measured changes over that of random directions as long, in the same places.
+        ``GRAPH_KEYS`` and tidy columns. ``predictor`` is ``total`` (effects along all paths of the graph), ``direct``
+        (edges to the target only) or ``shuffled`` (the control: the prediction for another feature of the graph).
+        ``feature_set`` is ``all``, ``pruned_graph`` (features that remain after pruning) or ``influential`` (the 30
+        with the largest predicted effects). ``pearson``, ``slope`` (of measured on predicted change) and
+        ``sign_agreement`` are means over facts. ``effect_over_random`` is the mean absolute effect over that of random
+        directions of the same length at the same layers and positions.
     """
     if scores.empty:
         return pd.DataFrame(columns=[*GRAPH_KEYS, *_TIDY])
     rows = []
-    for (model, seed, explained), one in scores.groupby(["model", "seed", "attribution_target"], sort=False):
-        keys = dict.fromkeys(GRAPH_KEYS, "") | {"model": model, "seed": seed, "attribution_target": explained}
-        values = one[_SCORES].to_numpy(dtype=float)
-        rows.append(stats.tidy(keys, _SCORES, stats.cluster_bootstrap(values, _subjects(one), resamples=resamples)))
-    for (model, seed, explained, multiple), one in interventions.groupby(
+    for (model, seed, target), group in scores.groupby(["model", "seed", "attribution_target"], sort=False):
+        keys = dict.fromkeys(GRAPH_KEYS, "") | {"model": model, "seed": seed, "attribution_target": target}
+        values = group[_SCORES].to_numpy(dtype=float)
+        rows.append(stats.tidy(keys, _SCORES, stats.cluster_bootstrap(values, _subjects(group), resamples=resamples)))
+    for (model, seed, target, factor), group in interventions.groupby(
         ["model", "seed", "attribution_target", "steering_factor"], sort=False
     ):
-        for name, some in _selections(one):
+        for name, subset in _feature_sets(group):
             keys = {
-                "model": model, "seed": seed, "attribution_target": explained, "setting": "", "predictor": "", "feature_set": name,
-                "steering_factor": multiple,
+                "model": model, "seed": seed, "attribution_target": target, "setting": "", "predictor": "",
+                "feature_set": name, "steering_factor": factor,
             }  # fmt: skip
-            rows += _predictions(some, keys, resamples)
+            rows += _prediction_rows(subset, keys, resamples)
     return pd.concat(rows, ignore_index=True)
 
 
-def _selections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _feature_sets(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "all", table
     yield "pruned_graph", table[table["in_pruned_graph"]]
-    size = table["predicted"].abs().groupby(table["fact_id"]).rank(ascending=False, method="first")
-    yield "influential", table[size <= INFLUENTIAL]
+    rank = table["predicted"].abs().groupby(table["fact_id"]).rank(ascending=False, method="first")
+    yield "influential", table[rank <= N_INFLUENTIAL]
 
 
-def _predictions(table: pd.DataFrame, keys: dict, resamples: int) -> list[pd.DataFrame]:
+def _prediction_rows(table: pd.DataFrame, keys: dict, resamples: int) -> list[pd.DataFrame]:
     rng = np.random.default_rng(0)
     shuffled = table.groupby("fact_id")["predicted"].transform(lambda column: rng.permutation(column.to_numpy()))
     predicted = {"total": table["predicted"], "direct": table["predicted_direct"], "shuffled": shuffled}
+    metrics = ["pearson", "slope", "sign_agreement"]
     rows = []
     for setting in SETTINGS:
         for name, column in predicted.items():
             pairs = pd.DataFrame({"x": column, "y": table[setting], "fact_id": table["fact_id"]})
-            each = pairs.groupby("fact_id", sort=False)[["x", "y"]].apply(_agreement).reset_index()
-            values = each[["pearson", "slope", "sign_agreement"]].to_numpy(dtype=float)
-            interval = stats.cluster_bootstrap(values, _subjects(each), resamples=resamples)
-            rows.append(
-                stats.tidy(
-                    keys | {"setting": setting, "predictor": name}, ["pearson", "slope", "sign_agreement"], interval
-                )
-            )
+            by_fact = pairs.groupby("fact_id", sort=False)[["x", "y"]].apply(_agreement).reset_index()
+            values = by_fact[metrics].to_numpy(dtype=float)
+            interval = stats.cluster_bootstrap(values, _subjects(by_fact), resamples=resamples)
+            rows.append(stats.tidy(keys | {"setting": setting, "predictor": name}, metrics, interval))
     for setting in ("frozen", "unfrozen"):
         sizes = table[[setting, f"random_{setting}"]].abs().groupby(table["fact_id"], sort=False).sum().reset_index()
         interval = stats.ratio_bootstrap(
