@@ -259,7 +259,7 @@ class Browser:
 
 
 def test_named_facts_come_first_and_own_prompts_before(small_model, small_tokenizer, small_world):
-    name = small_world.facts.query("relation == 'major' and taught").iloc[-1]["fact_id"]
+    name = small_world.facts.query("relation == 'major' and seen").iloc[-1]["fact_id"]
     probe = small_world.probes.query("fact_id == @name and kind == 'forward'").iloc[0]
     own = {"mine": CustomPrompt(prompt=probe["prompt"], answer=probe["target"])}
     found = build.select_prompts(
