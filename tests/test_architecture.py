@@ -1,4 +1,4 @@
-"""Data flows one way through the rooms of the library."""
+"""Packages of the library import each other in one direction only."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).parents[1] / "workflow/scripts/factlife"
-# What each room may import beside itself; every room may import SHARED.
+# The packages that each package may import, besides SHARED.
 SHARED = {"config", "stats", "jobs", "figures", "digest"}
 BELOW = {"world": set(), "corpus": {"world"}}
 BELOW["models"] = BELOW["corpus"] | {"corpus"}
@@ -15,26 +15,26 @@ BELOW["tracing"] = BELOW["dynamics"] = BELOW["influence"] = BELOW["collapse"] = 
 BELOW["saes"] = BELOW["editing"] = BELOW["tracing"] | {"tracing"}
 BELOW["circuits"] = BELOW["graphs"] = BELOW["saes"] | {"saes"}
 BELOW["ledger"] = BELOW["tracing"]
-BELOW |= {room: set() for room in SHARED}
+BELOW |= {package: set() for package in SHARED}
 
 
 def imported(path: Path) -> set[str]:
-    """Rooms that a module imports, wherever it does."""
-    rooms = set()
+    """Packages that a module imports, also inside functions."""
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "factlife":
-            rooms |= {name.name for name in node.names}
+            packages |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("factlife."):
-            rooms.add(node.module.split(".")[1])
+            packages.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("factlife.")}
-    return rooms
+            packages |= {name.name.split(".")[1] for name in node.names if name.name.startswith("factlife.")}
+    return packages
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in LIBRARY.iterdir() if (path / "__init__.py").exists()))
-def test_imports_only_point_left(room):
-    allowed = BELOW[room] | {room} | SHARED
-    for path in (LIBRARY / room).rglob("*.py"):
+@pytest.mark.parametrize("package", sorted(path.name for path in LIBRARY.iterdir() if (path / "__init__.py").exists()))
+def test_imports_only_point_left(package):
+    allowed = BELOW[package] | {package} | SHARED
+    for path in (LIBRARY / package).rglob("*.py"):
         assert imported(path) <= allowed, f"{path.relative_to(LIBRARY)} imports {imported(path) - allowed}"
 
 
@@ -44,7 +44,7 @@ def test_the_library_knows_nothing_of_snakemake():
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
             for name in (
-                [each.name for each in node.names]
+                [alias.name for alias in node.names]
                 if isinstance(node, ast.Import)
                 else [node.module or ""]
                 if isinstance(node, ast.ImportFrom)

@@ -19,15 +19,17 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 
 def test_readme_is_up_to_date():
     page = README.read_text()
-    assert reference.insert(page) == page, "the config's types have changed: run `make docs` and commit what it writes"
+    assert reference.insert_text(page) == page, (
+        "the config's types have changed: run `make docs` and commit what it writes"
+    )
 
 
 def test_schema_is_up_to_date():
-    assert reference.schema() == SCHEMA.read_text(), "the config's types have changed: run `make docs`"
+    assert reference.schema_yaml() == SCHEMA.read_text(), "the config's types have changed: run `make docs`"
 
 
 def test_reference_has_every_key_with_a_description():
-    page = reference.reference()
+    page = reference.reference_markdown()
     for section in sections():
         assert section.__doc__ in page
         for name, field in section.model_fields.items():
@@ -48,13 +50,13 @@ def test_reference_has_every_key_with_a_description():
     ],
 )
 def test_rows(row):
-    assert row in reference.reference()
+    assert row in reference.reference_markdown()
 
 
 def test_page_without_its_marks_is_an_error():
     for page in ("", reference.END + reference.BEGIN, 2 * (reference.BEGIN + reference.END)):
         with pytest.raises(ValueError, match="must contain the lines"):
-            reference.insert(page)
+            reference.insert_text(page)
 
 
 @pytest.mark.parametrize("scenario", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""The page on which facts are looked up, used in a real browser."""
+"""The page on which to look up facts, in a real browser."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def shown(tmp_path_factory):
     shutil.copy(path, path.parent.parent)
     options = ChromeOptions()
     options.binary_location = BROWSER
-    for each in (
+    for argument in (
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
         "--window-size=1300,1000",
         "--host-resolver-rules=MAP * ~NOTFOUND",
     ):
-        options.add_argument(each)
+        options.add_argument(argument)
     with Chrome(options, ChromeService(DRIVER)) as browser:
         browser.opened_in = min(seconds_to_open(browser, path.as_uri()) for _ in range(3))
         yield browser
@@ -70,7 +70,7 @@ def seconds_to_open(browser, address: str) -> float:
 
 
 def texts(browser, where: str) -> list[str]:
-    return [each.text for each in browser.find_elements(By.CSS_SELECTOR, where)]
+    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, where)]
 
 
 def search(browser, text: str) -> None:
@@ -85,7 +85,7 @@ def test_page_opens_fast_and_without_errors(shown):
     assert texts(shown, "#count") == ["1,200 facts"]
 
 
-def test_a_fact_is_found_and_its_life_shown(shown):
+def test_search_shows_a_fact_and_its_stages(shown):
     search(shown, "number3 employer")
     assert all("employer" in row for row in texts(shown, "tbody tr"))
     search(shown, "p0003")

@@ -1,4 +1,4 @@
-"""The page on which facts are looked up."""
+"""The page on which to look up facts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def data(text):
 
 def test_page_holds_the_ledger_and_null_is_not_zero():
     text = render_page(ledger(), {"m seed 0 p0.city": [[0, 0.0]]}, {}, {}, {})
-    found = data(text)
-    row = dict(zip(found["columns"], found["rows"][0], strict=True))
+    result = data(text)
+    row = dict(zip(result["columns"], result["rows"][0], strict=True))
     assert row["subject"] == "Ann </script> & Co" and row["step_learned"] is None
     assert row["final_loss"] == 0.1235 and row["exposures"] == 2 and row["panel"] is True
-    assert found["curves"] == {"m seed 0 p0.city": [[0, 0.0]]}
-    assert set(found["descriptions"]) == set(found["columns"]) >= set(found["list_columns"]) & set(found["columns"])
+    assert result["curves"] == {"m seed 0 p0.city": [[0, 0.0]]}
+    assert set(result["descriptions"]) == set(result["columns"]) >= set(result["list_columns"]) & set(result["columns"])
 
 
-def test_page_asks_for_nothing_from_a_network():
+def test_page_needs_no_network():
     assert not re.findall(r'(?:src|href)="(?!\$)|https?://|@import|url\(', render_page(ledger(), {}, {}, {}, {}))
 
 
@@ -47,28 +47,28 @@ def test_curves_are_of_trained_templates_at_every_checkpoint():
 def test_examples_are_training_documents_that_state_the_fact():
     rows = [("d0", ["f"], "test"), ("d1", ["f", "g"], "train"), ("d2", [], "train"), ("d3", ["f"], "train")]
     documents = pd.DataFrame(rows, columns=["doc_id", "fact_ids", "split"]).assign(text="T", kind="biography")
-    found = example_documents(documents, "m", 0, per_fact=1)
-    assert found == {"m seed 0 f": [["d1", "T", "biography"]], "m seed 0 g": [["d1", "T", "biography"]]}
+    result = example_documents(documents, "m", 0, per_fact=1)
+    assert result == {"m seed 0 f": [["d1", "T", "biography"]], "m seed 0 g": [["d1", "T", "biography"]]}
 
 
-def test_traced_documents_are_those_that_rankers_put_first():
+def test_top_documents_are_those_that_rankers_rank_first():
     documents = pd.DataFrame({"doc_id": ["d0", "d1"], "text": ["S", "T"], "fact_ids": [["f"], ["g"]]})
     scores = pd.DataFrame(
         [("q", "d0", 1.0), ("q", "d1", 2.0), ("r", "d0", 5.0), ("r", "d1", 5.0)],
         columns=["query_id", "doc_id", "score"],
     )
     rankings = {"up": scores, "down": scores.assign(score=-scores["score"]), "same": scores}
-    found = top_documents(rankings, documents, {"q": "f", "r": "g"}, "m", 0)
-    assert found == {
+    result = top_documents(rankings, documents, {"q": "f", "r": "g"}, "m", 0)
+    assert result == {
         "m seed 0 f": [["d1", "T", ["same", "up"], False], ["d0", "S", ["down"], True]],
         "m seed 0 g": [["d0", "S", ["down", "same", "up"], False]],
     }
 
 
-def test_graphs_are_found_from_where_the_page_is(tmp_path):
+def test_graph_links_are_relative_to_the_page(tmp_path):
     folder = tmp_path / "results/graphs/m/seed-0"
     folder.mkdir(parents=True)
     for name in ("f.city.html", "f.city.json", "index.html"):
         (folder / name).touch()
-    found = graph_links(folder, tmp_path / "results/figures/page.html", "m", 0)
-    assert found["m seed 0 f.city"] == "../graphs/m/seed-0/f.city.html" and len(found) == 2
+    result = graph_links(folder, tmp_path / "results/figures/page.html", "m", 0)
+    assert result["m seed 0 f.city"] == "../graphs/m/seed-0/f.city.html" and len(result) == 2

@@ -147,11 +147,11 @@ TABLES = {
         ),
     ],
 )
-def test_findings_say_what_tables_hold(title, text):
+def test_findings_match_the_tables(title, text):
     assert dict(report_findings(TABLES))[title] == text
 
 
-def test_what_was_not_measured_is_said():
+def test_the_text_says_what_was_not_measured():
     assert report_findings({}) == [(title, "Not measured in this run.") for title in FINDINGS]
     assert len(FINDINGS) == 10
 
@@ -162,14 +162,14 @@ def test_a_table_without_the_row_is_not_measured(title):
     assert dict(report_findings(lacking))[title] == "Not measured in this run."
 
 
-def test_nothing_is_found_where_nothing_was_lost():
+def test_no_location_without_a_total_effect():
     traced = TABLES["tracing"].assign(ci_low=-1.0)
     assert dict(report_findings({"tracing": traced}))["Location"].endswith(
         "in *m*, none, because replacing the subject changes nothing."
     )
 
 
-def test_findings_are_read_from_files_and_numbered(tmp_path):
+def test_findings_from_files_are_numbered(tmp_path):
     for name, rows in TABLES.items():
         rows.to_csv(tmp_path / f"{name}.csv", index=False)
     result = report_findings(read_tables(sorted(tmp_path.iterdir())))

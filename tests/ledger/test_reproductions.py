@@ -1,4 +1,4 @@
-"""Published effects held against tables small enough to read."""
+"""Claims evaluated on tables small enough to read."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def verdicts(**tables: pd.DataFrame) -> dict[str, str]:
-    found = evaluate_claims(tables)
-    return {row.effect: row.verdict for row in found.itertuples() if row.verdict != "not measured"}
+    claims = evaluate_claims(tables)
+    return {row.effect: row.verdict for row in claims.itertuples() if row.verdict != "not measured"}
 
 
-def collapsed(seed: str = "0", **measured: tuple[float, float, float]) -> pd.DataFrame:
+def collapse_table(seed: str = "0", **measured: tuple[float, float, float]) -> pd.DataFrame:
     """Recall of generation 1 by arm, or what a group of its facts lost: estimate, low, high. Generation 0 lost nothing."""
     rows = []
     for name, (estimate, low, high) in measured.items():
         arm, _, group = name.partition("__")
         metric, start = ("recall_lost", 0.0) if group else ("recall", 1.0)
-        of = {"arm": arm, "group": group.removeprefix("lost_") or "all", "metric": metric, "seed": seed}
-        rows.append(of | {"generation": 0, "estimate": start, "ci_low": start, "ci_high": start})
-        rows.append(of | {"generation": 1, "estimate": estimate, "ci_low": low, "ci_high": high})
+        keys = {"arm": arm, "group": group.removeprefix("lost_") or "all", "metric": metric, "seed": seed}
+        rows.append(keys | {"generation": 0, "estimate": start, "ci_low": start, "ci_high": start})
+        rows.append(keys | {"generation": 1, "estimate": estimate, "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows).assign(n=100, interval_over="facts")
 
 
@@ -39,12 +39,12 @@ def collapsed(seed: str = "0", **measured: tuple[float, float, float]) -> pd.Dat
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(lost, verdict):
-    table = collapsed(replace__lost_all=lost)
+    table = collapse_table(replace__lost_all=lost)
     assert verdicts(collapse=table) == {"Models trained only on their own text lose knowledge": verdict}
 
 
-def test_accumulating_is_held_against_replacing_and_against_real_text():
-    table = collapsed(
+def test_accumulating_is_compared_with_replacing_and_with_real_text():
+    table = collapse_table(
         replace=(0.5, 0.4, 0.6), accumulate=(0.8, 0.75, 0.85),
         replace__lost_all=(0.45, 0.35, 0.55), accumulate__lost_all=(0.15, 0.1, 0.2),
         replace__lost_head=(0.3, 0.2, 0.4), replace__lost_tail=(0.7, 0.6, 0.8),
@@ -58,15 +58,15 @@ def test_accumulating_is_held_against_replacing_and_against_real_text():
 
 
 def test_without_pairs_a_difference_is_as_wide_as_both_intervals():
-    table = collapsed(replace__lost_head=(0.4, 0.3, 0.5), replace__lost_tail=(0.6, 0.45, 0.75))
-    found = evaluate_claims({"collapse": table}).set_index("effect").loc["Rare facts are lost first"]
-    assert found[["estimate", "ci_low", "ci_high"]].tolist() == pytest.approx([0.2, -0.05, 0.45])
-    assert found["verdict"] == "unclear"
+    table = collapse_table(replace__lost_head=(0.4, 0.3, 0.5), replace__lost_tail=(0.6, 0.45, 0.75))
+    claims = evaluate_claims({"collapse": table}).set_index("effect").loc["Rare facts are lost first"]
+    assert claims[["estimate", "ci_low", "ci_high"]].tolist() == pytest.approx([0.2, -0.05, 0.45])
+    assert claims["verdict"] == "unclear"
 
 
-def test_alike_is_never_the_opposite():
+def test_equal_arms_are_never_the_opposite():
     """An interval within the control's says neither that there is a difference nor that there is none."""
-    table = collapsed(accumulate=(0.5, 0.48, 0.52), replace=(0.5, 0.4, 0.6))
+    table = collapse_table(accumulate=(0.5, 0.48, 0.52), replace=(0.5, 0.4, 0.6))
     assert verdicts(collapse=table) == {
         "Adding synthetic text to real text loses less knowledge than replacing it": "unclear"
     }
@@ -76,19 +76,19 @@ def test_seeds_are_compared_one_by_one():
     """Heads differ more between seeds than head and tail of a seed do."""
     wide = (-1.0, 1.0)
     seeds = [
-        collapsed(str(seed), replace__lost_head=(head, *wide), replace__lost_tail=(head + more, *wide))
+        collapse_table(str(seed), replace__lost_head=(head, *wide), replace__lost_tail=(head + more, *wide))
         for seed, (head, more) in enumerate([(0.1, 0.2), (0.3, 0.22), (0.5, 0.18)])
     ]
-    over = collapsed("all", replace__lost_head=(0.3, *wide), replace__lost_tail=(0.5, *wide))
-    found = (
+    over = collapse_table("all", replace__lost_head=(0.3, *wide), replace__lost_tail=(0.5, *wide))
+    claims = (
         evaluate_claims({"collapse": pd.concat([*seeds, over])}).set_index("effect").loc["Rare facts are lost first"]
     )
     # Standard deviation .02, three seeds, t of two degrees of freedom 4.303.
-    assert found["estimate"] == pytest.approx(0.2) and found["n"] == 3
-    assert found["ci_low"] == pytest.approx(0.2 - 4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert claims["estimate"] == pytest.approx(0.2) and claims["n"] == 3
+    assert claims["ci_low"] == pytest.approx(0.2 - 4.303 * 0.02 / 3**0.5, rel=1e-3)
 
 
-def test_places_are_held_against_those_of_a_control():
+def test_sites_are_compared_with_a_control():
     rows = [
         ("people-pieces", "mlp", "subject_last", 0, 0.5), ("people-pieces", "mlp", "subject_last", 1, 0.2),
         ("people-pieces", "mlp", "last", 3, 0.1), ("people-pieces", "attention", "subject_last", 1, 0.45),
@@ -98,9 +98,9 @@ def test_places_are_held_against_those_of_a_control():
         corruption="replacement", metric="indirect_effect", window=1, seed=0, n=9, interval_over="facts"
     )
     table = table.assign(ci_low=table["estimate"] - 0.05, ci_high=table["estimate"] + 0.05)
-    found = evaluate_claims({"tracing": table}).dropna(subset="estimate")
-    assert found["estimate"].tolist() == pytest.approx([0.4, -0.9, 0.05])
-    assert found["verdict"].tolist() == ["reproduced", "not reproduced", "unclear"]
+    claims = evaluate_claims({"tracing": table}).dropna(subset="estimate")
+    assert claims["estimate"].tolist() == pytest.approx([0.4, -0.9, 0.05])
+    assert claims["verdict"].tolist() == ["reproduced", "not reproduced", "unclear"]
 
 
 def test_rankers_are_compared_on_the_same_queries():
@@ -112,14 +112,14 @@ def test_rankers_are_compared_on_the_same_queries():
     table = table.assign(
         metric=table["metric"] + "_difference", ci_low=table["estimate"] - 0.1, ci_high=table["estimate"]
     )
-    found = evaluate_claims({"influence": table}).dropna(subset="estimate")
-    assert found["verdict"].tolist() == ["reproduced", "reproduced"]
-    assert found[["estimate", "ci_low", "ci_high"]].stack().tolist() == pytest.approx([0.2, 0.2, 0.3, 0.3, 0.3, 0.4])
+    claims = evaluate_claims({"influence": table}).dropna(subset="estimate")
+    assert claims["verdict"].tolist() == ["reproduced", "reproduced"]
+    assert claims[["estimate", "ci_low", "ci_high"]].stack().tolist() == pytest.approx([0.2, 0.2, 0.3, 0.3, 0.3, 0.4])
 
 
-def test_what_a_model_holds_is_no_bound_where_it_holds_all():
-    def held(share):
-        rows = [("final_share_of_bits", share), ("final_bits_per_parameter", 0.2)]
+def test_capacity_is_not_measured_if_the_model_stores_all_facts():
+    def capacity_table(fraction):
+        rows = [("final_share_of_bits", fraction), ("final_bits_per_parameter", 0.2)]
         return pd.DataFrame(rows, columns=["metric", "estimate"]).assign(
             experiment="capacity",
             arm="facts-1600-200",
@@ -131,8 +131,8 @@ def test_what_a_model_holds_is_no_bound_where_it_holds_all():
             interval_over="seeds",
         )
 
-    assert verdicts(dynamics=held(0.99)) == {}
-    assert verdicts(dynamics=held(0.5)) == {"Models store two bits per parameter": "not reproduced"}
+    assert verdicts(dynamics=capacity_table(0.99)) == {}
+    assert verdicts(dynamics=capacity_table(0.5)) == {"Models store two bits per parameter": "not reproduced"}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_differences_between_arms_are_those_over_all_seeds(effect, verdict):
     assert table["verdict"] == verdict and table["estimate"] == effect[0] and table["interval_over"] == "seeds"
 
 
-def test_a_factor_is_held_by_its_main_effect():
+def test_a_factor_is_evaluated_by_its_main_effect():
     rows = [("zipf", -22.0, -31.0, -14.0), ("people", 26.0, 17.0, 35.0), ("zipf:people", -22.0, -33.0, -11.0)]
     table = pd.DataFrame(rows, columns=["factors", "estimate", "ci_low", "ci_high"]).assign(
         experiment="imbalance", metric="plateau_steps", arm="all", group="as stated", seed="all", n=3,
@@ -161,7 +161,7 @@ def test_a_factor_is_held_by_its_main_effect():
     }
 
 
-def test_editors_are_judged_once_all_edits_are_made():
+def test_editors_are_evaluated_after_all_edits():
     rows = [
         ("rome", "single", 1, "post", "probability", "score", 0.95),
         ("memit", "batch", 50, "end", "probability", "score", 0.99),
@@ -174,14 +174,14 @@ def test_editors_are_judged_once_all_edits_are_made():
     columns = ["editor", "schedule", "n_edits", "phase", "criterion", "metric", "estimate"]
     table = pd.DataFrame(rows, columns=columns).assign(model="m", seed=0, n=50, interval_over="facts")
     table = table.assign(ci_low=table["estimate"] - 0.02, ci_high=table["estimate"] + 0.02)
-    found = evaluate_claims({"edits": table}).set_index("source")
-    assert found.loc["Meng et al. 2022, 2202.05262", "verdict"].tolist()[-1] == "reproduced"
-    assert found.loc["Meng et al. 2023, 2210.07229", "verdict"] == "not reproduced"
-    assert found.loc["Fang et al. 2024, 2410.02355", "verdict"] == "not reproduced"
-    assert found.loc["EasyEdit, issue 125", "verdict"] == "reproduced"
+    claims = evaluate_claims({"edits": table}).set_index("source")
+    assert claims.loc["Meng et al. 2022, 2202.05262", "verdict"].tolist()[-1] == "reproduced"
+    assert claims.loc["Meng et al. 2023, 2210.07229", "verdict"] == "not reproduced"
+    assert claims.loc["Fang et al. 2024, 2410.02355", "verdict"] == "not reproduced"
+    assert claims.loc["EasyEdit, issue 125", "verdict"] == "reproduced"
 
 
-def test_editors_of_several_seeds_are_judged_over_seeds():
+def test_editors_of_several_seeds_are_averaged_over_seeds():
     keys = {
         "model": "m",
         "editor": "rome",
@@ -192,22 +192,22 @@ def test_editors_of_several_seeds_are_judged_over_seeds():
     }
     rows = [keys | {"metric": "score", "seed": seed, "estimate": at} for seed, at in enumerate((0.91, 0.93, 0.95))]
     table = pd.DataFrame(rows).assign(n=50, interval_over="facts", ci_low=0.8, ci_high=1.0)
-    found = (
+    claims = (
         evaluate_claims({"edits": table})
         .set_index("effect")
         .loc["ROME combines efficacy, paraphrase and neighbourhood accuracy"]
     )
-    assert found["estimate"] == pytest.approx(0.93)
+    assert claims["estimate"] == pytest.approx(0.93)
     # Standard deviation .02, three seeds, t of two degrees of freedom 4.303.
-    assert found["ci_high"] - found["estimate"] == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
-    assert (found["n"], found["interval_over"], found["verdict"]) == (3, "seeds", "unclear")
+    assert claims["ci_high"] - claims["estimate"] == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert (claims["n"], claims["interval_over"], claims["verdict"]) == (3, "seeds", "unclear")
 
 
 def test_without_tables_nothing_is_measured():
-    found = evaluate_claims({})
-    assert len(found) == len(CLAIMS) and set(found["verdict"]) == {"not measured"}
-    assert claims_markdown(found).count("**not measured**") == len(CLAIMS)
-    assert claims_page(found).count("class='not-measured'") == len(CLAIMS)
+    claims = evaluate_claims({})
+    assert len(claims) == len(CLAIMS) and set(claims["verdict"]) == {"not measured"}
+    assert claims_markdown(claims).count("**not measured**") == len(CLAIMS)
+    assert claims_page(claims).count("class='not-measured'") == len(CLAIMS)
 
 
 def test_documentation_shows_the_tables_that_are_kept():

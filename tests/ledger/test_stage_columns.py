@@ -1,4 +1,4 @@
-"""What stages say of facts, from tables small enough to read."""
+"""Columns of the ledger by stage, from tables small enough to read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scores(answers: dict[str, list[list[int]]], kind="forward") -> pd.DataFrame:
 
 
 def test_a_fact_is_learned_when_it_stays():
-    found = stage_columns.recall_columns(
+    result = stage_columns.recall_columns(
         scores(
             {
                 "stays": [[0, 0], [1, 0], [1, 1]],
@@ -45,14 +45,14 @@ def test_a_fact_is_learned_when_it_stays():
             }
         )
     )
-    assert found["step_learned"].to_dict() == pytest.approx(
+    assert result["step_learned"].to_dict() == pytest.approx(
         {"always": 0, "comes-and-goes": 20, "lost": np.nan, "stays": 10}, nan_ok=True
     )
-    assert found["exposures_to_learn"].to_dict() == pytest.approx(
+    assert result["exposures_to_learn"].to_dict() == pytest.approx(
         {"always": 0, "comes-and-goes": 6, "lost": np.nan, "stays": 3}, nan_ok=True
     )
-    assert found["final_recall"].to_dict() == {"always": 0.5, "comes-and-goes": 1.0, "lost": 0.0, "stays": 1.0}
-    assert found["final_loss"]["always"] == 1.5 and found["final_rank"]["always"] == 3.0
+    assert result["final_recall"].to_dict() == {"always": 0.5, "comes-and-goes": 1.0, "lost": 0.0, "stays": 1.0}
+    assert result["final_loss"]["always"] == 1.5 and result["final_rank"]["always"] == 3.0
 
 
 def test_only_trained_templates_that_can_be_written_count():
@@ -91,15 +91,15 @@ def test_edits_count_once_they_are_all_made():
         ("a", "rome", "single", "post", "efficacy", True),
         ("b", "rome", "single", "post", "efficacy", False),
     ]
-    found = stage_columns.edit_columns(
+    result = stage_columns.edit_columns(
         pd.DataFrame(rows, columns=["edit_id", "editor", "schedule", "phase", "metric", "argmax"])
     )
-    assert found.loc["a", ["edit_efficacy_memit", "edit_efficacy_rome", "edit_paraphrase_memit"]].tolist() == [
+    assert result.loc["a", ["edit_efficacy_memit", "edit_efficacy_rome", "edit_paraphrase_memit"]].tolist() == [
         0.0,
         1.0,
         0.5,
     ]
-    assert found["edit_efficacy_rome"].tolist() == [1.0, 0.0] and np.isnan(found.loc["b", "edit_efficacy_memit"])
+    assert result["edit_efficacy_rome"].tolist() == [1.0, 0.0] and np.isnan(result.loc["b", "edit_efficacy_memit"])
 
 
 def test_a_panel_fact_without_an_edit_says_why():
@@ -107,50 +107,50 @@ def test_a_panel_fact_without_an_edit_says_why():
     facts = pd.DataFrame(
         {"panel": [True, True, True, False]}, index=pd.Index(["asked", "dropped", "beyond", "other"], name="fact_id")
     )
-    found = stage_columns.request_columns(requests, facts)["not_edited_reason"].to_dict()
-    assert set(found) == {"dropped", "beyond"} and found["dropped"] == "the subject is not in the prompt"
-    assert found["beyond"].startswith("not among the 2 requests")
+    result = stage_columns.request_columns(requests, facts)["not_edited_reason"].to_dict()
+    assert set(result) == {"dropped", "beyond"} and result["dropped"] == "the subject is not in the prompt"
+    assert result["beyond"].startswith("not among the 2 requests")
 
 
 def test_a_fact_is_best_edited_where_all_three_are_best():
     rows = [
-        ("a", layer, token, metric, bool(right))
-        for layer, token, rights in [(1, "last", [1, 1, 0]), (0, "last", [1, 0, 0]), (2, "first", [1, 0, 0])]
-        for metric, right in zip(("efficacy", "paraphrase", "neighbourhood"), rights, strict=True)
+        ("a", layer, token, metric, bool(correct))
+        for layer, token, labels in [(1, "last", [1, 1, 0]), (0, "last", [1, 0, 0]), (2, "first", [1, 0, 0])]
+        for metric, correct in zip(("efficacy", "paraphrase", "neighbourhood"), labels, strict=True)
     ]
     rows += [("a", 0, "last", "neighbourhood", True), ("a", 0, "last", "question", True)]
-    found = stage_columns.edit_site_columns(
+    result = stage_columns.edit_site_columns(
         pd.DataFrame(rows, columns=["edit_id", "layer", "fact_token", "metric", "argmax"])
     )
-    assert found.reset_index().to_numpy().tolist() == [["a", 1.0, "last", 1.0]]
+    assert result.reset_index().to_numpy().tolist() == [["a", 1.0, "last", 1.0]]
 
 
 def test_of_places_that_are_equally_good_none_is_chosen():
     places = [("a", 0, "last"), ("a", 3, "last"), ("b", 0, "last"), ("b", 1, "first"), ("b", 1, "last")]
     rows = [(*place, "efficacy", place != ("b", 0, "last")) for place in places]
-    found = stage_columns.edit_site_columns(
+    result = stage_columns.edit_site_columns(
         pd.DataFrame(rows, columns=["edit_id", "layer", "fact_token", "metric", "argmax"])
     )
-    assert found.loc["a"].tolist() == [2.0, "last", 1.5]
-    assert found.loc["b", "n_best_edit_sites"] == 2.0 and found.loc["b", "best_edit_layer"] == 1.0
-    assert pd.isna(found.loc["b", "best_edit_token"])
+    assert result.loc["a"].tolist() == [2.0, "last", 1.5]
+    assert result.loc["b", "n_best_edit_sites"] == 2.0 and result.loc["b", "best_edit_layer"] == 1.0
+    assert pd.isna(result.loc["b", "best_edit_token"])
 
 
 def test_edits_survive_where_they_had_been_right():
     rows = [
-        (fact, group, layers, step, right)
-        for fact, group, layers, rights in [
+        (fact, group, layers, step, correct)
+        for fact, group, layers, labels in [
             ("kept", "edits", "all", [True, False, True]),
             ("kept", "edits", "late", [True, True, False]),
             ("lost", "edits", "all", [True, True, False]),
             ("never", "edits", "all", [False, True, True]),
             ("other", "control", "all", [True, True, True]),
         ]
-        for step, right in zip((0, 10, 30), rights, strict=True)
+        for step, correct in zip((0, 10, 30), labels, strict=True)
     ]
-    followed = pd.DataFrame(rows, columns=["fact_id", "group", "trained_layers", "step", "correct"])
-    found = stage_columns.survival_columns(followed.assign(editor="memit", finetuning="lora", data="related"))
-    assert found["edit_retention_memit_lora_related"].to_dict() == pytest.approx(
+    evaluated = pd.DataFrame(rows, columns=["fact_id", "group", "trained_layers", "step", "correct"])
+    result = stage_columns.survival_columns(evaluated.assign(editor="memit", finetuning="lora", data="related"))
+    assert result["edit_retention_memit_lora_related"].to_dict() == pytest.approx(
         {"kept": 0.5, "lost": 0.0, "never": np.nan}, nan_ok=True
     )
 
@@ -169,9 +169,9 @@ def test_circuits_are_of_the_relation():
     evaluated = pd.DataFrame(rows, columns=["relation", "method", "metric", "estimate", "n_edges", "control"])
     evaluated = evaluated.assign(evaluated_on="validation", step=np.nan)
     facts = pd.DataFrame({"relation": ["city", "major", "employer"]}, index=["f", "g", "h"])
-    found = stage_columns.circuit_columns(evaluated, facts)
-    assert found["circuit_faithfulness"].to_dict() == pytest.approx({"f": 0.7, "g": 0.5, "h": np.nan}, nan_ok=True)
-    assert found["n_circuit_edges"].to_dict() == pytest.approx({"f": 20, "g": np.nan, "h": np.nan}, nan_ok=True)
+    result = stage_columns.circuit_columns(evaluated, facts)
+    assert result["circuit_faithfulness"].to_dict() == pytest.approx({"f": 0.7, "g": 0.5, "h": np.nan}, nan_ok=True)
+    assert result["n_circuit_edges"].to_dict() == pytest.approx({"f": 20, "g": np.nan, "h": np.nan}, nan_ok=True)
 
 
 def test_a_fact_lasts_until_it_is_first_lost():
@@ -190,10 +190,10 @@ def test_influence_is_read_from_whole_rankings():
         ("a", "mrr", "bm25", 1.0, "chain", "window"),
         ("b", "mrr", "bm25", 1.0, "chain", "all"),
     ]
-    judged = pd.DataFrame(rows, columns=["fact_id", "metric", "ranker", "value", "relevance", "document_kind"])
-    found = stage_columns.influence_columns(judged)
-    assert found["influence_rank_bm25"].to_dict() == {"a": 4.0, "b": 1.0}
-    assert found["influence_r_precision_bm25"].to_dict() == pytest.approx({"a": 0.5, "b": np.nan}, nan_ok=True)
+    evaluated = pd.DataFrame(rows, columns=["fact_id", "metric", "ranker", "value", "relevance", "document_kind"])
+    result = stage_columns.influence_columns(evaluated)
+    assert result["influence_rank_bm25"].to_dict() == {"a": 4.0, "b": 1.0}
+    assert result["influence_r_precision_bm25"].to_dict() == pytest.approx({"a": 0.5, "b": np.nan}, nan_ok=True)
 
 
 def test_every_column_is_described_in_the_file(tmp_path):

@@ -13,8 +13,8 @@ LEDGER, REPRODUCTIONS = ROOT / "docs/ledger.md", ROOT / "docs/reproductions.md"
 
 if __name__ == "__main__":
     SCHEMA.parent.mkdir(exist_ok=True)
-    SCHEMA.write_text(reference.schema())
-    README.write_text(reference.insert(README.read_text()))
-    LEDGER.write_text(reference.insert(LEDGER.read_text(), columns.columns_markdown()))
+    SCHEMA.write_text(reference.schema_yaml())
+    README.write_text(reference.insert_text(README.read_text()))
+    LEDGER.write_text(reference.insert_text(LEDGER.read_text(), columns.columns_markdown()))
     claims = reproductions.evaluate_claims(summary_tables.read_tables(sorted((ROOT / "docs/tables").glob("*.csv"))))
-    REPRODUCTIONS.write_text(reference.insert(REPRODUCTIONS.read_text(), reproductions.claims_markdown(claims)))
+    REPRODUCTIONS.write_text(reference.insert_text(REPRODUCTIONS.read_text(), reproductions.claims_markdown(claims)))

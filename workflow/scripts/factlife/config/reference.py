@@ -26,13 +26,13 @@ _LIMITS = {
 }
 
 
-def schema() -> str:
+def schema_yaml() -> str:
     """The config's JSON schema (draft 2020-12), as YAML."""
     content = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
     return _SCHEMA_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-def insert(page: str, text: str | None = None) -> str:
+def insert_text(page: str, text: str | None = None) -> str:
     """Replace the text between the two marks of a page, by default with the reference.
 
     Raises:
@@ -42,10 +42,10 @@ def insert(page: str, text: str | None = None) -> str:
     _, end, tail = rest.partition(END)
     if not (begin and end) or BEGIN in tail or END in tail:
         raise ValueError(f"the page must contain the lines {BEGIN} and {END} once, in this order")
-    return f"{head}{BEGIN}\n\n{reference() if text is None else text}\n{END}{tail}"
+    return f"{head}{BEGIN}\n\n{reference_markdown() if text is None else text}\n{END}{tail}"
 
 
-def reference() -> str:
+def reference_markdown() -> str:
     """A table of keys for each type of section, in Markdown."""
     return "\n".join(_table(section) for section in sections())
 
