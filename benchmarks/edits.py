@@ -137,7 +137,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
 
     truth = world.load_world(arguments.world)
-    model, tokenizer = models.load(arguments.model)
+    model, tokenizer = models.load_model(arguments.model)
     wanted = requests.validate_requests(
         requests.requests_from_world(truth, EditRequests(count=arguments.edits)), tokenizer
     )

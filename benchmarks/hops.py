@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 from factlife import config, corpus, influence, models, stats, world  # noqa: E402
 from factlife.config.influence import InfluenceSettings  # noqa: E402
 from factlife.corpus import tokenizers, tokens  # noqa: E402
-from factlife.recall.score import score  # noqa: E402
+from factlife.recall.score import score_probes  # noqa: E402
 
 NAME = "functions"
 
@@ -71,12 +71,12 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
         written = written.model_copy(update={"documents_per_function": arguments.documents_per_function})
     documents = corpus.render_documents(written, made)
     if arguments.begin:
-        model, tokenizer = models.load(arguments.begin)
+        model, tokenizer = models.load_model(arguments.begin)
     else:
         tokenizer = tokenizers.train_tokenizer(settings.tokenizers[chosen.tokenizer], documents["text"], made)
         layers = {"num_hidden_layers": arguments.layers}
         source = chosen.source.model_copy(update={"config": chosen.source.config | layers})
-        model = models.scratch(source, tokenizer, seed)
+        model = models.initialize_model(source, tokenizer, seed)
     training = chosen.training.model_copy(
         update={
             "epochs": arguments.epochs,
@@ -90,14 +90,14 @@ def answers(arguments: argparse.Namespace, seed: int) -> pd.DataFrame:
     )
     read = tokens.build_sequences(tokens.encode_documents(documents, tokenizer), max_length=training.max_length)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        models.train(
+        models.train_model(
             model, tokenizer, read, training, seed=seed, output=f"{folder}/model", resume=f"{folder}/resume",
             callbacks=[Shared(model, arguments.uses)] if arguments.uses > 1 else [],
         )  # fmt: skip
     asked = influence.select_queries(
         made, InfluenceSettings(relations=["returns"], probes_per_fact=settings.worlds[NAME].inputs)
     )
-    found = score(model.eval(), tokenizer, asked.rename(columns={"completion": "target"}))
+    found = score_probes(model.eval(), tokenizer, asked.rename(columns={"completion": "target"}))
     never = sorted(asked.loc[asked["group"] == "wrapper test", "subject"].unique())
     part = {subject: f"wrapper, {('selection', 'test')[at % 2]}" for at, subject in enumerate(never)}
     return asked.assign(

@@ -40,7 +40,7 @@ def prepared(folder: Path) -> model_based.RankingInputs:
     documents = corpus.render_documents(settings.corpora[model.training.corpus], made)
     if not (folder / "config.json").exists():
         tokenizer = tokenizers.train_tokenizer(settings.tokenizers[model.tokenizer], documents["text"], made)
-        models.save(models.scratch(model.source, tokenizer, seed=0), tokenizer, folder)
+        models.save_model(models.initialize_model(model.source, tokenizer, seed=0), tokenizer, folder)
     queries = influence.select_queries(made, attribution)
     ranked = influence.select_documents(documents, queries, attribution)
     return model_based.load_ranking_inputs(folder, queries, ranked, model_based.fact_values(made), "answer_tokens")

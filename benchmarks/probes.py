@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import config, corpus, models, world  # noqa: E402
 from factlife.corpus import tokenizers  # noqa: E402
-from factlife.recall.score import score  # noqa: E402
+from factlife.recall.score import score_probes  # noqa: E402
 
 
 def default() -> tuple[Any, Any, pd.DataFrame]:
@@ -29,7 +29,7 @@ def default() -> tuple[Any, Any, pd.DataFrame]:
     made = world.build_world(settings.worlds[model.world])
     texts = corpus.render_documents(settings.corpora[model.training.corpus], made)["text"]
     tokenizer = tokenizers.train_tokenizer(settings.tokenizers[model.tokenizer], texts, made)
-    return models.scratch(model.source, tokenizer, seed=0), tokenizer, made.probes
+    return models.initialize_model(model.source, tokenizer, seed=0), tokenizer, made.probes
 
 
 def smollm2() -> tuple[Any, Any, pd.DataFrame]:
@@ -37,7 +37,7 @@ def smollm2() -> tuple[Any, Any, pd.DataFrame]:
     settings = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     settings["models"] |= yaml.safe_load((ROOT / "config/smollm2.yaml").read_text())["models"]
     checked = config.read_config(settings)
-    return *models.source(checked.models["smollm2"].source), world.build_world(checked.worlds["countries"]).probes
+    return *models.load_source(checked.models["smollm2"].source), world.build_world(checked.worlds["countries"]).probes
 
 
 def one_at_a_time(model: Any, tokenizer: Any, probes: pd.DataFrame) -> list[float]:
@@ -64,7 +64,7 @@ def _log_p(model: Any, start: list[int], whole: list[int]) -> float:
 def compare(name: str, model: Any, tokenizer: Any, probes: pd.DataFrame, slow: int) -> None:
     """Print one row; the slow way does the first few probes only."""
     began = time.perf_counter()
-    scores = score(model, tokenizer, probes)
+    scores = score_probes(model, tokenizer, probes)
     fast = len(probes) / (seconds := time.perf_counter() - began)
     began = time.perf_counter()
     losses = one_at_a_time(model, tokenizer, few := probes.head(slow))

@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    model, tokenizer = models.load(arguments.model)
+    model, tokenizer = models.load_model(arguments.model)
     texts = corpus.read_documents(arguments.documents)["text"].head(arguments.texts)
     ids = tokenizer(texts.tolist())["input_ids"]
     prompts = [row[: 1 + number % 8] for number, row in enumerate(ids)]

@@ -15,7 +15,7 @@ def main(world_folder: str, *folders: str) -> None:
     """Print the interchange accuracy by token and block for each model."""
     truth = world.load_world(world_folder)
     for folder in folders:
-        model, tokenizer = models.load(folder)
+        model, tokenizer = models.load_model(folder)
         table = interchange_accuracy(model, tokenizer, truth)
         shares: pd.DataFrame = table.pivot(index="token_role", columns="layer", values="accuracy")
         print(f"{folder}: {table['n'].iloc[0]} pairs\n{shares.round(2).to_string()}\n")

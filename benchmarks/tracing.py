@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 
 from factlife import models, world
 from factlife.config.tracing import Tracing
-from factlife.models.anatomy import anatomy
+from factlife.models.anatomy import get_anatomy
 from factlife.tracing.patching import embed_tokens, restore_states, stack_ids
 from factlife.tracing.prompts import make_prompt_pairs
 from factlife.tracing.trace import restored_states, trace_facts
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    model, tokenizer = models.load(asked.model)
+    model, tokenizer = models.load_model(asked.model)
     truth = world.load_world(asked.world)
     base = Tracing(
         facts=asked.facts,
@@ -63,7 +63,7 @@ def compare(model: object, tokenizer: object, truth: world.World, settings: Trac
         embed_tokens(model, stack_ids([getattr(pair, name) for pair in alike])) for name in ("ids", "donor_ids")
     )
     answers = torch.tensor([[pair.answer, pair.donor_answer] for pair in alike])
-    wanted = restored_states(settings, range(alike[0].subject.start, clean.shape[1]), anatomy(model).n_layers)
+    wanted = restored_states(settings, range(alike[0].subject.start, clean.shape[1]), get_anatomy(model).n_layers)
     cpu = time.process_time()
     together = restore_states(model, clean, corrupted, answers, wanted)
     fast, cpu = time.process_time() - cpu, time.process_time()

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import config, corpus, models, world  # noqa: E402
 from factlife.corpus import tokenizers, tokens  # noqa: E402
-from factlife.models.optim import optimizer, rate  # noqa: E402
-from factlife.models.train import Collator, visits  # noqa: E402
+from factlife.models.optim import build_optimizer, learning_rate_factor  # noqa: E402
+from factlife.models.train import PaddingCollator, data_order  # noqa: E402
 
 NAME, MATRIX = "people-pieces", 2048
 
@@ -62,14 +62,14 @@ class Contest:
 
     def model(self) -> Any:
         """New weights, the same every time."""
-        return models.scratch(self.source, self.tokenizer, seed=0)
+        return models.initialize_model(self.source, self.tokenizer, seed=0)
 
     def ours(self) -> tuple[float, list[torch.Tensor], float]:
         """Tokens per second between the first and the last but one logged step; weights; seconds with set-up and saving."""
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                curve = models.train(
+                curve = models.train_model(
                     self.model(), self.tokenizer, self.sequences, self.training,
                     seed=0, output=f"{folder}/model", resume=f"{folder}/resume",
                 )  # fmt: skip
@@ -83,8 +83,10 @@ class Contest:
         """The same of a plain loop over batches that lie ready."""
         batches = list(self.batches())
         model = self.model().train()
-        optimizer_ = optimizer(model, self.training)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: rate(step, self.steps, self.training))
+        optimizer_ = build_optimizer(model, self.training)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer_, lambda step: learning_rate_factor(step, self.steps, self.training)
+        )
         read, began = 0, time.perf_counter()
         for step, batch in enumerate(batches, 1):
             model(**batch).loss.backward()
@@ -104,7 +106,7 @@ class Contest:
     def batches(self) -> Iterator[dict[str, torch.Tensor]]:
         """In the order of ``models.train``."""
         lengths = self.sequences["input_ids"].str.len().to_numpy()
-        order, size, collate = visits(lengths, self.training, seed=0), self.training.batch_size, Collator(0)
+        order, size, collate = data_order(lengths, self.training, seed=0), self.training.batch_size, PaddingCollator(0)
         for start in range(0, len(order), size):
             yield collate([self.sequences["input_ids"].iloc[number] for number in order[start : start + size]])
 

@@ -20,7 +20,7 @@ from factlife.config.corpora import Tokenizer as TokenizerSettings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
-from factlife.models import scratch
+from factlife.models import initialize_model
 from factlife.world import people
 
 # The same examples in every run, however busy the machine is.
@@ -150,4 +150,6 @@ def small_model(small_tokenizer):
     """Two layers of random weights."""
     config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config |= {"initializer_range": 0.2, "use_parallel_residual": False}
-    return scratch(Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), small_tokenizer, 0)
+    return initialize_model(
+        Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), small_tokenizer, 0
+    )

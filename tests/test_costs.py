@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from factlife.costs import collect
+from factlife.costs import collect_costs
 
 
 def write(folder, path, *lines):
@@ -27,7 +27,7 @@ def write(folder, path, *lines):
 )
 def test_job_is_told_by_its_path(tmp_path, path, job):
     write(tmp_path, f"{path}.benchmark.jsonl", {"s": 1.5, "cpu_time": 2, "max_rss": 30.25})
-    rows = collect(tmp_path)
+    rows = collect_costs(tmp_path)
     assert rows[["rule", "model", "seed", "name"]].drop_duplicates().to_numpy().tolist() == [job]
     assert dict(zip(rows["metric"], rows["estimate"], strict=True)) == {
         "seconds": 1.5,
@@ -40,7 +40,7 @@ def test_job_is_told_by_its_path(tmp_path, path, job):
 def test_last_run_counts_and_unmeasured_is_null(tmp_path):
     write(tmp_path, "a/b.benchmark.jsonl", {"s": 9}, {"s": 1.0, "cpu_time": "NA", "max_rss": None})
     write(tmp_path, "a/empty.benchmark.jsonl")
-    found = collect(tmp_path).set_index("metric")["estimate"]
+    found = collect_costs(tmp_path).set_index("metric")["estimate"]
     assert found["seconds"] == 1.0 and math.isnan(found["cpu_seconds"]) and math.isnan(found["peak_memory_mb"])
     assert len(found) == 4
 
@@ -56,7 +56,7 @@ def test_start_up_is_read_from_logs_and_its_share_counts_jobs_that_have_both(tmp
             (tmp_path / f"make/{name}.log").write_text(f"2026-11-21 root {said}\nmore\n")
     write(tmp_path, "make/d.benchmark.jsonl", {"s": 5, "cpu_time": 1, "max_rss": 1})
     (tmp_path / "make/d.log").write_text("start-up took 1.50 seconds\n")
-    found = collect(tmp_path)
+    found = collect_costs(tmp_path)
     startup = found[found["metric"] == "startup_seconds"].set_index("name")["estimate"].to_dict()
     assert startup == pytest.approx({"a": 1.5, "b": math.nan, "c": math.nan, "d": 1.5}, nan_ok=True)
-    assert found.iloc[-1].tolist() == ["all", "", "", "", "startup_share", 3.0 / 15.0]
+    assert found.iloc[-1].tolist() == ["all", "", "", "", "startup_fraction", 3.0 / 15.0]

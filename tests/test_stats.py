@@ -82,7 +82,7 @@ def test_tidy_leaves_out_what_has_no_items():
     interval = stats.Interval(
         np.array([2, 0]), np.array([0.5, np.nan]), np.array([0.0, np.nan]), np.array([1.0, np.nan])
     )
-    table = stats.tidy({"model": "m", "seed": 0}, ["loss", "rank"], interval)
+    table = stats.summary_rows({"model": "m", "seed": 0}, ["loss", "rank"], interval)
     expected = pd.DataFrame(
         [["m", 0, "loss", 2, 0.5, 0.0, 1.0, "facts"]],
         columns=["model", "seed", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"],

@@ -7,7 +7,7 @@ import torch
 from factlife.circuits.discovery import discover_circuits, select_answered_pairs, split_pairs
 from factlife.circuits.edges import CircuitError
 from factlife.config.circuits import Circuits
-from factlife.models import save
+from factlife.models import save_model
 
 SETTINGS = Circuits(
     discovery_prompts=6, validation_prompts=4, random_circuits=4, minimality_edges=3, stability_resamples=4, resamples=20,
@@ -18,7 +18,7 @@ SETTINGS = Circuits(
 @pytest.fixture(scope="module")
 def found(small_model, small_tokenizer, small_world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    save(small_model, small_tokenizer, folder)
+    save_model(small_model, small_tokenizer, folder)
     return discover_circuits(small_model, small_tokenizer, small_world, [(0, folder), (5, folder)], SETTINGS)
 
 

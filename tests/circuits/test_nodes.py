@@ -9,7 +9,7 @@ from factlife.circuits.edges import CircuitError, EdgeModel, logit_difference
 from factlife.circuits.nodes import NodeModel
 from factlife.circuits.selection import export_circuit, select_circuit
 from factlife.circuits.validation import sample_random_circuits
-from factlife.models.anatomy import anatomy, patch
+from factlife.models.anatomy import get_anatomy, patch
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_all_nodes_kept_is_the_clean_run_and_none_the_corrupted_one(name, post_n
 def test_one_node_at_a_time_by_hooks(post_normed):
     """Noising: the clean run with one head or MLP of the corrupted run; denoising: the other way round."""
     model, batch = post_normed
-    nodes, parts = NodeModel(model), anatomy(model)
+    nodes, parts = NodeModel(model), get_anatomy(model)
     base, clean = nodes.record(batch.corrupted), nodes.record(batch.clean)
     lost, gained = exact_patching(nodes, [batch]).scores, denoising_patching(nodes, [batch]).scores
 

@@ -19,7 +19,7 @@ from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
 from factlife.corpus.documents import Document, documents_table
 from factlife.corpus.tokenizers import train_tokenizer
-from factlife.recall.perplexity import text_nats
+from factlife.recall.perplexity import text_losses
 
 CORPUS = PeopleCorpus(kind="people", world="w", statements_per_fact=2)
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -43,7 +43,7 @@ def base(made, documents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     tokenizer = train_tokenizer(Settings(kind="word", corpus="x"), documents["text"], made)
     settings = Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES)
-    models.save(models.scratch(settings, tokenizer, 0), tokenizer, folder)
+    models.save_model(models.initialize_model(settings, tokenizer, 0), tokenizer, folder)
     return folder
 
 
@@ -82,7 +82,7 @@ def test_no_more_facts_are_asked_than_wanted_and_those_of_the_panel_come_first(r
 def test_generation_0_is_the_model_as_it_came(run, base):
     folder = run(0)
 
-    assert models.digest(folder / "model") == models.digest(base)
+    assert models.hash_weights(folder / "model") == models.hash_weights(base)
     assert not (folder / "corpus.parquet").exists()
     assert len(pd.read_parquet(folder / "samples.parquet")) == len(pd.read_parquet(folder / "real.parquet")) == 24
     assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed"]].diff(axis=1)["parsed"].eq(0).all()
@@ -108,7 +108,7 @@ def test_each_generation_learns_what_the_one_before_wrote(run, base):
 
     learnt, written = pd.read_parquet(second / "corpus.parquet"), pd.read_parquet(first / "samples.parquet")
     assert learnt["text"].tolist() == written["text"][written["text"].str.strip() != ""].tolist()
-    assert models.digest(second / "model") != models.digest(base)
+    assert models.hash_weights(second / "model") != models.hash_weights(base)
 
 
 def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
@@ -124,14 +124,14 @@ def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
 
 
 def test_fluency_is_judged_by_the_model_that_is_named_or_by_generation_0(run, base, tmp_path):
-    model, tokenizer = models.load(base)
+    model, tokenizer = models.load_model(base)
     torch.nn.init.normal_(model.get_input_embeddings().weight, generator=torch.Generator().manual_seed(1))
-    models.save(model, tokenizer, tmp_path / "judge")
+    models.save_model(model, tokenizer, tmp_path / "judge")
 
     for judge, named in ((base, {}), (tmp_path / "judge", {"judge": tmp_path / "judge"})):
         run(0, name=judge.name, **named)
         texts = pd.read_parquet(run(1, name=judge.name, **named) / "samples.parquet")
-        expected = text_nats(*models.load(judge), texts["text"].tolist())
+        expected = text_losses(*models.load_model(judge), texts["text"].tolist())
         assert texts["judge_nats"].to_numpy() == pytest.approx(expected["nats"].to_numpy())
 
 
@@ -147,7 +147,7 @@ def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
         patched.setattr(generation, step, die)
         run(1, name="killed")
     # Neither what was learnt nor, once it is there, what was written is made again.
-    monkeypatch.setattr(models, "train", die)
+    monkeypatch.setattr(models, "train_model", die)
     if step == "score":
         monkeypatch.setattr(generation, "sample", die)
     resumed = run(1, name="killed")
@@ -174,7 +174,7 @@ def test_a_generation_killed_while_it_wrote_its_model_goes_on_to_the_same_files(
 
 
 def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):
-    model, tokenizer = models.load(base)
+    model, tokenizer = models.load_model(base)
     head = model.get_output_embeddings()
     # It can only end: every other token is less likely whatever the state.
     head.bias = torch.nn.Parameter(head.weight.new_full((head.weight.shape[0],), -1e4))
@@ -199,7 +199,7 @@ def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):
 
 
 def test_blocks_hold_all_text_once_and_end_nowhere(documents, base):
-    _, tokenizer = models.load(base)
+    _, tokenizer = models.load_model(base)
 
     blocks = mixing.real_texts(documents, tokenizer, 16)
 
@@ -210,7 +210,7 @@ def test_blocks_hold_all_text_once_and_end_nowhere(documents, base):
 
 
 def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
-    model, tokenizer = models.load(base)
+    model, tokenizer = models.load_model(base)
     real = pd.DataFrame({"text": documents["text"].head(5)})
     begun = [" ".join(text.split()[:4]) for text in real["text"]]
 
@@ -227,7 +227,7 @@ def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
 
 
 def test_chat_prompts_go_through_the_template_once(base, documents):
-    _, tokenizer = models.load(base)
+    _, tokenizer = models.load_model(base)
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }} . {% endfor %}{% if add_generation_prompt %}Answer :{% endif %}"
     arm = ARM.model_copy(update={"sampler": Sampler(prompt_tokens=3, new_tokens=4, chat="Question")})
 

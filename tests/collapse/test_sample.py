@@ -11,7 +11,7 @@ from factlife.config.collapse import Sampler
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.corpus.tokenizers import train_tokenizer
-from factlife.models import scratch
+from factlife.models import initialize_model
 
 WORDS = "Ada lives in New York and Ben works in Paris with all of her nine cats"
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -33,7 +33,7 @@ def tokenizer():
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, tokenizer):
     config = FAMILIES[request.param] | {"initializer_range": 0.4}
-    return scratch(Scratch(kind="scratch", architecture=request.param, config=config), tokenizer, 0)
+    return initialize_model(Scratch(kind="scratch", architecture=request.param, config=config), tokenizer, 0)
 
 
 @pytest.fixture(scope="module")

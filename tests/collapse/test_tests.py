@@ -14,7 +14,7 @@ from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus.tokenizers import train_tokenizer
-from factlife.models import scratch
+from factlife.models import initialize_model
 from factlife.recall import harness
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -29,7 +29,9 @@ def people():
 def model(people):
     texts = corpus.render_documents(PeopleCorpus(kind="people", world="people", statements_per_fact=2), people)["text"]
     tokenizer = train_tokenizer(Settings(kind="word", corpus="people"), texts, people)
-    return scratch(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES), tokenizer, 0), tokenizer
+    return initialize_model(
+        Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES), tokenizer, 0
+    ), tokenizer
 
 
 def test_as_many_questions_of_each_subject_as_are_asked_for(people):

@@ -8,7 +8,7 @@ from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.editing.editable import EditableModel
-from factlife.models import scratch
+from factlife.models import initialize_model
 from factlife.world import people
 
 
@@ -27,7 +27,7 @@ def tokenizer(world):
 @pytest.fixture
 def target(tokenizer):
     config = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-    model = scratch(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=config), tokenizer, 0)
+    model = initialize_model(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=config), tokenizer, 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

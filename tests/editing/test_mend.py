@@ -249,10 +249,10 @@ def test_without_a_network_the_editor_says_so(target, requests):
 
 def test_maps_that_keep_their_weight_the_other_way_round(tokenizer, requests, network):
     from factlife.config.models import Scratch
-    from factlife.models import scratch
+    from factlife.models import initialize_model
 
     config = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48}
-    model = scratch(Scratch(kind="scratch", architecture="GPT2LMHeadModel", config=config), tokenizer, 0)
+    model = initialize_model(Scratch(kind="scratch", architecture="GPT2LMHeadModel", config=config), tokenizer, 0)
     target = EditableModel(model, tokenizer)
     modules = mend.edited_modules(target, SETTINGS)
     shapes = {name: tuple(part.weight.shape) for name, part in modules.items()}

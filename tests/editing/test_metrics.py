@@ -220,8 +220,8 @@ def test_downstream_questions_are_asked_before_and_after(target, world, monkeypa
     def named(model, tokenizer, names):
         return {one: pd.DataFrame({"correct_norm": [True, False]}) for one in names}
 
-    monkeypatch.setattr(tasks.harness, "evaluate", evaluate)
-    monkeypatch.setattr(tasks.harness, "run", named)
+    monkeypatch.setattr(tasks.harness, "evaluate_questions", evaluate)
+    monkeypatch.setattr(tasks.harness, "run_tasks", named)
     found = tasks.evaluate_tasks(target.model, target.tokenizer, deltas, ran, ["world", "arc_easy"], world=world)
 
     assert all(torch.equal(parameter, weights[name]) for name, parameter in target.model.named_parameters())

@@ -207,7 +207,7 @@ def test_a_change_that_is_not_finite_is_not_written(target):
 
 
 def test_models_that_write_through_a_norm_are_refused_by_closed_forms(target, requests, monkeypatch):
-    monkeypatch.setattr(type(target), "parts", property(lambda _: type("Parts", (), {"post_normed": True})))
+    monkeypatch.setattr(type(target), "parts", property(lambda _: type("Parts", (), {"post_norm": True})))
 
     with pytest.raises(EditError, match="through a norm"):
         EDITORS["memit"](target, requests, EDITED["memit"], {})

@@ -17,7 +17,7 @@ from factlife.config.graphs import CustomPrompt, Graphs
 from factlife.graphs import build, export, tables
 from factlife.graphs.export import cantor
 from factlife.graphs.graph import GraphError
-from factlife.models.anatomy import anatomy
+from factlife.models.anatomy import get_anatomy
 from factlife.saes import features
 from factlife.saes.activations import dictionary_sites
 from factlife.saes.dictionary import Dictionary
@@ -30,7 +30,7 @@ SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text())
 def transcoders(small_model):
     """Random transcoders with active features."""
     generator, found = torch.Generator().manual_seed(0), []
-    for _ in dictionary_sites(anatomy(small_model), "transcoder"):
+    for _ in dictionary_sites(get_anatomy(small_model), "transcoder"):
         rows = torch.nn.functional.normalize(torch.randn(40, 32, generator=generator), dim=-1)
         weights = {"W_enc": torch.randn(32, 40, generator=generator) / 6, "W_dec": rows, "b_dec": torch.zeros(32)}
         found.append(Dictionary(**weights, b_enc=torch.zeros(40), threshold=torch.full((40,), 0.2), is_transcoder=True))

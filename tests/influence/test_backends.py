@@ -16,7 +16,7 @@ from factlife.influence.model_based import fact_values, load_ranking_inputs
 def prepared(make_model, tokenizer, functions, queries, ranked, tmp_path_factory):
     def make(name):
         folder = tmp_path_factory.mktemp(name)
-        models.save(make_model(name), tokenizer, folder)
+        models.save_model(make_model(name), tokenizer, folder)
         return folder, load_ranking_inputs(folder, queries.head(6), ranked, fact_values(functions), "answer_tokens")
 
     return make

@@ -30,7 +30,7 @@ def by_hand(model, tokenizer, text):
 
 @pytest.mark.parametrize("answer", [False, True])
 def test_scores_are_cosines_of_means_over_tokens(encoder, queries, ranked, answer):
-    model, tokenizer = models.encoder(encoder)
+    model, tokenizer = models.load_encoder(encoder)
     settings, asked, read = Embedding(**RANKER, include_answer=answer), queries.head(3), ranked.head(8)
 
     scores = embeddings.rank_by_embedding(model, tokenizer, settings, asked, read, batch_tokens=40)
@@ -41,7 +41,7 @@ def test_scores_are_cosines_of_means_over_tokens(encoder, queries, ranked, answe
 
 
 def test_long_texts_are_cut_and_counted(encoder, caplog):
-    model, tokenizer = models.encoder(encoder)
+    model, tokenizer = models.load_encoder(encoder)
     text = "<B01> returns 1 . " * 8
 
     found = embeddings.embed_texts(model, tokenizer, [text, "<B01>"], batch_tokens=64)
@@ -51,18 +51,18 @@ def test_long_texts_are_cut_and_counted(encoder, caplog):
 
 
 def test_an_encoder_without_its_pooler_is_whole(encoder, tokenizer, tmp_path):
-    model, _ = models.encoder(encoder)
+    model, _ = models.load_encoder(encoder)
     BertModel(model.config, add_pooling_layer=False).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
 
-    models.encoder(tmp_path)
+    models.load_encoder(tmp_path)
 
 
 def test_an_encoder_that_lacks_weights_is_an_error(encoder, tokenizer, tmp_path):
-    model, _ = models.encoder(encoder)
+    model, _ = models.load_encoder(encoder)
     kept = {name: weight for name, weight in model.state_dict().items() if "layer.1." not in name}
     model.save_pretrained(tmp_path, state_dict=kept)
     tokenizer.save_pretrained(tmp_path)
 
     with pytest.raises(models.ModelError, match=r"lacks the weights encoder\.layer\.1"):
-        models.encoder(tmp_path)
+        models.load_encoder(tmp_path)

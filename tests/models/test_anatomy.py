@@ -8,15 +8,15 @@ import transformers
 
 from factlife.models import ModelError
 from factlife.models.anatomy import (
-    FAMILIES,
-    anatomy,
+    MODULE_NAMES,
     capture,
-    logits,
+    decompose_residual,
+    get_anatomy,
+    logits_from_residual,
     patch,
-    positions,
-    residual_parts,
-    weight,
-    writers,
+    position_ids_from_mask,
+    residual_writers,
+    weight_matrix,
 )
 
 COMMON = {
@@ -87,38 +87,40 @@ def tiny(family):
 
 def scores(model, batch):
     with torch.no_grad():
-        return model(**batch, position_ids=positions(batch["attention_mask"])).logits
+        return model(**batch, position_ids=position_ids_from_mask(batch["attention_mask"])).logits
 
 
 def test_every_family_is_tested():
-    assert {family.partition("-")[0] for family in CONFIGS} == set(FAMILIES)
+    assert {family.partition("-")[0] for family in CONFIGS} == set(MODULE_NAMES)
 
 
 @torch.no_grad()
 def test_writers_add_up_to_the_final_residual(model, batch):
-    parts, final = residual_parts(model, **batch)
+    parts, final = decompose_residual(model, **batch)
 
     real = batch["attention_mask"].bool()
     parts, final = parts[:, real], final[real]
-    assert len(parts) == len(writers(anatomy(model))) == 1 + 2 * 3
+    assert len(parts) == len(residual_writers(get_anatomy(model))) == 1 + 2 * 3
     assert (parts.sum(0) - final).norm() <= 1e-4 * final.norm()
     assert (parts.norm(dim=(1, 2)) > 1e-2 * final.norm()).all(), "a writer too weak to be missed"
 
 
 @torch.no_grad()
 def test_final_residual_gives_the_logits(model, batch):
-    _, final = residual_parts(model, **batch)
+    _, final = decompose_residual(model, **batch)
 
     real = batch["attention_mask"].bool()
-    torch.testing.assert_close(logits(anatomy(model), final)[real], scores(model, batch)[real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logits_from_residual(get_anatomy(model), final)[real], scores(model, batch)[real], rtol=1e-5, atol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_padding_side_changes_no_part(model, batch):
-    parts, _ = residual_parts(model, **batch)
+    parts, _ = decompose_residual(model, **batch)
     right = {name: torch.stack([rows[0], rows[1].roll(-3)]) for name, rows in batch.items()}
 
-    shifted, _ = residual_parts(model, **right)
+    shifted, _ = decompose_residual(model, **right)
 
     torch.testing.assert_close(parts[:, 1, 3:], shifted[:, 1, :4], rtol=1e-4, atol=1e-5)
 
@@ -126,8 +128,13 @@ def test_padding_side_changes_no_part(model, batch):
 @pytest.mark.parametrize("inputs", [False, True])
 def test_identity_patch_leaves_logits(model, batch, inputs):
     before = scores(model, batch)
-    parts = anatomy(model)
-    modules = {id(module): module for writer in writers(parts) if writer.layer is not None for module in writer.modules}
+    parts = get_anatomy(model)
+    modules = {
+        id(module): module
+        for writer in residual_writers(parts)
+        if writer.layer is not None
+        for module in writer.modules
+    }
     for block in parts.blocks:
         modules |= {id(part): part for part in vars(block).values() if part is not None}
     for module in modules.values():
@@ -137,9 +144,9 @@ def test_identity_patch_leaves_logits(model, batch, inputs):
 
 @torch.no_grad()
 def test_patched_writer_is_what_is_written(model, batch):
-    for row, writer in enumerate(writers(anatomy(model))):
+    for row, writer in enumerate(residual_writers(get_anatomy(model))):
         with patch(writer.modules[0], lambda output: torch.full_like(output, 0.5)):
-            parts, final = residual_parts(model, **batch)
+            parts, final = decompose_residual(model, **batch)
         if writer.layer is not None:
             assert (parts[row] == 0.5).all()
         assert (parts.sum(0) - final).norm() <= 1e-4 * final.norm()
@@ -147,7 +154,7 @@ def test_patched_writer_is_what_is_written(model, batch):
 
 @torch.no_grad()
 def test_projections_read_and_write_what_their_weights_say(model, family, batch):
-    parts = anatomy(model)
+    parts = get_anatomy(model)
     assert (parts.n_layers, parts.d_model, parts.n_heads, parts.d_mlp) == (3, 32, 4, 48)
     assert parts.n_kv_heads == CONFIGS[family][1].get("num_key_value_heads", 4)
     widths = {"mlp_out": parts.d_mlp, "attention_out": parts.n_heads * parts.head_dim}
@@ -156,15 +163,15 @@ def test_projections_read_and_write_what_their_weights_say(model, family, batch)
             module = getattr(block, name)
             with capture({0: module}, inputs=True) as read, capture({0: module}) as written:
                 model(**batch)
-            assert weight(module).shape == (parts.d_model, width)
+            assert weight_matrix(module).shape == (parts.d_model, width)
             assert read[0].shape == (2, 7, width)
             bias = 0 if module.bias is None else module.bias
-            torch.testing.assert_close(read[0] @ weight(module).T + bias, written[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(read[0] @ weight_matrix(module).T + bias, written[0], rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_mlp_reads_attention_of_its_block_unless_parallel(model, family, batch):
-    parts = anatomy(model)
+    parts = get_anatomy(model)
     block = parts.blocks[0]
     with capture({0: block.mlp}, inputs=True) as before:
         model(**batch)
@@ -175,17 +182,17 @@ def test_mlp_reads_attention_of_its_block_unless_parallel(model, family, batch):
 
 @torch.no_grad()
 def test_norms_after_writers_undo_a_scale(model, family, batch):
-    parts, real = anatomy(model), batch["attention_mask"].bool()
-    before, _ = residual_parts(model, **batch)
+    parts, real = get_anatomy(model), batch["attention_mask"].bool()
+    before, _ = decompose_residual(model, **batch)
     with patch(parts.blocks[0].mlp_out, lambda output: 3 * output):
-        after, _ = residual_parts(model, **batch)
+        after, _ = decompose_residual(model, **batch)
     unscaled = torch.allclose(after[2][real], before[2][real], rtol=1e-2)
-    assert parts.post_normed == CONFIGS[family][3] == unscaled
+    assert parts.post_norm == CONFIGS[family][3] == unscaled
 
 
 @torch.no_grad()
 def test_norms_are_what_attention_and_mlp_read(model, batch):
-    for block in anatomy(model).blocks:
+    for block in get_anatomy(model).blocks:
         for norm, reader in ((block.attention_norm, block.attention), (block.mlp_norm, block.mlp)):
             if norm is not None:
                 with capture({"norm": norm}) as normed, capture({"reader": reader}, inputs=True) as read:
@@ -196,13 +203,13 @@ def test_norms_are_what_attention_and_mlp_read(model, batch):
 def test_weight_is_a_view_of_what_the_model_uses(model, batch):
     before = scores(model, batch)
     with torch.no_grad():
-        weight(anatomy(model).blocks[0].mlp_out)[:, 0] += 1.0
+        weight_matrix(get_anatomy(model).blocks[0].mlp_out)[:, 0] += 1.0
     assert not torch.allclose(before, scores(model, batch))
 
 
 def test_captured_tensors_carry_gradients(batch):
     model = tiny("llama")
-    module = anatomy(model).blocks[0].mlp_out
+    module = get_anatomy(model).blocks[0].mlp_out
     with capture({"key": module}, inputs=True) as found:
         model(**batch).logits.sum().backward(inputs=[module.weight])
     assert found["key"].requires_grad
@@ -211,7 +218,7 @@ def test_captured_tensors_carry_gradients(batch):
 def test_hooks_are_gone_after_an_error(batch):
     model = tiny("gpt2")
     before = scores(model, batch)
-    with pytest.raises(RuntimeError), patch(anatomy(model).blocks[0].attention, torch.zeros_like):
+    with pytest.raises(RuntimeError), patch(get_anatomy(model).blocks[0].attention, torch.zeros_like):
         raise RuntimeError
     assert torch.equal(scores(model, batch), before)
 
@@ -221,4 +228,4 @@ def test_unsupported_architecture_is_named_with_the_place_to_add_it():
         vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32
     )
     with pytest.raises(ModelError, match=r"`opt` is not known; there are cohere2, .*\n.*FAMILIES in .*anatomy.py"):
-        anatomy(transformers.OPTForCausalLM(config))
+        get_anatomy(transformers.OPTForCausalLM(config))

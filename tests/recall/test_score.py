@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
 from factlife.corpus.tokenizers import SPECIAL, train_tokenizer
-from factlife.models import scratch
-from factlife.recall.score import entropy_nats, score
+from factlife.models import initialize_model
+from factlife.recall.score import entropy_nats, score_probes
 
 SIZES = {
     "hidden_size": 32,
@@ -50,7 +50,9 @@ def tokenizer(request):
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, tokenizer):
     architecture = CLASSES.get(request.param, f"{request.param}ForCausalLM")
-    made = scratch(Scratch(kind="scratch", architecture=architecture, config=FAMILIES[request.param]), tokenizer, 1)
+    made = initialize_model(
+        Scratch(kind="scratch", architecture=architecture, config=FAMILIES[request.param]), tokenizer, 1
+    )
     with torch.no_grad():
         # So that it writes words and not letters.
         letters = [id for token, id in tokenizer.get_vocab().items() if len(token) == 1]
@@ -133,7 +135,7 @@ def expected(model, tokenizer, probes):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 8192])
 def test_score_is_that_of_one_probe_at_a_time(model, tokenizer, probes, expected, batch_tokens, side):
-    found = score(model, tokenizer, probes, batch_tokens=batch_tokens, padding_side=side)
+    found = score_probes(model, tokenizer, probes, batch_tokens=batch_tokens, padding_side=side)
     pd.testing.assert_frame_equal(found, expected.astype(found.dtypes)[found.columns], rtol=1e-5, atol=1e-5)
     assert len(found) == len(probes)
     assert found["candidate_probability"].isna().sum() >= (probes["candidates"].str.len() == 0).sum() > 0
@@ -141,7 +143,7 @@ def test_score_is_that_of_one_probe_at_a_time(model, tokenizer, probes, expected
 
 def test_random_models_are_right_and_wrong(model, tokenizer, probes):
     """What is compared above differs from probe to probe."""
-    found = score(model, tokenizer, probes)
+    found = score_probes(model, tokenizer, probes)
     for column in ("first_token_correct", "exact_match", "candidate_correct"):
         assert set(found[column].dropna()) == {True, False}
     assert found["rank"].nunique() > 5 and found["target_tokens"].max() > 2
@@ -155,7 +157,7 @@ def test_probes_that_the_tokenizer_cannot_write_are_reported_in_their_place():
         columns=["prompt", "target", "candidates"],
         index=[7, 7, 2],
     )
-    found = score(model, tokenizer, probes)
+    found = score_probes(model, tokenizer, probes)
     assert found["representable"].tolist() == [False, True, False]
     others = found.drop(columns=["representable"])
     assert others.iloc[[0, 2]].isna().all(axis=None)
@@ -167,7 +169,7 @@ def test_probes_that_the_tokenizer_cannot_write_are_reported_in_their_place():
 def test_no_probes_give_no_rows():
     tokenizer = train_tokenizer(Settings(kind="word", corpus="x"), TEXTS)
     probes = pd.DataFrame({"prompt": [], "target": [], "candidates": []})
-    found = score(bigrams(tokenizer, {}), tokenizer, probes)
+    found = score_probes(bigrams(tokenizer, {}), tokenizer, probes)
     assert len(found) == 0 and "candidate_correct" in found
 
 
@@ -180,7 +182,7 @@ def bigrams(tokenizer, logits):
     Embeddings are one-hot and its block writes nothing.
     """
     size = 2 * ((len(tokenizer) + 1) // 2)
-    model = scratch(
+    model = initialize_model(
         Scratch(
             kind="scratch",
             architecture="LlamaForCausalLM",
@@ -218,7 +220,7 @@ def test_rank_loss_and_candidates_in_closed_form():
     rome, paris, york = np.exp(1) / total, np.exp(3) / total, np.exp(2) / total * np.exp(4) / total_new
     shares = np.array([rome, paris, york]) / (rome + paris + york)
 
-    found = score(model, tokenizer, probes)
+    found = score_probes(model, tokenizer, probes)
 
     assert found["rank"].tolist() == [3, 2, 4]
     np.testing.assert_allclose(found["loss_nats"], -np.log([rome, york, 1 / total]), rtol=1e-5)
@@ -291,7 +293,7 @@ def test_generation(case, penalty, writer, pieces, monkeypatch):
     expected = slow(writer, pieces, prompt, target, [])
     monkeypatch.setattr(writer.generation_config, "repetition_penalty", penalty)
 
-    found = score(writer, pieces, probes).iloc[0]
+    found = score_probes(writer, pieces, probes).iloc[0]
 
     assert (found["exact_match"], found["generation_match"]) == (exact, matches)
     assert (expected["exact_match"], expected["generation_match"]) == (exact, matches)
@@ -301,6 +303,6 @@ def test_all_ways_of_writing_in_one_batch(writer, pieces):
     probes = pd.DataFrame([(prompt, target, []) for prompt, _, target, *_ in WRITTEN.values()])
     probes.columns = ["prompt", "target", "candidates"]
     probes["prompt"] = [" ".join(["and"] * (number % 4) + [prompt]) for number, prompt in enumerate(probes["prompt"])]
-    found = score(writer, pieces, probes)
+    found = score_probes(writer, pieces, probes)
     assert found["generation_match"].tolist() == [matches for *_, matches in WRITTEN.values()]
     assert found["exact_match"].tolist() == [exact for *_, exact, _ in WRITTEN.values()]

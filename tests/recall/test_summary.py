@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from factlife.recall import summarise
+from factlife.recall import summarise_recall
 from factlife.recall.summary import KEYS, METRICS
 
 COLUMNS = ["model", "seed", "step", "probe_id", "fact_id", "relation", "kind", "frequency", "exposures", "exact_match"]
@@ -71,7 +71,7 @@ def of(table, metric, **where):
 
 
 def test_means_by_hand(recall):
-    table = summarise(recall, resamples=100)
+    table = summarise_recall(recall, resamples=100)
     assert of(table, "exact_match")[["n", "estimate"]].tolist() == [5, 0.6]
     assert of(table, "exact_match", step=0)["estimate"] == 0
     assert of(table, "rank")["estimate"] == pytest.approx((1 + 5 + 1 + 1 + 5) / 5)
@@ -86,7 +86,7 @@ def test_means_by_hand(recall):
 
 def test_bits_stored_by_hand(recall):
     """Ada's city 3 - mean(0, 1), job 1 - 0; Ben's city 3 - 1, job 1 - .5; at step 0 no loss is below the entropy."""
-    table = summarise(recall, resamples=100)
+    table = summarise_recall(recall, resamples=100)
     assert of(table, "bits_stored")["estimate"] == pytest.approx(2.5 + 1 + 2 + 0.5)
     assert of(table, "bits_stored")["n"] == 4
     assert of(table, "bits_per_parameter")["estimate"] == pytest.approx(0.06)
@@ -102,13 +102,13 @@ def test_bits_stored_by_hand(recall):
 def test_a_fact_that_was_not_scored_stores_no_bits(recall):
     """Its bits are not made up from those of the others."""
     recall.loc[recall["fact_id"] == "ben.city", ["loss_nats", "exact_match"]] = pd.NA
-    table = summarise(recall, resamples=100)
+    table = summarise_recall(recall, resamples=100)
     assert of(table, "bits_stored")[["n", "estimate"]].tolist() == [3, pytest.approx(2.5 + 1 + 0.5)]
     assert of(table, "exact_match")[["n", "estimate"]].tolist() == [4, 0.5]
 
 
 def test_rows_and_columns(recall):
-    table = summarise(recall, resamples=10)
+    table = summarise_recall(recall, resamples=10)
     assert table.columns.tolist()[:12] == [*KEYS, "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
     assert not table.duplicated([*KEYS, "metric"]).any()
     groups = table[["step", "exposures", "relation", "probe_kind"]].drop_duplicates()
@@ -126,7 +126,8 @@ def test_intervals_are_over_subjects():
     )
     often = pd.concat([once.assign(probe_id=once["probe_id"] + str(copy)) for copy in range(10)])
     one, ten = (
-        of(summarise(table, resamples=300), "exact_match", step=1, probe_kind="question") for table in (once, often)
+        of(summarise_recall(table, resamples=300), "exact_match", step=1, probe_kind="question")
+        for table in (once, often)
     )
     assert ten["n"] == 10 * one["n"]
     assert one["ci_high"] - one["ci_low"] > 0.2

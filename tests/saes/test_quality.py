@@ -8,7 +8,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from factlife.models.anatomy import anatomy, capture
+from factlife.models.anatomy import capture, get_anatomy
 from factlife.saes import activations, probing, quality
 from factlife.saes.dictionary import Dictionary
 from factlife.saes.features import TokenContexts, label_feature
@@ -113,7 +113,7 @@ def test_losses_are_the_models_own(tiny_model, tiny_tokenizer, sequences):
 
 def test_special_tokens_keep_what_they_have(tiny_model, tiny_tokenizer):
     ids = torch.tensor([[1, 5, 6]])
-    site = activations.dictionary_sites(anatomy(tiny_model), "residual")[0]
+    site = activations.dictionary_sites(get_anatomy(tiny_model), "residual")[0]
     with torch.no_grad(), capture({"clean": site.output_module}) as before:
         tiny_model(input_ids=ids)
     zero = (site, lambda x, y: torch.zeros_like(y))

@@ -8,7 +8,7 @@ from factlife.config.corpora import Tokenizer as TokenizerSettings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
-from factlife.models import scratch
+from factlife.models import initialize_model
 from factlife.world import people
 
 
@@ -35,4 +35,6 @@ def small_model(small_tokenizer):
     """Three layers with weights large enough for every place to matter."""
     config = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
     config |= {"initializer_range": 0.3, "use_parallel_residual": False}
-    return scratch(Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), small_tokenizer, 0)
+    return initialize_model(
+        Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), small_tokenizer, 0
+    )

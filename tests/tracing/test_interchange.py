@@ -5,8 +5,8 @@ from factlife.config.corpora import Tokenizer as TokenizerSettings
 from factlife.config.models import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
-from factlife.models import scratch
-from factlife.recall.score import Answers
+from factlife.models import initialize_model
+from factlife.recall.score import AnswerTokens
 from factlife.tracing.interchange import interchange_accuracy
 from factlife.world import people
 
@@ -26,11 +26,11 @@ def test_the_place_that_holds_the_fact_is_found(monkeypatch):
     world = people.build_world(settings)
     tokenizer = tokenizers.train_tokenizer(TokenizerSettings(kind="word", corpus="people"), [], world)
     config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = scratch(Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), tokenizer, 0)
+    model = initialize_model(Scratch(kind="scratch", architecture="GPTNeoXForCausalLM", config=config), tokenizer, 0)
     answer = {}
     for fact in world.facts.merge(world.entities, on="entity_id").itertuples():
         piece = tokenizer(fact.name)["input_ids"][-1]
-        answer[piece] = Answers(tokenizer).ids(fact.value)[0]
+        answer[piece] = AnswerTokens(tokenizer).encode(fact.value)[0]
 
     # After block 0 the residual stream holds the tokens' embeddings; the head reads place 2, the last subject token.
     embeddings = model.get_input_embeddings().weight

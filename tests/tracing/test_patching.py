@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from factlife.models.anatomy import anatomy, capture, patch
+from factlife.models.anatomy import capture, get_anatomy, patch
 from factlife.tracing import patching
 from factlife.tracing.patching import (
     COMPONENTS,
@@ -45,7 +45,7 @@ def runs(model, generator):
 
 
 def one_at_a_time(model, clean, corrupted, answers, cell):
-    parts = anatomy(model)
+    parts = get_anatomy(model)
     modules = {}
     for layer, block in enumerate(parts.blocks):
         modules["residual", layer] = block.module

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from factlife.config.tracing import Tracing
-from factlife.recall.score import score
+from factlife.recall.score import score_probes
 from factlife.tracing.patching import embed_tokens
 from factlife.tracing.prompts import make_prompt_pairs
 from factlife.tracing.trace import COLUMNS, corrupt_inputs, trace_facts
@@ -43,7 +43,7 @@ def test_the_clean_run_is_what_the_probe_engine_measures(table, small_model, sma
     assert (rows["n_target_tokens"] == 1).all()
     probes = small_world.probes[small_world.probes["probe_id"].isin(rows.index)].reset_index(drop=True)
 
-    scores = score(small_model, small_tokenizer, probes)
+    scores = score_probes(small_model, small_tokenizer, probes)
 
     rows = rows.loc[probes["probe_id"]]
     np.testing.assert_allclose(rows["clean_probability"], np.exp(-scores["loss_nats"].astype(float)), rtol=1e-4)

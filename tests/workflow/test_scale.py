@@ -24,12 +24,12 @@ def test_slurm_is_asked_for_all_nodes_of_a_training_and_one_gpu_for_what_runs_it
     )
     resources = {
         rule: text[: text.index("\n\n") if "\n\n" in text else None].split("resources:")[1].splitlines()[0]
-        for rule in ("train_model", "ask_model")
+        for rule in ("train_model", "evaluate_recall")
         if (text := planned.passed().text.split(f"rule {rule}:")[1])
     }
     for wanted in ("gpu=8", "nodes=2", "tasks=2", "tasks_per_gpu=0", "mpi=srun", "mem_mb=16000"):
         assert wanted in resources["train_model"]
-    assert "gpu=1" in resources["ask_model"] and "mpi" not in resources["ask_model"]
+    assert "gpu=1" in resources["evaluate_recall"] and "mpi" not in resources["evaluate_recall"]
 
 
 def test_two_processes_train_in_a_job_of_the_workflow(check_out, tmp_path):

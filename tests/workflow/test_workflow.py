@@ -136,7 +136,7 @@ def test_one_file_runs_only_what_it_needs(clean):
         "train_tokenizer people-pieces",
         "tokenize_corpus people people-pieces",
         "train_model people-pieces 0",
-        "ask_model people-pieces 0",
+        "evaluate_recall people-pieces 0",
     }
 
 
@@ -149,7 +149,7 @@ def test_one_file_runs_only_what_it_needs(clean):
         (
             {"recall": {"batch_tokens": 4096}},
             {
-                *(f"ask_model {model} 0" for model in ("functions", "functions-wrappers", "people-pieces")),
+                *(f"evaluate_recall {model} 0" for model in ("functions", "functions-wrappers", "people-pieces")),
                 "edit_model people-pieces 0 memit",
                 "run_generation replace 0 0",
             },
@@ -239,7 +239,7 @@ def test_models_of_ones_own_as_the_tutorial_has_them(clean):
     targets = ("results/recall/olmo/seed-2.parquet", "results/recall/pythia/seed-0.parquet")
     run = clean.snakemake(*targets, "--dry-run", config=asked).passed()
 
-    assert {"train_model olmo 2", "ask_model olmo 2", "ask_model pythia 0"} <= run.jobs()
+    assert {"train_model olmo 2", "evaluate_recall olmo 2", "evaluate_recall pythia 0"} <= run.jobs()
 
 
 def test_an_editor_and_a_ranker_of_ones_own_as_the_tutorial_adds_them(done):
@@ -367,10 +367,10 @@ def test_a_damaged_model_is_named_with_the_remedy(done):
     data[-1] ^= 1
     path.write_bytes(data)
 
-    run = done.snakemake(FUNCTIONS, "--cores", "1", "--forcerun", "ask_model")
+    run = done.snakemake(FUNCTIONS, "--cores", "1", "--forcerun", "evaluate_recall")
 
     assert run.status != 0
-    assert "logs/ask_model/functions/seed-0.log" in run.text
+    assert "logs/evaluate_recall/functions/seed-0.log" in run.text
     # The default profile shows the log.
     assert "functions/seed-0/model.safetensors does not match its manifest" in run.text
     assert "delete the folder and run again" in run.text

@@ -20,7 +20,7 @@ config = settings.model_dump(mode="json")
 TORCH_THREADS = config["run"]["threads"]
 
 TRAINED = [name for name, model in config["models"].items() if model["training"]]
-TAKEN = [name for name in config["models"] if name not in TRAINED]
+UNTRAINED = [name for name in config["models"] if name not in TRAINED]
 PRETRAINED = [
     name
     for name, model in config["models"].items()

@@ -47,18 +47,18 @@ rule convert_model:
         "../scripts/convert_model.py"
 
 
-rule take_model:
+rule link_pretrained_model:
     """Take a pretrained model as it is."""
     input:
         source="results/sources/{model}",
     output:
         folder=directory("results/models/{model}/seed-{seed}"),
     log:
-        "logs/take_model/{model}/seed-{seed}.log",
+        "logs/link_pretrained_model/{model}/seed-{seed}.log",
     benchmark:
-        "logs/take_model/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/link_pretrained_model/{model}/seed-{seed}.benchmark.jsonl"
     wildcard_constraints:
-        model=one_of(TAKEN),
+        model=one_of(UNTRAINED),
     conda:
         "../envs/torch.yaml"
     threads: 1
@@ -66,9 +66,9 @@ rule take_model:
         mem_mb=4000,
         runtime=20,
     params:
-        code=code_of("take_model"),
+        code=code_of("link_pretrained_model"),
     script:
-        "../scripts/take_model.py"
+        "../scripts/link_pretrained_model.py"
 
 
 rule train_model:

@@ -1,4 +1,4 @@
-rule ask_model:
+rule evaluate_recall:
     """Ask every checkpoint of a model every probe of its world."""
     input:
         unpack(world_of_model),
@@ -6,9 +6,9 @@ rule ask_model:
     output:
         recall="results/recall/{model}/seed-{seed}.parquet",
     log:
-        "logs/ask_model/{model}/seed-{seed}.log",
+        "logs/evaluate_recall/{model}/seed-{seed}.log",
     benchmark:
-        "logs/ask_model/{model}/seed-{seed}.benchmark.jsonl"
+        "logs/evaluate_recall/{model}/seed-{seed}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -18,10 +18,10 @@ rule ask_model:
         gpu=gpus_of_model,
     params:
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=code_of("ask_model"),
+        code=code_of("evaluate_recall"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/ask_model.py"
+        "../scripts/evaluate_recall.py"
 
 
 rule summarise_recall:

@@ -19,7 +19,7 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.transcoders)
     features = pd.read_parquet(snakemake.input.features)
     results = build_attribution_graphs(
-        *models.load(snakemake.input.model, job.device),
+        *models.load_model(snakemake.input.model, job.device),
         world.load_world_of_table(snakemake.input.facts),
         load_dictionaries(snakemake.input.transcoders, job.device),
         features.set_index(["layer", "feature"])["label"],

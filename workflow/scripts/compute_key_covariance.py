@@ -15,7 +15,7 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     settings = config.parse(KeyCovariance, snakemake.params.covariance)
     excluded = set() if settings.include_edited_subjects else set(read_table(snakemake.input.requests)["entity_id"])
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     matrices, convergence = covariance.compute_covariance(
         model,
         covariance.select_documents(tokens.read_tokens(snakemake.input.tokens), excluded),
@@ -23,5 +23,5 @@ with jobs.start(snakemake) as job:
         pad_token_id=tokenizer.pad_token_id,
         layers=settings.layers,
     )
-    digest = models.digest(snakemake.input.model)
+    digest = models.hash_weights(snakemake.input.model)
     covariance.save_covariance(matrices, snakemake.output.covariance, model=digest, convergence=convergence)

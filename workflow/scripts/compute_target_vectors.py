@@ -15,7 +15,7 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
     corpus = documents.read_documents(snakemake.input.documents)
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     site = config.parse(EditSite, snakemake.params.site)
     if table := snakemake.input.get("edit_sites"):
         site = sites.resolve_site(site, editing.read_edit_sites([table]))
@@ -28,7 +28,7 @@ with jobs.start(snakemake) as job:
         config.parse(TargetVectorSettings, snakemake.params["values"]),
         config.parse(EditSchedule, snakemake.params.schedule),
         snakemake.output.target_vectors,
-        model=models.digest(snakemake.input.model),
+        model=models.hash_weights(snakemake.input.model),
         shard=int(snakemake.wildcards.shard),
         shards=snakemake.params.shards,
     )

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    model, tokenizer = models.source(config.parse(Source, snakemake.params.source), snakemake.input.get("download"))
-    models.save(models.merge_adapter(model, snakemake.input.get("adapter")), tokenizer, snakemake.output.folder)
+    model, tokenizer = models.load_source(
+        config.parse(Source, snakemake.params.source), snakemake.input.get("download")
+    )
+    models.save_model(models.merge_adapter(model, snakemake.input.get("adapter")), tokenizer, snakemake.output.folder)
     job.write_manifest(snakemake.output.folder)

@@ -15,9 +15,9 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     known = [json.loads(Path(file).read_text()) for file in snakemake.input.get("known", [])]
     found = discover_circuits(
-        *models.load(snakemake.input.model, job.device),
+        *models.load_model(snakemake.input.model, job.device),
         world.load_world_of_table(snakemake.input.facts),
-        models.checkpoints(snakemake.input.model),
+        models.list_checkpoints(snakemake.input.model),
         config.parse(Circuits, snakemake.params.circuits),
         config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),
         {Path(folder).name: folder for folder in snakemake.input.get("saes", [])},

@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    models.download(config.parse(Hub, snakemake.params.source), snakemake.output.folder)
+    models.download_model(config.parse(Hub, snakemake.params.source), snakemake.output.folder)

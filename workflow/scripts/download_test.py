@@ -11,4 +11,4 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake):
     test = config.parse(MultipleChoice, snakemake.params.test)
-    harness.download(test.dataset, test.subset, test.revision, snakemake.output.questions)
+    harness.download_questions(test.dataset, test.subset, test.revision, snakemake.output.questions)

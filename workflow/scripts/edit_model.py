@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
-    weights = models.digest(snakemake.input.model)
+    weights = models.hash_weights(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
     corpus = documents.read_documents(snakemake.input.documents)
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     editor = config.parse(Editor, snakemake.params.editor)
     if table := snakemake.input.get("edit_sites"):
         site = sites.resolve_site(editor.site, editing.read_edit_sites([table]))

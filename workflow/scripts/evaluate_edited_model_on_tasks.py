@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     jobs.check_manifest(snakemake.input.edits)
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     answers = tasks.evaluate_tasks(
         model,
         tokenizer,

@@ -19,7 +19,7 @@ with jobs.start(snakemake):
     scores = influence.read_all_scores(
         dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True)), queries, documents
     )
-    model_answers = recall.read([snakemake.input.recall])
+    model_answers = recall.read_recall([snakemake.input.recall])
     query_metrics = influence.evaluate_rankings(
         scores,
         ground_truth,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     jobs.check_manifest(snakemake.input.edits)
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     edits = read_table(f"{snakemake.input.edits}/edits.parquet")
     table = survival.finetune_and_evaluate(
         model,

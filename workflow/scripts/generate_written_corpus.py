@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     settings = config.parse(Corpus, snakemake.params.corpus)
     writer = (
-        models.writer(
+        models.load_writer(
             snakemake.input.writer,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,

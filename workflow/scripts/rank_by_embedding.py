@@ -14,7 +14,7 @@ with jobs.start(snakemake) as job:
     queries = influence.select_queries(world.load_world_of_table(snakemake.input.facts), settings)
     documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     scores = embeddings.rank_by_embedding(
-        *models.encoder(snakemake.input.encoder, job.device),
+        *models.load_encoder(snakemake.input.encoder, job.device),
         config.parse(Ranker, snakemake.params.ranker),
         queries,
         documents,

@@ -24,7 +24,7 @@ with jobs.start(snakemake) as job:
         corpus=config.parse(Corpus, snakemake.params.corpus),
         world=known,
         output=snakemake.output.folder,
-        resume=models.fresh(snakemake.params.resume, job.provenance),
+        resume=models.prepare_resume_folder(snakemake.params.resume, job.provenance),
         batch_tokens=snakemake.params.batch_tokens,
         tests={
             name: (test, questions(test, known, snakemake.input.get(f"test_{name}"))) for name, test in tests.items()

@@ -9,6 +9,6 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    table = costs.collect(Path(snakemake.log[0]).parents[1])
+    table = costs.collect_costs(Path(snakemake.log[0]).parents[1])
     table.to_csv(snakemake.output.table, index=False)
-    figures.write_svg(costs.figure(table), snakemake.output.figure)
+    figures.write_svg(costs.plot_costs(table), snakemake.output.figure)

@@ -14,7 +14,7 @@ with jobs.start(snakemake):
     table = dynamics.compare(
         settings,
         snakemake.params.made,
-        recall.read(snakemake.input.recall),
+        recall.read_recall(snakemake.input.recall),
         dynamics.entities(snakemake.input.entities, snakemake.params.worlds),
     )
     table.to_csv(snakemake.output.table, index=False)

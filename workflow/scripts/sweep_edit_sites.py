@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     requests = read_table(snakemake.input.requests)
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     target = editable.EditableModel(
         model,
         tokenizer,
         editable.sample_context_templates(
             documents.read_documents(snakemake.input.documents), requests["subject"].tolist()
         ),
-        covariance.load_covariance(snakemake.input.covariance, model=models.digest(snakemake.input.model)),
+        covariance.load_covariance(snakemake.input.covariance, model=models.hash_weights(snakemake.input.model)),
     )
     trace = snakemake.input.get("trace")
     sweep, table = sites.compare_sites(

@@ -16,7 +16,7 @@ with jobs.start(snakemake) as job:
     documents = influence.select_documents(corpus.read_documents(snakemake.input.documents), queries, settings)
     rankers = dict(zip(snakemake.params.rankers, snakemake.input.scores, strict=True))
     gains = tail_patch.run_tail_patch(
-        *models.load(snakemake.input.model, job.device),
+        *models.load_model(snakemake.input.model, job.device),
         influence.read_all_scores(rankers, queries, documents),
         queries,
         documents,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     table = trace_facts(
-        *models.load(snakemake.input.model, job.device),
+        *models.load_model(snakemake.input.model, job.device),
         world.load_world_of_table(snakemake.input.facts),
         config.parse(Tracing, snakemake.params.tracing),
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     settings = config.parse(HypernetworkTraining, snakemake.params.hypernetwork)
-    target = editable.EditableModel(*models.load(snakemake.input.model, job.device))
+    target = editable.EditableModel(*models.load_model(snakemake.input.model, job.device))
     recall = snakemake.input.get("recall")
     train_edits = mend.select_train_edits(
         target,
@@ -26,5 +26,5 @@ with jobs.start(snakemake) as job:
         recalled=recalled_probes(read_table(recall)) if recall else None,
     )
     network, log = mend.train_hypernetwork(target, train_edits, settings)
-    digest = models.digest(snakemake.input.model)
+    digest = models.hash_weights(snakemake.input.model)
     mend.save_hypernetwork(network, snakemake.output.network, model=digest, log=log)

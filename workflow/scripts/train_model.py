@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    task = models.Task(
+    task = models.TrainingTask(
         source=config.parse(Source, snakemake.params.source),
         start=snakemake.input.start,
         training=config.parse(Training, snakemake.params.training),
@@ -17,12 +17,12 @@ with jobs.start(snakemake) as job:
         seed=int(snakemake.wildcards.seed),
         folder=snakemake.output.folder,
         curve=snakemake.output.curve,
-        resume=models.fresh(snakemake.params.resume, job.provenance),
+        resume=models.prepare_resume_folder(snakemake.params.resume, job.provenance),
         device=job.device,
         threads=snakemake.params.torch_threads,
         # Not a parameter: where numbers are also sent to is no part of the result.
         report_to=snakemake.config["run"]["report_to"],
-        run=f"{snakemake.wildcards.model}-seed-{snakemake.wildcards.seed}",
+        run_name=f"{snakemake.wildcards.model}-seed-{snakemake.wildcards.seed}",
     )
-    models.teach(task, processes=snakemake.params.processes, nodes=snakemake.params.nodes)
-    job.write_manifest(snakemake.output.folder, parameters=models.parameters(snakemake.output.folder))
+    models.run_training(task, processes=snakemake.params.processes, nodes=snakemake.params.nodes)
+    job.write_manifest(snakemake.output.folder, parameters=models.count_parameters(snakemake.output.folder))

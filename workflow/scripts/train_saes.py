@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     settings = config.parse(DictionarySettings, snakemake.params.dictionary)
     jobs.check_manifest(snakemake.input.model)
-    model, tokenizer = models.load(snakemake.input.model, job.device)
+    model, tokenizer = models.load_model(snakemake.input.model, job.device)
     train, held_out = training.split_documents(corpus.read_documents(snakemake.input.documents), tokenizer, settings)
     dictionaries = training.train_dictionaries(model, tokenizer, train, settings)
     for layer, dictionary in enumerate(dictionaries):

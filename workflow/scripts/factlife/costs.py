@@ -13,7 +13,7 @@ _JOB = ["rule", "model", "seed", "name"]
 _METRICS = {"s": "seconds", "cpu_time": "cpu_seconds", "max_rss": "peak_memory_mb"}
 
 
-def collect(folder: str | Path) -> pd.DataFrame:
+def collect_costs(folder: str | Path) -> pd.DataFrame:
     """Costs of all jobs whose benchmark files lie in a folder of logs.
 
     Args:
@@ -25,7 +25,7 @@ def collect(folder: str | Path) -> pd.DataFrame:
         others of its rule, model and seed. Seconds are of the wall, ``cpu_seconds`` of all threads, ``startup_seconds``
         those of the wall that went by before the job's work began (Python and imports), ``peak_memory_mb`` the largest
         resident set in MB. What a short job was too quick to have measured is null. The last row, of rule ``all``, is
-        ``startup_share``: start-up of all seconds, over jobs that have both.
+        ``startup_fraction``: start-up of all seconds, over jobs that have both.
     """
     rows = []
     for path in sorted(Path(folder).rglob("*.benchmark.jsonl")):
@@ -39,11 +39,11 @@ def collect(folder: str | Path) -> pd.DataFrame:
     )
     total = both.dropna().sum()
     if total["seconds"]:
-        table.loc[len(table)] = ("all", "", "", "", "startup_share", total["startup_seconds"] / total["seconds"])
+        table.loc[len(table)] = ("all", "", "", "", "startup_fraction", total["startup_seconds"] / total["seconds"])
     return table
 
 
-def figure(costs: pd.DataFrame) -> alt.Chart:
+def plot_costs(costs: pd.DataFrame) -> alt.Chart:
     """Processor seconds by rule, in the order of their sum, each job a segment."""
     rows = costs[costs["metric"] == "cpu_seconds"].copy()
     rows["job"] = rows[["model", "seed", "name"]].astype(str).agg(" ".join, axis=1)

@@ -47,12 +47,12 @@ def write_html(chart: alt.TopLevelMixin, path: str | Path) -> None:
     chart.save(str(path), format="html", inline=True)
 
 
-def share_axis(title: str) -> alt.Y:
+def fraction_axis(title: str) -> alt.Y:
     """A vertical axis for shares, from 0 to 1."""
     return alt.Y("estimate:Q", title=title, scale=alt.Scale(domain=[0, 1]))
 
 
-def with_band(base: alt.Chart) -> alt.LayerChart:
+def line_with_band(base: alt.Chart) -> alt.LayerChart:
     """A line with points on its interval's band; the chart must encode x, y ``estimate`` and colour."""
     band = base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
     return band + base.mark_line(point={"size": 22}, clip=True)

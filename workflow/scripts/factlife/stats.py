@@ -36,7 +36,7 @@ def cluster_bootstrap(values: np.ndarray, clusters: np.ndarray, *, resamples: in
         Number of items, mean and 95 % interval of each column; NaN where a column has no item.
     """
     values = np.asarray(values, dtype=float)
-    estimate, means = resampled_means(values, clusters, resamples=resamples, seed=seed)
+    estimate, means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
     there = ~np.isnan(values)
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     if (known := there.any(0)).any():
@@ -44,7 +44,7 @@ def cluster_bootstrap(values: np.ndarray, clusters: np.ndarray, *, resamples: in
     return Interval(there.sum(0), estimate, low, high)
 
 
-def resampled_means(
+def bootstrap_means(
     values: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means (columns,) and their bootstrap resamples (resamples, columns), for numbers that follow from means.
@@ -69,38 +69,38 @@ def resampled_means(
         return sums.sum(0) / counts.sum(0), (draws @ sums) / (draws @ counts)
 
 
-def seed_interval(mean: pd.Series, deviation: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
+def seed_interval(mean: pd.Series, std: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Student's t interval of a mean over seeds, from their standard deviation and number; empty below two seeds."""
-    half = stdtrit((n - 1).clip(lower=1), (1 + LEVEL) / 2) * deviation / np.sqrt(n)
+    half = stdtrit((n - 1).clip(lower=1), (1 + LEVEL) / 2) * std / np.sqrt(n)
     return mean - half, mean + half
 
 
-def ratio_bootstrap(
-    above: np.ndarray, below: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int = 0
+def cluster_bootstrap_ratio(
+    numerator: np.ndarray, denominator: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int = 0
 ) -> Interval:
-    """Ratios of sums, Σ above / Σ below, with percentile intervals over resampled clusters.
+    """Ratios of sums, Σ numerator / Σ denominator, with percentile intervals over resampled clusters.
 
     Args:
-        above: (items, columns); an item with NaN is left out of that column.
-        below: (items, columns).
+        numerator: (items, columns); an item with NaN is left out of that column.
+        denominator: (items, columns).
         clusters: (items,), the cluster of each item.
         resamples: bootstrap resamples.
         seed: of the resampling.
 
     Returns:
-        Number of items, ratio and 95 % interval of each column; NaN where the lower sum is 0.
+        Number of items, ratio and 95 % interval of each column; NaN where the denominator's sum is 0.
     """
     codes, names = pd.factorize(clusters)
-    there = ~(np.isnan(above) | np.isnan(below))
-    sums = np.zeros((2, len(names), above.shape[1]))
-    np.add.at(sums[0], codes, np.where(there, above, 0.0))
-    np.add.at(sums[1], codes, np.where(there, below, 0.0))
+    there = ~(np.isnan(numerator) | np.isnan(denominator))
+    sums = np.zeros((2, len(names), numerator.shape[1]))
+    np.add.at(sums[0], codes, np.where(there, numerator, 0.0))
+    np.add.at(sums[1], codes, np.where(there, denominator, 0.0))
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (draws @ sums[0]) / (draws @ sums[1])
         estimate = sums[0].sum(0) / sums[1].sum(0)
-    low, high = np.full(above.shape[1], np.nan), np.full(above.shape[1], np.nan)
+    low, high = np.full(numerator.shape[1], np.nan), np.full(numerator.shape[1], np.nan)
     if (known := np.isfinite(estimate)).any():
         low[known], high[known] = _quantiles(ratios[:, known])
     return Interval(there.sum(0), estimate, low, high)
@@ -112,7 +112,9 @@ def _quantiles(means: np.ndarray) -> np.ndarray:
     return np.nanquantile(means, at, axis=0) if np.isnan(means).any() else np.quantile(means, at, axis=0)
 
 
-def tidy(keys: dict[str, object], metrics: list[str], interval: Interval, *, over: str = "facts") -> pd.DataFrame:
+def summary_rows(
+    keys: dict[str, object], metrics: list[str], interval: Interval, *, interval_over: str = "facts"
+) -> pd.DataFrame:
     """Rows of a summary: key columns, then ``metric, n, estimate, ci_low, ci_high, interval_over``."""
     rows = pd.DataFrame(
         {
@@ -121,7 +123,7 @@ def tidy(keys: dict[str, object], metrics: list[str], interval: Interval, *, ove
             "estimate": interval.estimate,
             "ci_low": interval.low,
             "ci_high": interval.high,
-            "interval_over": over,
+            "interval_over": interval_over,
         }
     )
     for place, (column, value) in enumerate(keys.items()):
@@ -129,10 +131,12 @@ def tidy(keys: dict[str, object], metrics: list[str], interval: Interval, *, ove
     return rows[rows["n"] > 0]
 
 
-def holm(p: pd.Series) -> pd.Series:
+def holm(p_values: pd.Series) -> pd.Series:
     """Holm's correction over those p that there are (Holm 1979)."""
     # Costs half a second to import, and few jobs need it.
     from statsmodels.stats.multitest import multipletests
 
-    known = p.dropna().astype(float)
-    return pd.Series(multipletests(known, method="holm")[1] if len(known) else [], known.index, float).reindex(p.index)
+    known = p_values.dropna().astype(float)
+    return pd.Series(multipletests(known, method="holm")[1] if len(known) else [], known.index, float).reindex(
+        p_values.index
+    )

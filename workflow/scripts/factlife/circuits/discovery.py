@@ -34,7 +34,7 @@ from factlife.circuits.selection import (
     select_circuit,
 )
 from factlife.config.circuits import Circuits, Hypothesis
-from factlife.models import load
+from factlife.models import load_model
 from factlife.tracing.patching import embed_tokens, stack_ids
 from factlife.tracing.prompts import PromptPair, make_prompt_pairs
 from factlife.world import World
@@ -161,7 +161,7 @@ def discover_circuits(
         batch_tokens=settings.batch_tokens,
         dictionaries=dictionaries,
     )
-    asked = [] if edges.parts.post_normed else [pair for pairs in halves.values() for pair in pairs[1]]
+    asked = [] if edges.parts.post_norm else [pair for pairs in halves.values() for pair in pairs[1]]
     heads = classify_heads(model, asked, resamples=settings.resamples)
     return CircuitResults(found, table.reindex(columns=[*KEYS[2:], *_COLUMNS]), tested, heads)
 
@@ -332,11 +332,11 @@ def _validate(
     yield _point("minimality", minimal, len(groups["without"]))
     pairs = places["circuit_less"], places["model_less"]
     apart, aparts = (np.abs(each[..., pairs[0]] - each[..., pairs[1]]).mean(-1) for each in (f, resampled))
-    yield stats.tidy({}, ["incompleteness"], validation.percentile_interval(n, apart, aparts))
+    yield stats.summary_rows({}, ["incompleteness"], validation.percentile_interval(n, apart, aparts))
     curve = places["curve"][: len(MIB_FRACTIONS)]
     areas = validation.cpr_and_cmd(MIB_FRACTIONS, f[curve]), validation.cpr_and_cmd(MIB_FRACTIONS, resampled[:, curve])
     for place, metric in enumerate(("cpr", "cmd")):
-        yield stats.tidy({}, [metric], validation.percentile_interval(n, areas[0][place], areas[1][place]))
+        yield stats.summary_rows({}, [metric], validation.percentile_interval(n, areas[0][place], areas[1][place]))
     for share, one, number in zip(curve_of, groups["curve"], places["curve"], strict=True):
         if share != settings.fraction:
             row = _faithfulness(measured, number, "faithfulness", settings)
@@ -345,7 +345,9 @@ def _validate(
     overlaps = validation.bootstrap_stability(
         graph, scored.scores, subjects, int(circuit.sum()), settings.stability_resamples
     )
-    yield stats.tidy({}, ["stability"], validation.percentile_interval(len(set(subjects)), overlaps.mean(), overlaps))
+    yield stats.summary_rows(
+        {}, ["stability"], validation.percentile_interval(len(set(subjects)), overlaps.mean(), overlaps)
+    )
     if scored.steps:
         yield _point("integration_gap", scored.gap_90, len(scored.gap))
     yield _point("edge_entropy", edge_entropy(scores))
@@ -371,7 +373,9 @@ def _against_random(
     """Faithfulness and hits of a circuit, beside the faithfulness of random circuits of two kinds."""
     yield _faithfulness(measured, circuit, "faithfulness", settings)
     hits = measured.hits[circuit][:, None]
-    yield stats.tidy({}, ["hit_at_1"], stats.cluster_bootstrap(hits, measured.subjects, resamples=settings.resamples))
+    yield stats.summary_rows(
+        {}, ["hit_at_1"], stats.cluster_bootstrap(hits, measured.subjects, resamples=settings.resamples)
+    )
     f = measured.faithfulness[circuit]
     for name, drawn in (("random", random), ("random_connected", connected)):
         yield _point(f"{name}_percentile", float((drawn < f).mean()), len(drawn))
@@ -390,7 +394,7 @@ def _training(
     """Entropy of the edges' scores at each checkpoint, and overlap of its circuit with the last one's, on a few pairs."""
     scores, chosen = {}, {}
     for step, folder in checkpoints:
-        edges = kind(load(folder)[0])
+        edges = kind(load_model(folder)[0])
         scores[step] = method(edges, batch_pairs(edges.model, pairs)).scores.mean(0)
         chosen[step] = select_circuit(edges.graph, scores[step], budget)
     last = chosen[checkpoints[-1][0]]
@@ -447,11 +451,13 @@ def _methods(edges: CircuitModel, strengths: Mapping[str, Mapping[str, torch.Ten
 
 def _faithfulness(measured: validation.CircuitRuns, circuit: int, metric: str, settings: Circuits) -> pd.DataFrame:
     resampled = measured.resampled(settings.resamples)[:, circuit]
-    return stats.tidy(
+    return stats.summary_rows(
         {}, [metric], validation.percentile_interval(len(measured.full), measured.faithfulness[circuit], resampled)
     )
 
 
 def _point(metric: str, value: float, n: int = 1) -> pd.DataFrame:
     nothing = np.array([np.nan])
-    return stats.tidy({}, [metric], stats.Interval(np.array([n]), np.array([value]), nothing, nothing), over="")
+    return stats.summary_rows(
+        {}, [metric], stats.Interval(np.array([n]), np.array([value]), nothing, nothing), interval_over=""
+    )

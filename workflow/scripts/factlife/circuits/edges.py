@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from factlife.models.anatomy import Block, anatomy, capture, patch, weight
+from factlife.models.anatomy import Block, capture, get_anatomy, patch, weight_matrix
 
 
 class CircuitError(ValueError):
@@ -35,7 +35,7 @@ class HeadProjections:
             (module, readers, (len(readers), head_dim)).
     """
 
-    weight: Tensor
+    weight_matrix: Tensor
     bias: Tensor
     modules: list[tuple[nn.Module, Tensor, Tensor]]
 
@@ -70,7 +70,7 @@ def head_projections(block: Block, n_heads: int, n_kv_heads: int, head_dim: int)
         )
     parts, biases = [], []
     for module, _, rows in modules:
-        own = weight(module) if isinstance(module, Conv1D) else module.weight
+        own = weight_matrix(module) if isinstance(module, Conv1D) else module.weight
         parts.append(own[rows].detach())
         bias = module.bias if module.bias is not None else own.new_zeros(own.shape[0])
         biases.append(bias[rows].detach())
@@ -183,9 +183,9 @@ class EdgeModel:
 
     def __init__(self, model: Any) -> None:
         """Raises ``CircuitError`` where the model has no edges."""
-        self.model, self.parts = model, anatomy(model)
+        self.model, self.parts = model, get_anatomy(model)
         parts = self.parts
-        if parts.post_normed:
+        if parts.post_norm:
             raise CircuitError(
                 f"edges of {model.config.model_type} do not add up, since attention and MLPs write through norms; "
                 "set circuits.level: node"
@@ -195,7 +195,7 @@ class EdgeModel:
             head_projections(block, parts.n_heads, parts.n_kv_heads, parts.head_dim) for block in parts.blocks
         ]
         self.out = [
-            weight(block.attention_out).detach().T.unflatten(0, (parts.n_heads, parts.head_dim))
+            weight_matrix(block.attention_out).detach().T.unflatten(0, (parts.n_heads, parts.head_dim))
             for block in parts.blocks
         ]
 

@@ -256,7 +256,9 @@ def _tested(
         large = sign * lost >= hypothesis.smallest_effect
         values = np.stack([lost, large if metrics[0] == "effect" else ~large], 1)
         parts.append(
-            stats.tidy({}, list(metrics), stats.cluster_bootstrap(values, measured.subjects, resamples=resamples))
+            stats.summary_rows(
+                {}, list(metrics), stats.cluster_bootstrap(values, measured.subjects, resamples=resamples)
+            )
         )
         if metrics[0] == "effect":
             p = sign_flip_p(sign * pd.Series(lost).groupby(measured.subjects).mean().to_numpy())

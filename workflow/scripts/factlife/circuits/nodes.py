@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from factlife.circuits.edges import ComputationGraph
-from factlife.models.anatomy import anatomy, capture, patch
+from factlife.models.anatomy import capture, get_anatomy, patch
 
 
 @dataclass
@@ -48,7 +48,7 @@ class NodeModel:
     """
 
     def __init__(self, model: Any) -> None:
-        self.model, self.parts = model, anatomy(model)
+        self.model, self.parts = model, get_anatomy(model)
         layers, heads = range(self.parts.n_layers), range(self.parts.n_heads)
         writers = ["input"]
         for layer in layers:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from factlife import stats
 from factlife.circuits.edges import CircuitError, head_projections
-from factlife.models.anatomy import anatomy, capture, residual_parts, weight
+from factlife.models.anatomy import capture, decompose_residual, get_anatomy, weight_matrix
 from factlife.tracing.patching import stack_ids
 from factlife.tracing.prompts import PromptPair
 
@@ -85,7 +85,7 @@ def classify_heads(model: Any, pairs: Sequence[PromptPair], *, resamples: int) -
         n_layers, n_heads = every.shape[1:3]
         interval = stats.cluster_bootstrap(every.flatten(1).numpy(), np.array(subjects), resamples=resamples)
         names = [f"a{layer}.h{head}" for layer in range(n_layers) for head in range(n_heads)]
-        table = stats.tidy({"relation": relation}, _METRICS * len(names), interval)
+        table = stats.summary_rows({"relation": relation}, _METRICS * len(names), interval)
         classes = assign_roles(every.mean(0).flatten(0, 1)[:, :2].numpy())
         rows.append(
             table.assign(
@@ -113,15 +113,15 @@ def direct_logit_attribution(model: Any, pairs: Sequence[PromptPair]) -> HeadAtt
     Raises:
         CircuitError: heads write through a norm.
     """
-    parts = anatomy(model)
-    if parts.post_normed:
+    parts = get_anatomy(model)
+    if parts.post_norm:
         raise CircuitError(
             f"what heads of {model.config.model_type} write does not add up, since attention writes through a norm: "
             "there are no direct effects of heads"
         )
     ids = stack_ids([pair.ids for pair in pairs]).to(model.device)
     norms = {layer: block.attention_norm for layer, block in enumerate(parts.blocks)}
-    residual = residual_parts(model, ids, torch.ones_like(ids))[1][:, -1]
+    residual = decompose_residual(model, ids, torch.ones_like(ids))[1][:, -1]
     with capture(norms) as read, _eager(model):
         patterns = model.base_model(ids, use_cache=False, output_attentions=True).attentions
     table = parts.unembedding.weight
@@ -135,7 +135,7 @@ def direct_logit_attribution(model: Any, pairs: Sequence[PromptPair]) -> HeadAtt
         start = parts.n_heads + parts.n_kv_heads
         values = torch.einsum("bpd,hkd->bhpk", read[layer], reads.weight[start:]) + reads.bias[start:, None]
         values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, 1)
-        out = weight(block.attention_out).T.unflatten(0, (parts.n_heads, parts.head_dim))
+        out = weight_matrix(block.attention_out).T.unflatten(0, (parts.n_heads, parts.head_dim))
         written = torch.einsum("hkd,bcd->bchk", out, towards)
         effects.append(torch.einsum("bhp,bhpk,bchk->bchp", patterns[layer][:, :, -1], values, written))
     both = torch.stack(effects, 2).float().cpu()

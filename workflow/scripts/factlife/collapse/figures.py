@@ -58,7 +58,7 @@ def _lines(rows: pd.DataFrame, title: str, arms: list[str], **scale: object) -> 
         base = base.encode(
             strokeDash=alt.StrokeDash("arm:N", title="arm", sort=arms, scale=alt.Scale(domain=arms, range=dashes))
         )
-    return figures.with_band(base)
+    return figures.line_with_band(base)
 
 
 def recall(table: pd.DataFrame) -> alt.Chart:

@@ -20,8 +20,8 @@ from factlife.collapse.sample import sample
 from factlife.config.collapse import Arm, MultipleChoice, Sampler
 from factlife.config.corpora import PeopleCorpus
 from factlife.corpus import people
-from factlife.recall.perplexity import perplexity, text_nats
-from factlife.recall.score import score
+from factlife.recall.perplexity import corpus_perplexity, text_losses
+from factlife.recall.score import score_probes
 from factlife.world import World
 from factlife.world.tables import read_table, write_table
 
@@ -73,8 +73,8 @@ def run(
     """
     output, resume = Path(output), Path(resume)
     reader = Reader(world) if isinstance(corpus, PeopleCorpus) else None
-    first = models.load(base, device)
-    judges = models.load(judge, device) if judge else first
+    first = models.load_model(base, device)
+    judges = models.load_model(judge, device) if judge else first
     real = mixing.real_texts(documents, first[1], settings.block_tokens)
     folder = Path(base)
     if generation:
@@ -83,7 +83,7 @@ def run(
         folder = resume / "trained"
         start = Path(base if settings.start == "base" else Path(earlier[-1]) / "model")
         _train(settings, learnt, start, folder, resume / "training", 1000 * seed + generation, device)
-    model, tokenizer = models.load(folder, device) if generation else first
+    model, tokenizer = models.load_model(folder, device) if generation else first
     fresh = real.sample(settings.samples, replace=len(real) < settings.samples, random_state=1000 * seed + generation)
     samples = _kept(resume / "samples.parquet", lambda: write(settings, model, tokenizer, fresh, seed, generation))
     if not samples["text"].str.strip().any():
@@ -111,11 +111,11 @@ def run(
     diverse = {source: diversity.of_texts(table["text"].tolist()) for source, table in texts.items()}
     pd.DataFrame(diverse).rename_axis("metric").to_csv(output / "diversity.csv")
     unseen = held_out(documents, corpus, world, settings.held_out)
-    write_table(text_nats(model, tokenizer, unseen), output / "held_out.parquet")
+    write_table(text_losses(model, tokenizer, unseen), output / "held_out.parquet")
     facts = _facts(world, settings.asked)
     write_table(_asked(model, tokenizer, world, facts["fact_id"], batch_tokens), output / "recall.parquet")
     asked = formats.ask(world, facts["fact_id"][facts["panel"]].tolist())
-    scored = score(model, tokenizer, asked, batch_tokens=batch_tokens)[["representable", "candidate_correct"]]
+    scored = score_probes(model, tokenizer, asked, batch_tokens=batch_tokens)[["representable", "candidate_correct"]]
     write_table(asked[["fact_id", "kind"]].join(scored), output / "formats.parquet")
     write_table(multiple_choice.take(model, tokenizer, tests or {}), output / "tests.parquet")
     models.link_files(folder, output / "model")
@@ -143,7 +143,7 @@ def headline(folder: str | Path) -> str:
     recall = read_table(Path(folder) / "recall.parquet")
     texts = read_table(Path(folder) / "samples.parquet")
     known = recall.loc[recall["kind"] == "forward", "exact_match"].astype(float).mean()
-    surprise = perplexity(read_table(Path(folder) / "held_out.parquet"))
+    surprise = corpus_perplexity(read_table(Path(folder) / "held_out.parquet"))
     empty = (texts["words"] == 0).mean()
     return f"recall {known:.3f}, perplexity of real text {surprise:.2f}, empty texts {empty:.1%}"
 
@@ -185,7 +185,7 @@ def _train(
         return
     # With both, it was killed while it wrote the model.
     shutil.rmtree(folder, ignore_errors=True)
-    model, tokenizer = models.load(start, device)
+    model, tokenizer = models.load_model(start, device)
     read = learnt.iloc[mixing.readings(len(learnt), settings, seed)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids = tokenizer(read["text"].tolist())["input_ids"]
@@ -198,7 +198,7 @@ def _train(
         }
     )
     once = settings.training.model_copy(update={"epochs": 1})
-    models.train(model, tokenizer, sequences, once, seed=seed, output=folder, resume=resume)
+    models.train_model(model, tokenizer, sequences, once, seed=seed, output=folder, resume=resume)
 
 
 def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -218,7 +218,7 @@ def _measured(
     stated: tuple[pd.DataFrame, pd.DataFrame] | None,
 ) -> pd.DataFrame:
     """Texts with what is measured of each; ``sentences, parsed, false_statements`` only where facts can be read."""
-    found = text_nats(*judge, texts["text"].tolist())
+    found = text_losses(*judge, texts["text"].tolist())
     more = {
         "words": texts["text"].str.split().str.len(),
         "entropy": texts["text"].map(diversity.entropy),
@@ -247,6 +247,6 @@ def _asked(model: Any, tokenizer: Any, world: World, facts: pd.Series, batch_tok
     """One probe of each kind about each fact, as the engine scores it."""
     probes = world.probes[world.probes["kind"].isin(ASKED) & world.probes["fact_id"].isin(facts)]
     probes = probes.drop_duplicates(["fact_id", "kind"]).reset_index(drop=True)
-    table = pd.concat([probes, score(model, tokenizer, probes, batch_tokens=batch_tokens)], axis=1)
+    table = pd.concat([probes, score_probes(model, tokenizer, probes, batch_tokens=batch_tokens)], axis=1)
     table = table.join(world.facts.set_index("fact_id")[["relation", "exposures", "panel"]], on="fact_id")
     return table.drop(columns=["prompt", "candidates", "supporting_fact_ids"])

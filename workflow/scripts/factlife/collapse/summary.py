@@ -270,7 +270,7 @@ def _means(
 ) -> pd.DataFrame:
     values = rows[list(columns.values())].astype(float).to_numpy()
     interval = stats.cluster_bootstrap(values, rows["subject"].to_numpy(), resamples=resamples)
-    return stats.tidy({"group": group}, list(columns), interval, over=over)
+    return stats.summary_rows({"group": group}, list(columns), interval, interval_over=over)
 
 
 def _plain(metric: str, group: str, n: int, value: float) -> pd.DataFrame:

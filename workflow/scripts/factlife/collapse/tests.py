@@ -24,10 +24,10 @@ def questions(test: MultipleChoice, world: World, path: str | Path | None = None
     """
     if test.kind == "world":
         # At least 5 stay apart, so that the same questions are asked whatever the shots.
-        found = harness.of_world(world, shots=max(5, *test.shots)).assign(group="factual")
+        found = harness.questions_from_world(world, num_fewshot=max(5, *test.shots)).assign(group="factual")
     else:
-        found = pd.read_parquet(path) if test.dataset else harness.of_mmlu(path)
-        found = found.assign(group=found["subject"].map(harness.group))
+        found = pd.read_parquet(path) if test.dataset else harness.read_mmlu(path)
+        found = found.assign(group=found["subject"].map(harness.subject_group))
     if test.questions is not None:
         mixed = found.sample(frac=1, random_state=0).sort_index(key=lambda index: index.map(found["split"] == "test"))
         kept = mixed.groupby(["subject", "split"]).head(test.questions).index
@@ -60,9 +60,9 @@ def take(model: Any, tokenizer: Any, tests: Mapping[str, tuple[MultipleChoice, p
                 )
             for shots in test.shots:
                 with TemporaryDirectory() as folder:
-                    found = harness.evaluate(
+                    found = harness.evaluate_questions(
                         model, tokenizer, asked, folder,
-                        scoring=scoring, shots=shots, mmlu=test.kind == "mmlu", batch_size=test.batch_size,
+                        scoring=scoring, num_fewshot=shots, mmlu=test.kind == "mmlu", batch_size=test.batch_size,
                     )  # fmt: skip
                 found = found.assign(test=name, scoring=scoring, shots=shots, question=range(len(found)))
                 rows.append(found[_COLUMNS])
@@ -70,5 +70,5 @@ def take(model: Any, tokenizer: Any, tests: Mapping[str, tuple[MultipleChoice, p
 
 
 _COLUMNS = [
-    "test", "scoring", "shots", "question", "subject", "group", "correct", "correct_norm", "chosen", "confidence",
+    "test", "scoring", "shots", "question", "subject", "group", "correct", "correct_norm", "prediction", "confidence",
 ]  # fmt: skip

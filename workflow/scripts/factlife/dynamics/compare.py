@@ -136,7 +136,7 @@ def _numbers(found: Iterator[Measure], resamples: int) -> tuple[pd.DataFrame, pd
     """Estimates with intervals, by ``metric, group, step``, and the resampled numbers, a column for each."""
     tables, draws = [], []
     for measure in found:
-        mean, means = stats.resampled_means(measure.values, measure.subjects, resamples=resamples)
+        mean, means = stats.bootstrap_means(measure.values, measure.subjects, resamples=resamples)
         number, resampled = measure.numbers(mean), measure.numbers(means)
         at = pd.MultiIndex.from_tuples(measure.rows, names=_AT)
         low, high = _ends(resampled)

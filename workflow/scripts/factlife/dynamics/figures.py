@@ -120,12 +120,12 @@ def _curves(shown: pd.DataFrame, sketch: _Sketch, colour: alt.Color) -> alt.Char
     axis = alt.Axis(values=[0, 1, 3, 10, 30, 100, 300, 1000, 3000]) if sketch.log_steps else alt.Axis(tickCount=6)
     base = alt.Chart(rows).encode(
         x=alt.X("step:Q", title="training step", scale=scale, axis=axis),
-        y=figures.share_axis(title) if sketch.share else alt.Y("estimate:Q", title=title),
+        y=figures.fraction_axis(title) if sketch.share else alt.Y("estimate:Q", title=title),
         color=colour,
         detail="seed:N",
     )
     groups = sorted(rows["group"].unique(), key=lambda group: "composed" in group)
-    drawn = figures.with_band(base.transform_filter(alt.datum.metric == metric))
+    drawn = figures.line_with_band(base.transform_filter(alt.datum.metric == metric))
     if sketch.fit:
         drawn += base.transform_filter(alt.datum.metric == sketch.fit).mark_line(strokeDash=[4, 3], clip=True)
     if len(groups) == 1:

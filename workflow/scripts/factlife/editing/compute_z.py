@@ -24,8 +24,8 @@ from factlife.config.editing import ClosedFormEditor, EditSchedule, EditSite, Ta
 from factlife.editing.editable import EditableModel, EditSequence, freeze_weights, tokenize_prompt
 from factlife.editing.requests import EditError, scheduled_requests
 from factlife.editing.suffix import Suffixes
-from factlife.models.anatomy import capture, ending, unembed
-from factlife.recall.score import Answers
+from factlife.models.anatomy import capture, stop_after, unembed
+from factlife.recall.score import AnswerTokens
 
 _ESSENCE = "{} is a"
 
@@ -92,11 +92,11 @@ def vector_slots(target: EditableModel, requests: pd.DataFrame, place: EditSite,
     if place.fact_token == "subject_last":
         owners = pd.factorize(requests["subject"])[0] if joint else range(len(requests))
         return sorted(VectorSlot(int(owner), request, None) for request, owner in enumerate(owners))
-    answers = Answers(target.tokenizer)
+    answers = AnswerTokens(target.tokenizer)
     tokens = [
         (request, token)
         for request, one in enumerate(requests.itertuples())
-        for token in range(len(answers.after(one.prompt, one.target_new)))
+        for token in range(len(answers.encode_after(one.prompt, one.target_new)))
     ]
     return [VectorSlot(vector, request, token) for vector, (request, token) in enumerate(tokens)]
 
@@ -370,7 +370,7 @@ def _read_hidden(
         ids[number, : one.place + 1] = torch.tensor(one.ids[: one.place + 1])
     places = torch.tensor([one.place for one in made])
     mask = torch.arange(width) <= places[:, None]
-    with capture({"here": module}, inputs=inputs) as found, ending(module):
+    with capture({"here": module}, inputs=inputs) as found, stop_after(module):
         target.model.base_model(ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
     owner = torch.tensor([slot.vector for slot in needed], device=device)
     return _mean_per_vector(found["here"][torch.arange(len(made)), places], owner, needed[-1].vector + 1)

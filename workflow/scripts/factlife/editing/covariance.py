@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from factlife.editing.requests import EditError
-from factlife.models.anatomy import anatomy, capture, ending
+from factlife.models.anatomy import capture, get_anatomy, stop_after
 
 _BATCH_TOKENS = 8192
 
@@ -49,7 +49,7 @@ def compute_covariance(
     Raises:
         EditError: there are fewer tokens than a key has entries, keys are not finite, or there is no such block.
     """
-    blocks = dict(enumerate(anatomy(model).blocks))
+    blocks = dict(enumerate(get_anatomy(model).blocks))
     if layers:
         if missing := [layer for layer in layers if not -len(blocks) <= layer < len(blocks)]:
             raise EditError(
@@ -57,12 +57,12 @@ def compute_covariance(
             )
         blocks = {layer: blocks[layer] for layer in sorted({layer % len(blocks) for layer in layers})}
     read, last = {layer: block.mlp_out for layer, block in blocks.items()}, blocks[max(blocks)].mlp_out
-    width, device = anatomy(model).d_mlp, next(model.parameters()).device
+    width, device = get_anatomy(model).d_mlp, next(model.parameters()).device
     tokens = tokens_per_key_dim * width
     sums = {layer: torch.zeros(width, width, dtype=torch.float64, device=device) for layer in blocks}
     marks, count, before, log = [tokens // 2**halving for halving in (4, 3, 2, 1)], 0, None, []
     for ids, mask in _batches(sequences, tokens, pad_token_id, max_length, seed):
-        with torch.inference_mode(), capture(read, inputs=True) as keys, ending(last):
+        with torch.inference_mode(), capture(read, inputs=True) as keys, stop_after(last):
             model.base_model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
         for layer, found in keys.items():
             # In single precision over one batch, in double over the batches.

@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from factlife.config.editing import EditSite
 from factlife.editing.requests import EditError
-from factlife.models.anatomy import Anatomy, anatomy
-from factlife.recall.score import Answers
+from factlife.models.anatomy import Anatomy, get_anatomy
+from factlife.recall.score import AnswerTokens
 
 Deltas = dict[str, Tensor]
 
@@ -44,7 +44,7 @@ class EditableModel:
     @property
     def parts(self) -> Anatomy:
         """Its anatomy."""
-        return anatomy(self.model)
+        return get_anatomy(self.model)
 
     def layer(self, number: int) -> int:
         """A block's number, counted from the front.
@@ -177,7 +177,7 @@ def tokenize_prompt(
     if start < 0:
         raise EditError(f"the subject {subject!r} is not in the prompt {text!r}")
     encoded = target.tokenizer(text)
-    ids, wanted = encoded["input_ids"], Answers(target.tokenizer).after(text, answer) if answer else []
+    ids, wanted = encoded["input_ids"], AnswerTokens(target.tokenizer).encode_after(text, answer) if answer else []
     if answer and not wanted:
         raise EditError(f"the tokenizer cannot write {answer!r} after {text!r}")
     if end:

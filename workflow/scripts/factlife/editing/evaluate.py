@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.recall.score import score
+from factlife.recall.score import score_probes
 
 
 def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
@@ -26,9 +26,11 @@ def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_t
         probability per token.
     """
     asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
-    wanted = score(model, tokenizer, asked, batch_tokens=batch_tokens)
+    wanted = score_probes(model, tokenizer, asked, batch_tokens=batch_tokens)
     has_other = (probes["alternative"] != "").to_numpy()
-    other = score(model, tokenizer, asked.assign(target=probes["alternative"])[has_other], batch_tokens=batch_tokens)
+    other = score_probes(
+        model, tokenizer, asked.assign(target=probes["alternative"])[has_other], batch_tokens=batch_tokens
+    )
     found = pd.DataFrame(
         {
             "argmax": wanted["exact_match"],

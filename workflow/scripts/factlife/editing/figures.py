@@ -90,11 +90,11 @@ def survival(table: pd.DataFrame) -> alt.Chart:
     base = alt.Chart(rows).encode(
         x=alt.X("step:Q", title="steps of fine-tuning", scale=alt.Scale(type="symlog"), axis=alt.Axis(values=[0, 1, 3, 10, 30, 100, 300, 1000])),
         detail="seed:N",
-        y=figures.share_axis("still right, of those right at first"),
+        y=figures.fraction_axis("still right, of those right at first"),
         color=alt.Color("followed:N", title="facts", sort=[*_GROUPS.values()]),
     )  # fmt: skip
     return (
-        figures.with_band(base)
+        figures.line_with_band(base)
         .properties(width=210, height=170)
         .facet(row=alt.Row("tuned:N", title=None), column=alt.Column("read:N", title=None, sort=[*_DATA.values()]))
     )
@@ -143,7 +143,7 @@ def sequences(table: pd.DataFrame) -> alt.Chart:
     )
     base = alt.Chart(rows).encode(
         x=alt.X("edits_per_key_dim:Q", title="edits per entry of a key (n / d_k)"),
-        y=figures.share_axis("every token right"),
+        y=figures.fraction_axis("every token right"),
         color=_EDITOR,
     )
     drawn = alt.layer(

@@ -25,8 +25,8 @@ from factlife.editing.editable import EditableModel, EditSequence, freeze_weight
 from factlife.editing.editors.tuning import pad_sequences, training_sequences
 from factlife.editing.editors.ultraedit import RunningStatistics
 from factlife.editing.requests import EditError
-from factlife.models.anatomy import capture, unembed, weight
-from factlife.recall.score import Answers
+from factlife.models.anatomy import capture, unembed, weight_matrix
+from factlife.recall.score import AnswerTokens
 from factlife.world import World
 
 # By the name of a linear map: what it reads, (token, in), and the gradient of the loss by what it returns, (token, out).
@@ -206,14 +206,14 @@ def select_train_edits(
         if from_world
         else _locality_from_file(probes)
     )
-    answers, found = Answers(target.tokenizer), []
+    answers, found = AnswerTokens(target.tokenizer), []
     for one, request in zip(requests.itertuples(), training_sequences(target, requests), strict=True):
-        prompts = [prompt for prompt in asked.get(one.edit_id, []) if answers.after(prompt, one.target_new)]
+        prompts = [prompt for prompt in asked.get(one.edit_id, []) if answers.encode_after(prompt, one.target_new)]
         again = [request, *(tokenize_prompt(target, _END, prompt, "", one.target_new) for prompt in prompts)]
         still = [
             (about, tokenize_prompt(target, _END, prompt, "", answer))
             for about, prompt, answer in kept.get(one.edit_id, [])
-            if answers.after(prompt, answer)
+            if answers.encode_after(prompt, answer)
         ]
         found.append(TrainEdit(one.edit_id, request, again, still))
     logging.info(
@@ -280,7 +280,7 @@ def train_hypernetwork(
         ``edit_accuracy``, the share of new values whose every token is the most probable one.
     """
     modules, device = edited_modules(target, settings), target.model.device
-    shapes = {name: weight(module).shape[::-1] for name, module in modules.items()}
+    shapes = {name: weight_matrix(module).shape[::-1] for name, module in modules.items()}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         network = Hypernetwork(shapes, rank=settings.rank, rate=settings.edit_lr).to(device)

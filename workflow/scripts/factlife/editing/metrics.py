@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from factlife.config.editing import EditEvaluation
 from factlife.editing.editable import Deltas, EditableModel
-from factlife.recall.perplexity import text_nats
+from factlife.recall.perplexity import text_losses
 
 COLUMNS = ["metric", "item", "value", "weight"]
 
@@ -55,7 +55,7 @@ class EditMetrics:
             *_weight_norms(target.model, deltas),
         ]
         if whole and self.texts:
-            nats = text_nats(target.model, target.tokenizer, list(self.texts.values()))
+            nats = text_losses(target.model, target.tokenizer, list(self.texts.values()))
             read = zip(self.texts, nats["nats"], nats["tokens"], strict=True)
             rows += [("nll", item, value, float(tokens)) for item, value, tokens in read]
         return pd.DataFrame(rows, columns=COLUMNS)

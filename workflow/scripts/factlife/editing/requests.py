@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from factlife.config.editing import EditRequests, EditSchedule
-from factlife.recall.score import Answers
+from factlife.recall.score import AnswerTokens
 from factlife.world import World
 
 COLUMNS = [
@@ -91,7 +91,7 @@ def validate_requests(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     A request needs a target, its subject in its prompt, a subject and relation that no earlier request has, and a target
     that differs from the old value and that the tokenizer can write after the prompt.
     """
-    requests = requests.assign(dropped=[_drop_reason(row, Answers(tokenizer)) for row in requests.itertuples()])
+    requests = requests.assign(dropped=[_drop_reason(row, AnswerTokens(tokenizer)) for row in requests.itertuples()])
     again = requests[requests["dropped"] == ""].duplicated(["subject", "relation"])
     requests.loc[again[again].index, "dropped"] = "another request has this subject and relation"
     for reason, number in requests["dropped"][requests["dropped"] != ""].value_counts().items():
@@ -103,14 +103,14 @@ def validate_requests(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     return requests
 
 
-def _drop_reason(row: Any, answers: Answers) -> str:
+def _drop_reason(row: Any, answers: AnswerTokens) -> str:
     if not row.target_new.strip():
         return "the target is empty"
     if not row.subject.strip() or row.subject not in row.prompt:
         return "the subject is not in the prompt"
     if row.target_new == row.target_true:
         return "the target is the old value"
-    if not answers.after(row.prompt, row.target_new):
+    if not answers.encode_after(row.prompt, row.target_new):
         return "the tokenizer cannot write the target after the prompt"
     return ""
 

@@ -278,7 +278,9 @@ def _every_site(swept: pd.DataFrame, resamples: int) -> pd.DataFrame:
             group["subject"].to_numpy(),
             resamples=resamples,
         )
-        parts.append(stats.tidy({"choose_by": "every_site", "fact_token": token, "layer": layer}, [metric], interval))
+        parts.append(
+            stats.summary_rows({"choose_by": "every_site", "fact_token": token, "layer": layer}, [metric], interval)
+        )
     return pd.concat(parts, ignore_index=True)
 
 

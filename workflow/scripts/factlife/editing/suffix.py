@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from factlife.models.anatomy import Anatomy, anatomy, capture, patch
-from factlife.models.prefix import prefix
+from factlife.models.anatomy import Anatomy, capture, get_anatomy, patch
+from factlife.models.prefix_cache import build_prefix_cache
 
 
 class Suffixes:
@@ -37,7 +37,7 @@ class Suffixes:
             fill: a token id for padding.
         """
         self.model, self.layer = model, layer
-        self.parts: Anatomy = anatomy(model)
+        self.parts: Anatomy = get_anatomy(model)
         device = next(model.parameters()).device
         before, after = max(1, *places), max(len(ids) - place for ids, place in zip(sequences, places, strict=True))
         ids = torch.full((len(sequences), before + after), fill)
@@ -94,7 +94,7 @@ class Suffixes:
             self.ids,
             attention_mask=self.mask,
             position_ids=self.positions[:, self.before :],
-            past_key_values=prefix(self.kept),
+            past_key_values=build_prefix_cache(self.kept),
             use_cache=True,
         ).last_hidden_state
 

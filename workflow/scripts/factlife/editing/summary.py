@@ -57,14 +57,14 @@ def _group(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
             group["subject"].to_numpy(),
             resamples=resamples,
         )
-        table = stats.tidy(keys, [metric] * len(CRITERIA), interval)
+        table = stats.summary_rows(keys, [metric] * len(CRITERIA), interval)
         table.insert(len(keys), "criterion", [judge for judge, n in zip(CRITERIA, interval.n, strict=True) if n])
         parts.append(table)
     still = rows[rows["metric"].isin(["neighbourhood", "recall", "same_subject"])]
     for metric, group in still.groupby("metric", sort=False):
         values = group[["unchanged"]].astype("Float64").to_numpy(float, na_value=np.nan)
         interval = stats.cluster_bootstrap(values, group["subject"].to_numpy(), resamples=resamples)
-        table = stats.tidy(keys, [f"unchanged_{metric}"], interval)
+        table = stats.summary_rows(keys, [f"unchanged_{metric}"], interval)
         table.insert(len(keys), "criterion", "argmax")
         parts.append(table)
     if set(_SCORED) <= set(rows["metric"]):
@@ -118,11 +118,13 @@ def summarise_metrics(measures: pd.DataFrame, *, resamples: int) -> pd.DataFrame
         metric, values = found[-1], rows[["value"]].to_numpy(float)
         head, options = dict(zip(keys, found, strict=False)), {"resamples": resamples}
         if metric == "nll":
-            ratio = stats.ratio_bootstrap(values, rows[["weight"]].to_numpy(float), rows["item"].to_numpy(), **options)
+            ratio = stats.cluster_bootstrap_ratio(
+                values, rows[["weight"]].to_numpy(float), rows["item"].to_numpy(), **options
+            )
             interval = stats.Interval(ratio.n, *(np.exp(one) for one in (ratio.estimate, ratio.low, ratio.high)))
         else:
             interval = stats.cluster_bootstrap(values, rows["item"].str.split(".").str[0].to_numpy(), **options)
-        table = stats.tidy(head, ["perplexity" if metric == "nll" else metric], interval)
+        table = stats.summary_rows(head, ["perplexity" if metric == "nll" else metric], interval)
         if metric.startswith("weight_"):
             table[["ci_low", "ci_high"]], table["interval_over"] = np.nan, ""
         table.insert(len(keys), "criterion", "generation" if metric in ("fluency", "consistency") else "")
@@ -165,7 +167,7 @@ def summarise_survival(followed: pd.DataFrame, *, resamples: int) -> pd.DataFram
         interval = stats.cluster_bootstrap(
             columns.loc[rows.index].to_numpy(), subjects[rows.index].to_numpy(), resamples=resamples
         )
-        parts.append(stats.tidy(dict(zip(SURVIVAL_KEYS, found, strict=True)), list(columns), interval))
+        parts.append(stats.summary_rows(dict(zip(SURVIVAL_KEYS, found, strict=True)), list(columns), interval))
     moved = followed.dropna(subset="update_cosine").drop_duplicates(SURVIVAL_KEYS)
     alone = {"metric": "update_cosine", "n": 1, "estimate": moved["update_cosine"], "interval_over": ""}
     parts.append(moved[SURVIVAL_KEYS].assign(**alone, ci_low=np.nan, ci_high=np.nan)[[*SURVIVAL_KEYS, *_TIDY]])

@@ -20,9 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from factlife.config.editing import EditSurvival
 from factlife.editing.editable import Deltas, apply_deltas
 from factlife.editing.requests import EditError
-from factlife.models.anatomy import anatomy
-from factlife.models.train import Collator
-from factlife.recall.score import Answers, score
+from factlife.models.anatomy import get_anatomy
+from factlife.models.train import PaddingCollator
+from factlife.recall.score import AnswerTokens, score_probes
 from factlife.world import World
 
 
@@ -126,10 +126,10 @@ def relearn(
         settings: rates, and steps of ``relearning``.
         how: ``full``, ``lora`` or ``dora``.
     """
-    answers = Answers(tokenizer)
-    wanted = [answers.after(row.prompt, row.target) for row in edits.itertuples()]
+    answers = AnswerTokens(tokenizer)
+    wanted = [answers.encode_after(row.prompt, row.target) for row in edits.itertuples()]
     texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(edits.itertuples(), wanted, strict=True)]
-    batch = Collator(tokenizer.pad_token_id or 0)(texts)
+    batch = PaddingCollator(tokenizer.pad_token_id or 0)(texts)
     for number, (text, ids) in enumerate(zip(texts, wanted, strict=True)):
         batch["labels"][number, : len(text) - len(ids)] = -100
     optimizer = _adam(model, settings, how)
@@ -187,7 +187,7 @@ def finetune(
     linears = _linears(model, layers)
     if how == "full":
         for layer in layers:
-            anatomy(model).blocks[layer].module.requires_grad_(True)
+            get_anatomy(model).blocks[layer].module.requires_grad_(True)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
@@ -198,7 +198,11 @@ def finetune(
             )  # fmt: skip
             model = inject_adapter_in_model(adapter, model)
     optimizer = _adam(model, settings, how)
-    rng, queue, collate = random.Random(f"fine-tuning {settings.seed}"), [], Collator(tokenizer.pad_token_id or 0)
+    rng, queue, collate = (
+        random.Random(f"fine-tuning {settings.seed}"),
+        [],
+        PaddingCollator(tokenizer.pad_token_id or 0),
+    )
     yield 0, model.eval()
     for step in range(1, max(settings.steps) + 1):
         while len(queue) < settings.batch_size:
@@ -246,7 +250,7 @@ def _adam(model: Any, settings: EditSurvival, how: str) -> torch.optim.Optimizer
 
 def _linears(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
     """Names and modules of the linear maps in some blocks."""
-    blocks = [anatomy(model).blocks[layer].module for layer in layers]
+    blocks = [get_anatomy(model).blocks[layer].module for layer in layers]
     inside = {id(part) for block in blocks for part in block.modules() if isinstance(part, (nn.Linear, Conv1D))}
     return [(name, part) for name, part in model.named_modules() if id(part) in inside]
 
@@ -254,7 +258,7 @@ def _linears(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
 def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
     parameters = dict(model.named_parameters())
     changed = {id(parameters[name]) for name in deltas}
-    blocks = anatomy(model).blocks
+    blocks = get_anatomy(model).blocks
     edited = [n for n, block in enumerate(blocks) if any(id(one) in changed for one in block.module.parameters())]
     return {
         "all": list(range(len(blocks))),
@@ -265,7 +269,7 @@ def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
 
 def _is_correct(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.Series:
     asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
-    return score(model, tokenizer, asked, batch_tokens=batch_tokens)["exact_match"]
+    return score_probes(model, tokenizer, asked, batch_tokens=batch_tokens)["exact_match"]
 
 
 @torch.no_grad()
@@ -274,14 +278,14 @@ def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: i
 
     Negative where it is not what the model says, by argmax.
     """
-    answers, found = Answers(tokenizer), np.full(len(probes), -np.inf)
-    wanted = [answers.after(row.prompt, row.target) for row in probes.itertuples()]
+    answers, found = AnswerTokens(tokenizer), np.full(len(probes), -np.inf)
+    wanted = [answers.encode_after(row.prompt, row.target) for row in probes.itertuples()]
     texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(probes.itertuples(), wanted, strict=True)]
     order = sorted((number for number, ids in enumerate(wanted) if ids), key=lambda number: len(texts[number]))
     while order:
         size = max(1, batch_tokens // len(texts[order[-1]]))
         batch, order = order[-size:], order[:-size]
-        ids = Collator(tokenizer.pad_token_id or 0)([texts[number] for number in batch])
+        ids = PaddingCollator(tokenizer.pad_token_id or 0)([texts[number] for number in batch])
         logits = model(
             ids["input_ids"].to(model.device), ids["attention_mask"].to(model.device), use_cache=False
         ).logits

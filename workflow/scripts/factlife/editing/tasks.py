@@ -42,10 +42,12 @@ def _answers(model: Any, tokenizer: Any, tasks: Sequence[str], world: World) -> 
     parts = []
     if "world" in tasks:
         with tempfile.TemporaryDirectory() as folder:
-            found = harness.evaluate(model, tokenizer, harness.of_world(world, shots=0), folder)
+            found = harness.evaluate_questions(
+                model, tokenizer, harness.questions_from_world(world, num_fewshot=0), folder
+            )
         parts.append(("world", found["fact_id"], found["correct_norm"]))
     if named := [task for task in tasks if task != "world"]:
-        for task, found in harness.run(model, tokenizer, named).items():
+        for task, found in harness.run_tasks(model, tokenizer, named).items():
             parts.append((task, found.index.astype(str), found["correct_norm"]))
     return pd.concat(
         pd.DataFrame({"metric": f"task_{task}", "item": items, "value": right.astype(float), "weight": 1.0})

@@ -26,7 +26,7 @@ from factlife.graphs.graph import (
     salient_logit_targets,
 )
 from factlife.graphs.replacement import FrozenModel
-from factlife.recall.score import Answers
+from factlife.recall.score import AnswerTokens
 from factlife.saes.activations import special_tokens_mask
 from factlife.saes.dictionary import Dictionary
 from factlife.saes.quality import forward_probes
@@ -145,7 +145,7 @@ def build_attribution_graphs(
 
 def select_prompts(model: Any, tokenizer: Any, world: World, settings: Graphs) -> list[GraphPrompt]:
     """Custom prompts, named facts, then facts of the panel: recalled ones first, taking turns between relations."""
-    answers = Answers(tokenizer)
+    answers = AnswerTokens(tokenizer)
     fact_ids = settings.pages if isinstance(settings.pages, list) else []
     probes = forward_probes(world.facts, world.probes)
     if unknown := sorted(set(fact_ids) - set(probes["fact_id"])):
@@ -161,7 +161,7 @@ def select_prompts(model: Any, tokenizer: Any, world: World, settings: Graphs) -
     candidates = []
     for probe in probes[probes["fact_id"].isin(fact_ids) | in_panel].drop_duplicates("fact_id").itertuples():
         is_named = probe.fact_id in fact_ids
-        if len(answers.after(probe.prompt, probe.target)) != 1 and not is_named:
+        if len(answers.encode_after(probe.prompt, probe.target)) != 1 and not is_named:
             continue
         wrong = [value for value in probe.candidates if value != probe.target]
         candidates.append(
@@ -196,14 +196,14 @@ def _in_turn(prompts: list[GraphPrompt]) -> list[GraphPrompt]:
 
 
 def _graph_prompt(
-    answers: Answers, name: str, relation: str, prompt: str, answer: str, wrong: list[str], *, has_page: bool
+    answers: AnswerTokens, name: str, relation: str, prompt: str, answer: str, wrong: list[str], *, has_page: bool
 ) -> GraphPrompt:
-    target = answers.after(prompt, answer)
+    target = answers.encode_after(prompt, answer)
     if len(target) != 1:
         raise GraphError(
             f"{name}: a graph explains a single token, but {answer!r} after {prompt!r} has {len(target)} tokens"
         )
-    wrong_ids = tuple(ids[0] for value in wrong if (ids := answers.ids(value)) and ids[0] != target[0])
+    wrong_ids = tuple(ids[0] for value in wrong if (ids := answers.encode(value)) and ids[0] != target[0])
     ids = tuple(answers.tokenizer(prompt)["input_ids"])
     return GraphPrompt(name, relation, prompt, ids, target[0], wrong_ids, has_page)
 

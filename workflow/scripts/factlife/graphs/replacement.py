@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from factlife.models.anatomy import Anatomy, anatomy, capture, patch
+from factlife.models.anatomy import Anatomy, capture, get_anatomy, patch
 from factlife.saes.activations import dictionary_sites
 
 # Output of a layer's MLP, (batch, position, d), from the layer, the MLP's input and the real MLP's output.
@@ -58,7 +58,7 @@ class FrozenModel:
             model: the model, in eval mode.
             ids: (1, n).
         """
-        self.model, self.parts, self.ids = model, anatomy(model), ids
+        self.model, self.parts, self.ids = model, get_anatomy(model), ids
         self.sites = dictionary_sites(self.parts, "transcoder")
         self.patterns: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self.scales: dict[nn.Module, Tensor] = {}

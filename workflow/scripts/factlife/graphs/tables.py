@@ -47,7 +47,9 @@ def summarise_graphs(scores: pd.DataFrame, interventions: pd.DataFrame, *, resam
     for (model, seed, target), group in scores.groupby(["model", "seed", "attribution_target"], sort=False):
         keys = dict.fromkeys(GRAPH_KEYS, "") | {"model": model, "seed": seed, "attribution_target": target}
         values = group[_SCORES].to_numpy(dtype=float)
-        rows.append(stats.tidy(keys, _SCORES, stats.cluster_bootstrap(values, _subjects(group), resamples=resamples)))
+        rows.append(
+            stats.summary_rows(keys, _SCORES, stats.cluster_bootstrap(values, _subjects(group), resamples=resamples))
+        )
     for (model, seed, target, factor), group in interventions.groupby(
         ["model", "seed", "attribution_target", "steering_factor"], sort=False
     ):
@@ -79,13 +81,13 @@ def _prediction_rows(table: pd.DataFrame, keys: dict, resamples: int) -> list[pd
             by_fact = pairs.groupby("fact_id", sort=False)[["x", "y"]].apply(_agreement).reset_index()
             values = by_fact[metrics].to_numpy(dtype=float)
             interval = stats.cluster_bootstrap(values, _subjects(by_fact), resamples=resamples)
-            rows.append(stats.tidy(keys | {"setting": setting, "predictor": name}, metrics, interval))
+            rows.append(stats.summary_rows(keys | {"setting": setting, "predictor": name}, metrics, interval))
     for setting in ("frozen", "unfrozen"):
         sizes = table[[setting, f"random_{setting}"]].abs().groupby(table["fact_id"], sort=False).sum().reset_index()
-        interval = stats.ratio_bootstrap(
+        interval = stats.cluster_bootstrap_ratio(
             sizes[[setting]].to_numpy(), sizes[[f"random_{setting}"]].to_numpy(), _subjects(sizes), resamples=resamples
         )
-        rows.append(stats.tidy(keys | {"setting": setting}, ["effect_over_random"], interval))
+        rows.append(stats.summary_rows(keys | {"setting": setting}, ["effect_over_random"], interval))
     return rows
 
 

@@ -67,12 +67,12 @@ def recall_at_k(table: pd.DataFrame) -> alt.Chart:
     rows = rows[rows["ranker"].isin(colours)]
     base = alt.Chart(rows).encode(
         x=alt.X("k:Q", title="k, number of top documents", scale=alt.Scale(type="log")),
-        y=figures.share_axis("recall@k"),
+        y=figures.fraction_axis("recall@k"),
         color=alt.Color("ranker:N", title="ranker", scale=alt.Scale(domain=[*colours], range=[*colours.values()])),
         detail="seed:N",
     )
     return (
-        figures.with_band(base)
+        figures.line_with_band(base)
         .properties(width=240, height=190)
         .facet(facet=alt.Facet("panel:N", title=None, header=alt.Header(labelLimit=240)), columns=2)
     )
@@ -173,6 +173,6 @@ def sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> al
                 color=alt.Color("curve:N", title=None),
                 detail="seed:N",
             )
-            panels.append(figures.with_band(base).properties(width=200, height=150))
+            panels.append(figures.line_with_band(base).properties(width=200, height=150))
         sweep_rows.append(alt.hconcat(*panels))
     return alt.vconcat(*sweep_rows).resolve_scale(color="independent")

@@ -48,7 +48,7 @@ def rank_by_model(
 
     @functools.cache
     def load(checkpoint: int) -> tuple[Any, Any]:
-        return models.load(models.checkpoints(folder)[checkpoint][1], device)
+        return models.load_model(models.list_checkpoints(folder)[checkpoint][1], device)
 
     def tokenize(
         model: Any, tokenizer: Any, loss: DocumentLoss, margin: bool
@@ -108,7 +108,7 @@ def load_ranking_inputs(
         loss: document tokens whose loss counts.
         device: device of the model.
     """
-    model, tokenizer = models.load(folder, device)
+    model, tokenizer = models.load_model(folder, device)
     document_texts = tokenize_documents(documents, tokenizer, values, loss, max_length=max_positions(model))
     return RankingInputs(model, tokenizer.pad_token_id, tokenize_queries(queries, tokenizer), document_texts)
 

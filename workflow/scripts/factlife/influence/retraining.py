@@ -18,7 +18,7 @@ from factlife.corpus import tokens
 from factlife.influence.queries import label_relevance
 from factlife.influence.retraining_metrics import RANDOM, RELEVANT
 from factlife.influence.retrieval_metrics import rank_documents
-from factlife.recall.score import score
+from factlife.recall.score import score_probes
 from factlife.world.tables import World
 
 
@@ -131,9 +131,9 @@ def retrain(
             max_length=training.max_length,
             packing=training.packing,
         )
-        model, tokenizer = models.begin(source, start, seed=run.repeat, device=device)
+        model, tokenizer = models.load_initial_model(source, start, seed=run.repeat, device=device)
         with tempfile.TemporaryDirectory() as folder:
-            models.train(
+            models.train_model(
                 model,
                 tokenizer,
                 sequences,
@@ -142,7 +142,7 @@ def retrain(
                 output=f"{folder}/model",
                 resume=f"{folder}/resume",
             )
-        losses = score(model.eval(), tokenizer, probes, batch_tokens=batch_tokens)["loss_nats"]
+        losses = score_probes(model.eval(), tokenizer, probes, batch_tokens=batch_tokens)["loss_nats"]
         logging.info("%s %s, repeat %d: mean loss %.3f nats", run.kind, run.name, run.repeat, losses.mean())
         rows.append({**run.__dict__, "query_ids": queries["query_id"].tolist(), "loss_nats": losses.tolist()})
     return pd.DataFrame(rows)

@@ -139,7 +139,7 @@ def _means(rows: pd.DataFrame, keys: dict[str, object], resamples: int) -> pd.Da
     wide = wide[sorted(wide.columns, key=_row_order)]
     subjects = rows.drop_duplicates("query_id").set_index("query_id")["subject"].loc[wide.index]
     interval = stats.cluster_bootstrap(wide.to_numpy(), subjects.to_numpy(), resamples=resamples)
-    table = stats.tidy(keys, wide.columns.tolist(), interval)
+    table = stats.summary_rows(keys, wide.columns.tolist(), interval)
     table[_METRIC_KEYS] = table["metric"].str.split("\t", expand=True).set_axis(_METRIC_KEYS, axis=1)
     return pd.concat([table, *_differences(wide, subjects.to_numpy(), keys, resamples)], ignore_index=True)
 
@@ -160,7 +160,7 @@ def _differences(
     n_subjects = len(set(subjects))
     columns = columns[columns["metric"].isin(_COMPARED_METRICS) & (columns["document_kind"] == "all")]
     for (metric, relevance, k), rows in columns.groupby(["metric", "relevance", "k"]):
-        estimates, draws = stats.resampled_means(wide.iloc[:, rows.index].to_numpy(), subjects, resamples=resamples)
+        estimates, draws = stats.bootstrap_means(wide.iloc[:, rows.index].to_numpy(), subjects, resamples=resamples)
         resampled = dict(zip(rows["ranker"], zip(estimates, draws.T, strict=True), strict=True))
         metric_keys = {"metric": f"{metric}_difference", "relevance": relevance, "document_kind": "all", "k": k}
         table = comparison.differences(resampled, n_subjects)

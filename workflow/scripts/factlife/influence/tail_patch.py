@@ -21,7 +21,7 @@ from factlife.influence.tokenized_texts import (
     tokenize_documents,
     tokenize_queries,
 )
-from factlife.models.optim import optimizer
+from factlife.models.optim import build_optimizer
 
 
 def run_tail_patch(
@@ -104,7 +104,7 @@ def patch_gains(
         name: learning_rate_fraction * getattr(training, name) for name in ("learning_rate", "muon_learning_rate")
     }
     for i in np.flatnonzero(is_needed.any(0)):
-        step_optimizer = optimizer(model, training.model_copy(update=learning_rates))
+        step_optimizer = build_optimizer(model, training.model_copy(update=learning_rates))
         (batch,) = batch_texts([documents[i]], pad, batch_tokens, device)
         (text_losses(model, batch).sum() / max(1, len(documents[i].scored_positions))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)

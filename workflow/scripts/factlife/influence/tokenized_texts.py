@@ -14,8 +14,8 @@ from torch import Tensor
 from factlife.config.influence import DocumentLoss
 from factlife.corpus.tokens import encode_documents
 from factlife.influence.errors import InfluenceError
-from factlife.models.train import Collator
-from factlife.recall.score import Answers
+from factlife.models.train import PaddingCollator
+from factlife.recall.score import AnswerTokens
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def tokenize_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = Fa
     Raises:
         InfluenceError: the tokenizer cannot write a completion after its prompt, or a margin has no rival candidate.
     """
-    answer_tokens = Answers(tokenizer)
+    answer_tokens = AnswerTokens(tokenizer)
     texts = []
     for query in queries.itertuples():
-        target_ids = answer_tokens.after(query.prompt, query.completion)
+        target_ids = answer_tokens.encode_after(query.prompt, query.completion)
         if not target_ids:
             raise InfluenceError(
                 f"query {query.query_id}: the tokenizer cannot write {query.completion!r} after {query.prompt!r}, so no "
@@ -55,7 +55,9 @@ def tokenize_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = Fa
             )
         prompt_ids = tokenizer(query.prompt)["input_ids"]
         rival_ids = (
-            {answer_tokens.ids(candidate)[0] for candidate in query.candidates} - {target_ids[0]} if margin else set()
+            {answer_tokens.encode(candidate)[0] for candidate in query.candidates} - {target_ids[0]}
+            if margin
+            else set()
         )
         if margin and not rival_ids:
             raise InfluenceError(
@@ -145,7 +147,7 @@ def batch_texts(
     texts: Sequence[TokenizedText], pad: int, batch_tokens: int, device: Any = "cpu"
 ) -> Iterator[TextBatch]:
     """Batches of texts of similar length, longest first, with at most ``batch_tokens`` tokens each, padding included."""
-    collate, remaining = Collator(pad), sorted(range(len(texts)), key=lambda i: -len(texts[i].input_ids))
+    collate, remaining = PaddingCollator(pad), sorted(range(len(texts)), key=lambda i: -len(texts[i].input_ids))
     while remaining:
         batch_size = max(1, batch_tokens // len(texts[remaining[0]].input_ids))
         indices, remaining = remaining[:batch_size], remaining[batch_size:]

@@ -1,44 +1,50 @@
 """Models: loading, anatomy, training, and what their folders hold."""
 
+from factlife.models.checkpoints import (
+    count_parameters,
+    link_files,
+    list_checkpoints,
+    read_exposures,
+    read_final_exposures,
+)
+from factlife.models.launch import TrainingTask, run_training
 from factlife.models.load import (
     ModelError,
     add_tokens,
-    begin,
-    digest,
-    download,
-    encoder,
-    load,
+    download_model,
+    hash_weights,
+    initialize_model,
+    load_encoder,
+    load_initial_model,
+    load_model,
+    load_source,
     merge_adapter,
-    save,
-    scratch,
-    source,
+    save_model,
 )
-from factlife.models.store import checkpoints, exposures, link_files, parameters, stated
-from factlife.models.teach import Task, teach
-from factlife.models.train import TrainingStopped, fresh, train
-from factlife.models.writing import writer
+from factlife.models.train import TrainingStopped, prepare_resume_folder, train_model
+from factlife.models.writer import load_writer
 
 __all__ = [
     "ModelError",
-    "Task",
     "TrainingStopped",
+    "TrainingTask",
     "add_tokens",
-    "begin",
-    "checkpoints",
-    "digest",
-    "download",
-    "encoder",
-    "exposures",
-    "fresh",
+    "count_parameters",
+    "download_model",
+    "hash_weights",
+    "initialize_model",
     "link_files",
-    "load",
+    "list_checkpoints",
+    "load_encoder",
+    "load_initial_model",
+    "load_model",
+    "load_source",
+    "load_writer",
     "merge_adapter",
-    "parameters",
-    "save",
-    "scratch",
-    "source",
-    "stated",
-    "teach",
-    "train",
-    "writer",
+    "prepare_resume_folder",
+    "read_exposures",
+    "read_final_exposures",
+    "run_training",
+    "save_model",
+    "train_model",
 ]

@@ -19,7 +19,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Family:
+class ModuleNames:
     """What an architecture calls its parts, as attributes; those of Llama where nothing else is said.
 
     Attributes:
@@ -47,19 +47,19 @@ class Family:
     parallel: bool = False
 
 
-_GEMMA2 = Family(
+_GEMMA2_NAMES = ModuleNames(
     mlp_norm="pre_feedforward_layernorm",
     attention_post_norm="post_attention_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
 )
 
 # By `model_type` of the config. To add one, add a line here and one to `CONFIGS` in tests/models/test_anatomy.py.
-FAMILIES = {
-    "cohere2": Family(mlp_norm="input_layernorm", parallel=True),
-    "gemma": Family(),
-    "gemma2": _GEMMA2,
-    "gemma3_text": _GEMMA2,
-    "gpt2": Family(
+MODULE_NAMES = {
+    "cohere2": ModuleNames(mlp_norm="input_layernorm", parallel=True),
+    "gemma": ModuleNames(),
+    "gemma2": _GEMMA2_NAMES,
+    "gemma3_text": _GEMMA2_NAMES,
+    "gpt2": ModuleNames(
         blocks="transformer.h",
         embeddings=("transformer.wte", "transformer.wpe"),
         final_norm="transformer.ln_f",
@@ -69,7 +69,7 @@ FAMILIES = {
         attention_norm="ln_1",
         mlp_norm="ln_2",
     ),
-    "gpt_neox": Family(
+    "gpt_neox": ModuleNames(
         blocks="gpt_neox.layers",
         embeddings=("gpt_neox.embed_in",),
         final_norm="gpt_neox.final_layer_norm",
@@ -77,7 +77,7 @@ FAMILIES = {
         attention_out="dense",
         mlp_out="dense_4h_to_h",
     ),
-    "gptj": Family(
+    "gptj": ModuleNames(
         blocks="transformer.h",
         embeddings=("transformer.wte",),
         final_norm="transformer.ln_f",
@@ -88,23 +88,23 @@ FAMILIES = {
         mlp_norm="ln_1",
         parallel=True,
     ),
-    "llama": Family(),
-    "mistral": Family(),
-    "olmo2": Family(
+    "llama": ModuleNames(),
+    "mistral": ModuleNames(),
+    "olmo2": ModuleNames(
         attention_norm="",
         mlp_norm="",
         attention_post_norm="post_attention_layernorm",
         mlp_post_norm="post_feedforward_layernorm",
     ),
-    "phi": Family(
+    "phi": ModuleNames(
         final_norm="model.final_layernorm",
         attention_out="dense",
         mlp_out="fc2",
         mlp_norm="input_layernorm",
         parallel=True,
     ),
-    "qwen2": Family(),
-    "qwen3": Family(),
+    "qwen2": ModuleNames(),
+    "qwen3": ModuleNames(),
 }
 
 
@@ -147,7 +147,7 @@ class Anatomy:
         unembedding: reads the final norm; see ``logits`` for what follows it.
         d_mlp: width of what the down-projections read.
         parallel: attention and MLP of a block read the same residual stream.
-        post_normed: attention and MLP write through a norm, so that their projections' outputs are not what is added
+        post_norm: attention and MLP write through a norm, so that their projections' outputs are not what is added
             to the residual stream, and heads and neurons do not add up to it.
         logit_scale: factor on the unembedding's output.
         logit_cap: c in c · tanh(logits / c), or None.
@@ -164,12 +164,12 @@ class Anatomy:
     head_dim: int
     d_mlp: int
     parallel: bool
-    post_normed: bool
+    post_norm: bool
     logit_scale: float
     logit_cap: float | None
 
 
-class Writer(NamedTuple):
+class ResidualWriter(NamedTuple):
     """Something that adds to the residual stream: the sum of what its modules return.
 
     Attributes:
@@ -183,19 +183,19 @@ class Writer(NamedTuple):
     modules: tuple[nn.Module, ...]
 
 
-def anatomy(model: PreTrainedModel) -> Anatomy:
+def get_anatomy(model: PreTrainedModel) -> Anatomy:
     """Find the parts of a model.
 
     Raises:
         ModelError: its architecture is not in ``FAMILIES``.
     """
     config = model.config
-    if config.model_type not in FAMILIES:
+    if config.model_type not in MODULE_NAMES:
         raise ModelError(
-            f"the anatomy of architecture `{config.model_type}` is not known; there are {', '.join(FAMILIES)}\n"
+            f"the anatomy of architecture `{config.model_type}` is not known; there are {', '.join(MODULE_NAMES)}\n"
             "  to add one, add a line to FAMILIES in factlife/models/anatomy.py"
         )
-    family = FAMILIES[config.model_type]
+    family = MODULE_NAMES[config.model_type]
     blocks = tuple(_block(module, family) for module in model.get_submodule(family.blocks))
     n_heads = config.num_attention_heads
     return Anatomy(
@@ -207,30 +207,30 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
         d_model=config.hidden_size,
         n_heads=n_heads,
         n_kv_heads=getattr(config, "num_key_value_heads", None) or n_heads,
-        head_dim=weight(blocks[0].attention_out).shape[1] // n_heads,
-        d_mlp=weight(blocks[0].mlp_out).shape[1],
+        head_dim=weight_matrix(blocks[0].attention_out).shape[1] // n_heads,
+        d_mlp=weight_matrix(blocks[0].mlp_out).shape[1],
         parallel=getattr(config, "use_parallel_residual", family.parallel),
-        post_normed=bool(family.attention_post_norm),
+        post_norm=bool(family.attention_post_norm),
         logit_scale=getattr(config, "logit_scale", None) or 1.0,
         logit_cap=getattr(config, "final_logit_softcapping", None),
     )
 
 
-def weight(module: nn.Module) -> Tensor:
+def weight_matrix(module: nn.Module) -> Tensor:
     """The weight of a linear map as (out, in): a view, whichever way round the module keeps it."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
-def writers(parts: Anatomy) -> list[Writer]:
+def residual_writers(parts: Anatomy) -> list[ResidualWriter]:
     """All that writes into the residual stream: the embedding, then attention and MLP of each block."""
-    found = [Writer("embedding", None, parts.embeddings)]
+    found = [ResidualWriter("embedding", None, parts.embeddings)]
     for layer, block in enumerate(parts.blocks):
-        found.append(Writer("attention", layer, (block.attention_post_norm or block.attention,)))
-        found.append(Writer("mlp", layer, (block.mlp_post_norm or block.mlp,)))
+        found.append(ResidualWriter("attention", layer, (block.attention_post_norm or block.attention,)))
+        found.append(ResidualWriter("mlp", layer, (block.mlp_post_norm or block.mlp,)))
     return found
 
 
-def residual_parts(
+def decompose_residual(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What each writer adds to the residual stream, for a model in eval mode.
@@ -245,18 +245,18 @@ def residual_parts(
         What ``writers`` write, (n_writers, batch, position, d_model), and the residual stream before the final norm,
         (batch, position, d_model), which is their sum.
     """
-    parts = anatomy(model)
-    written = writers(parts)
+    parts = get_anatomy(model)
+    written = residual_writers(parts)
     modules = {(row, i): module for row, writer in enumerate(written) for i, module in enumerate(writer.modules)}
     if position_ids is None:
-        position_ids = positions(attention_mask)
+        position_ids = position_ids_from_mask(attention_mask)
     with capture(modules) as outputs, capture({"final": parts.final_norm}, inputs=True) as inputs:
         model.base_model(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
     sums = [sum(outputs[row, i] for i in range(len(writer.modules))) for row, writer in enumerate(written)]
     return torch.stack(sums), inputs["final"]
 
 
-def logits(parts: Anatomy, residual: Tensor) -> Tensor:
+def logits_from_residual(parts: Anatomy, residual: Tensor) -> Tensor:
     """The model's logits, (…, vocabulary), from the residual stream after the last block, (…, d_model)."""
     return unembed(parts, parts.final_norm(residual))
 
@@ -267,7 +267,7 @@ def unembed(parts: Anatomy, normed: Tensor) -> Tensor:
     return scores if parts.logit_cap is None else parts.logit_cap * torch.tanh(scores / parts.logit_cap)
 
 
-def positions(attention_mask: Tensor) -> Tensor:
+def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
     """Position ids, (batch, position), counted from the first token that is not padding, on either side."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
@@ -313,22 +313,22 @@ def patch(module: nn.Module, fn: Callable[[Tensor], Tensor | None], *, inputs: b
         hook.remove()
 
 
-class _Ended(Exception):
+class _ForwardStopped(Exception):
     """What was wanted of a pass has been read."""
 
 
 @contextmanager
-def ending(module: nn.Module) -> Iterator[None]:
+def stop_after(module: nn.Module) -> Iterator[None]:
     """A forward pass that ends as soon as a module has returned; the rest of the context is left out with it."""
 
     def end(_: Tensor) -> None:
-        raise _Ended
+        raise _ForwardStopped
 
-    with suppress(_Ended), patch(module, end):
+    with suppress(_ForwardStopped), patch(module, end):
         yield
 
 
-def _block(module: nn.Module, family: Family) -> Block:
+def _block(module: nn.Module, family: ModuleNames) -> Block:
     def part(name: str) -> nn.Module | None:
         return module.get_submodule(name) if name else None
 

@@ -40,7 +40,7 @@ class ModelError(ValueError):
     """A model cannot be had or cannot be used; the text says what to do."""
 
 
-def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def initialize_model(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """Random weights in any causal language model of transformers, float32, with SDPA where the architecture has it.
 
     Args:
@@ -74,28 +74,28 @@ def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) ->
         raise ModelError(f"config of {settings.architecture} does not make a model: {error}") from error
 
 
-def source(
-    settings: Hub | Folder | Gguf, downloaded: str | Path | None = None
+def load_source(
+    settings: Hub | Folder | Gguf, download_folder: str | Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A pretrained model and its tokenizer, as ``load`` gives them.
+    """Load a pretrained model and its tokenizer, as ``load_model`` does.
 
     Args:
         settings: where it comes from.
-        downloaded: the folder that ``download`` wrote; without it, a model of the hub comes from the cache or the hub.
+        download_folder: the folder that ``download_model`` wrote; if None, a hub model comes from the cache or the hub.
 
     Raises:
         ModelError: it cannot be had, or is incomplete or damaged.
     """
     match settings:
         case Hub():
-            return load(downloaded or _snapshot(settings))
+            return load_model(download_folder or _snapshot(settings))
         case Folder():
-            return load(settings.path)
+            return load_model(settings.path)
         case Gguf():
             return _dequantize(_packaged(settings))
 
 
-def download(settings: Hub, folder: str | Path) -> None:
+def download_model(settings: Hub, folder: str | Path) -> None:
     """Put a repository of the hub at its pinned revision into a folder, from the cache if it is there.
 
     Raises:
@@ -105,17 +105,17 @@ def download(settings: Hub, folder: str | Path) -> None:
     shutil.copytree(snapshot, folder, dirs_exist_ok=True)
 
 
-def begin(
-    settings: Source, start: str | Path, *, seed: int, device: str = "cpu"
+def load_initial_model(
+    settings: Source, folder: str | Path, *, seed: int, device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What training starts from: new weights for the tokenizer in a folder, or the pretrained model in it."""
     if isinstance(settings, Scratch):
-        tokenizer = AutoTokenizer.from_pretrained(start, **_SAFE)
-        return scratch(settings, tokenizer, seed).to(device), tokenizer
-    return load(start, device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_SAFE)
+        return initialize_model(settings, tokenizer, seed).to(device), tokenizer
+    return load_model(folder, device)
 
 
-def load(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model from a Hugging Face folder with safetensors, in float32 and eval mode, and its tokenizer.
 
     Runs no code from the folder and asks no network. The tokenizer pads on the right, whatever the folder says, and
@@ -127,11 +127,11 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
     return _pretrained(AutoModelForCausalLM, "a causal language model", Path(folder), device)
 
 
-def encoder(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model without a head from a Hugging Face folder, as ``load`` gives models of language.
+def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model without a head from a Hugging Face folder, loaded as ``load_model`` loads language models.
 
     Raises:
-        ModelError: as ``load``; weights of a pooler, which some encoders are published without, may be missing.
+        ModelError: as in ``load_model``; weights of a pooler, which some encoders are published without, may be missing.
     """
     return _pretrained(AutoModel, "an encoder", Path(folder), device, unneeded="pooler.")
 
@@ -222,13 +222,13 @@ def add_tokens(
     return ids
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write a model as safetensors, and its tokenizer, into a folder that ``load`` reads."""
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write a model as safetensors, and its tokenizer, into a folder that ``load_model`` reads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def digest(folder: str | Path) -> str:
+def hash_weights(folder: str | Path) -> str:
     """SHA-256 of a model's weights: of its safetensors files, one after the other in the order of their names."""
     sha = hashlib.sha256()
     for file in _weights(Path(folder)):

@@ -44,7 +44,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """The optimizer that the settings ask for; weight decay spares vectors."""
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -64,7 +64,7 @@ def optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     return MuonWithAdamW(muon, adamw)
 
 
-def rate(step: int, steps: int, settings: Training) -> float:
+def learning_rate_factor(step: int, steps: int, settings: Training) -> float:
     """The share of the full learning rate: a linear rise, a constant stretch, a linear fall to nothing."""
     rise, fall = settings.warmup_fraction * steps, settings.decay_fraction * steps
     return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / fall if fall else 1.0)

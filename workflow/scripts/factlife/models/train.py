@@ -20,12 +20,12 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from factlife.config.models import Training
-from factlife.models.load import save
-from factlife.models.optim import optimizer, rate
-from factlife.models.store import link_files
+from factlife.models.checkpoints import link_files
+from factlife.models.load import save_model
+from factlife.models.optim import build_optimizer, learning_rate_factor
 from factlife.world.tables import write_table
 
-IGNORED = -100
+IGNORE_INDEX = -100
 _LOG_EVERY = 10
 
 
@@ -33,7 +33,7 @@ class TrainingStopped(RuntimeError):
     """Training cannot go on; the text says why and what to change."""
 
 
-def train(
+def train_model(
     model: Any,
     tokenizer: Any,
     sequences: pd.DataFrame,
@@ -42,7 +42,7 @@ def train(
     seed: int,
     output: str | Path,
     resume: str | Path,
-    before: pd.Series | None = None,
+    initial_exposures: pd.Series | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> pd.DataFrame:
     """Train a model and write it, its checkpoints, its data order and its exposures.
@@ -60,7 +60,7 @@ def train(
         output: folder of the finished model; holds ``checkpoints/step-{step}``, ``order.parquet`` (which documents
             each step read) and ``exposures.parquet`` (how often each fact had been stated at each checkpoint).
         resume: folder for states.
-        before: how often each fact had been stated before this training, by fact; exposures go on from there.
+        initial_exposures: how often each fact had been stated before this training, by fact; exposures count on from these.
         callbacks: told of what is logged.
 
     Returns:
@@ -70,28 +70,28 @@ def train(
         TrainingStopped: the loss is not finite.
     """
     output, resume = Path(output), Path(resume)
-    order = visits(sequences["input_ids"].str.len().to_numpy(), settings, seed)
+    order = data_order(sequences["input_ids"].str.len().to_numpy(), settings, seed)
     steps = math.ceil(len(order) / settings.batch_size)
-    stated = statements(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
+    stated = fact_occurrences(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
     exposures = mean_exposures(stated, steps)
     wanted = checkpoint_steps(exposures, settings.checkpoints, settings.checkpoint_factor)
     resume.mkdir(parents=True, exist_ok=True)
-    model = adapted(model, settings, seed)
-    keeper = _Keeper(model, tokenizer, resume, set(wanted))
+    model = add_adapter(model, settings, seed)
+    keeper = _CheckpointCallback(model, tokenizer, resume, set(wanted))
 
-    optimizer_ = optimizer(model, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: rate(step, steps, settings))
+    optimizer_ = build_optimizer(model, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: learning_rate_factor(step, steps, settings))
     pad = tokenizer.pad_token_id or 0
     read = [sequences["input_ids"].iloc[number] for number in order]
-    if processes() > 1:
+    if process_count() > 1:
         # Whole batches to share. Nothing is predicted in a sequence of one token.
         read += [np.array([pad])] * (-len(read) % settings.batch_size)
-    args = _arguments(settings, steps, seed, resume, model.device.type)
-    trainer = _InOrder(
+    args = _training_arguments(settings, steps, seed, resume, model.device.type)
+    trainer = _SequentialTrainer(
         model=model,
         args=args,
         train_dataset=read,
-        data_collator=Collator(pad),
+        data_collator=PaddingCollator(pad),
         optimizers=(optimizer_, schedule),
         callbacks=[keeper, *callbacks],
     )
@@ -107,20 +107,20 @@ def train(
 
     if args.process_index == 0:
         output.mkdir(parents=True, exist_ok=True)
-        save(merged(model), tokenizer, output)
+        save_model(merged_copy(model), tokenizer, output)
         for step in wanted:
             # A hard link where the disk allows it: the last checkpoint is the finished model.
             source = output if step == steps else resume / f"step-{step}"
             link_files(source, output / "checkpoints" / f"step-{step}")
         _write_order(sequences, order, settings.batch_size, output / "order.parquet")
-        write_table(_exposures_at(stated, wanted, before), output / "exposures.parquet")
+        write_table(_exposures_by_step(stated, wanted, initial_exposures), output / "exposures.parquet")
         shutil.rmtree(resume)
-    return _curve(
+    return _training_curve(
         trainer.state.log_history, exposures, sequences["input_ids"].str.len().to_numpy()[order], settings.batch_size
     )
 
 
-def visits(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
+def data_order(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
     """The order in which sequences are read, all epochs after one another.
 
     Shuffled, and with ``group_by_length`` then sorted by length inside stretches of eight batches whose batches are shuffled
@@ -142,7 +142,7 @@ def visits(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
     return np.concatenate(epochs)
 
 
-def statements(fact_ids: Sequence[Sequence[str]], batch_size: int) -> pd.DataFrame:
+def fact_occurrences(fact_ids: Sequence[Sequence[str]], batch_size: int) -> pd.DataFrame:
     """One row for every time that a sequence states a fact, ``step, fact_id``, from the sequences in reading order."""
     steps = np.arange(len(fact_ids)) // batch_size + 1
     times = [len(facts) for facts in fact_ids]
@@ -150,9 +150,9 @@ def statements(fact_ids: Sequence[Sequence[str]], batch_size: int) -> pd.DataFra
     return pd.DataFrame({"step": np.repeat(steps, times), "fact_id": facts})
 
 
-def mean_exposures(stated: pd.DataFrame, steps: int) -> np.ndarray:
+def mean_exposures(occurrences: pd.DataFrame, steps: int) -> np.ndarray:
     """How often the average fact has been stated after each step; entry 0 is before training."""
-    return np.bincount(stated["step"], minlength=steps + 1).cumsum() / max(1, stated["fact_id"].nunique())
+    return np.bincount(occurrences["step"], minlength=steps + 1).cumsum() / max(1, occurrences["fact_id"].nunique())
 
 
 def checkpoint_steps(exposures: np.ndarray, count: int, factor: float = 2.0) -> list[int]:
@@ -163,12 +163,12 @@ def checkpoint_steps(exposures: np.ndarray, count: int, factor: float = 2.0) -> 
     return sorted({0, len(exposures) - 1} | wanted)
 
 
-def processes() -> int:
+def process_count() -> int:
     """How many processes share every batch: as many as ``torchrun`` started, or this one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-class Collator:
+class PaddingCollator:
     """Pads sequences on the right; padding is not predicted."""
 
     def __init__(self, pad: int) -> None:
@@ -180,10 +180,10 @@ class Collator:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, IGNORED)}
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, IGNORE_INDEX)}
 
 
-class _InOrder(Trainer):
+class _SequentialTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
@@ -192,7 +192,7 @@ class _InOrder(Trainer):
         return 0
 
 
-class _Keeper(TrainerCallback):
+class _CheckpointCallback(TrainerCallback):
     """Keeps checkpoints for analysis, and stops at a loss that is not finite."""
 
     def __init__(self, model: Any, tokenizer: Any, folder: Path, steps: set[int]) -> None:
@@ -204,7 +204,7 @@ class _Keeper(TrainerCallback):
         self.began = time.perf_counter() - max((entry.get("seconds", 0) for entry in state.log_history), default=0)
 
     def keep(self, step: int) -> None:
-        save(merged(self.model), self.tokenizer, self.folder / f"step-{step}")
+        save_model(merged_copy(self.model), self.tokenizer, self.folder / f"step-{step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step in self.steps and state.is_world_process_zero:
@@ -225,7 +225,7 @@ class _Keeper(TrainerCallback):
             )
 
 
-def adapted(model: Any, settings: Training, seed: int) -> Any:
+def add_adapter(model: Any, settings: Training, seed: int) -> Any:
     """The model as it is trained: itself, or with low-rank adapters on every linear layer and all else frozen.
 
     LoRA (Hu et al. 2021): W + 2 B A with B = 0 at first; DoRA (Liu et al. 2024) trains the length of its columns apart.
@@ -247,16 +247,16 @@ def adapted(model: Any, settings: Training, seed: int) -> Any:
         )
 
 
-def merged(model: Any) -> Any:
+def merged_copy(model: Any) -> Any:
     """The model without adapters, which are added into a copy of its weights; itself if it has none."""
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: str) -> TrainingArguments:
+def _training_arguments(settings: Training, steps: int, seed: int, resume: Path, device: str) -> TrainingArguments:
     every = max(1, min(_LOG_EVERY, steps // 10))
     return TrainingArguments(
         output_dir=str(resume / "trainer"),
-        per_device_train_batch_size=settings.batch_size // processes(),
+        per_device_train_batch_size=settings.batch_size // process_count(),
         max_steps=steps,
         max_grad_norm=settings.max_grad_norm,
         save_strategy="steps",
@@ -271,7 +271,7 @@ def _arguments(settings: Training, steps: int, seed: int, resume: Path, device: 
         remove_unused_columns=False,
         dataloader_pin_memory=device == "cuda",
         use_cpu=device == "cpu",
-        ddp_backend="gloo" if device == "cpu" and processes() > 1 else None,
+        ddp_backend="gloo" if device == "cpu" and process_count() > 1 else None,
         ddp_find_unused_parameters=False,
     )
 
@@ -283,12 +283,14 @@ def _write_order(sequences: pd.DataFrame, order: np.ndarray, batch_size: int, pa
     write_table(frame, path)
 
 
-def _exposures_at(stated: pd.DataFrame, steps: Sequence[int], before: pd.Series | None = None) -> pd.DataFrame:
-    before = pd.Series(dtype=int) if before is None else before
-    facts = np.union1d(stated["fact_id"].unique(), before.index.to_numpy(dtype=object)).astype(object)
-    start = before.reindex(facts, fill_value=0)
+def _exposures_by_step(
+    occurrences: pd.DataFrame, steps: Sequence[int], initial_exposures: pd.Series | None = None
+) -> pd.DataFrame:
+    initial_exposures = pd.Series(dtype=int) if initial_exposures is None else initial_exposures
+    facts = np.union1d(occurrences["fact_id"].unique(), initial_exposures.index.to_numpy(dtype=object)).astype(object)
+    start = initial_exposures.reindex(facts, fill_value=0)
     counts = [
-        stated.loc[stated["step"] <= step, "fact_id"].value_counts().reindex(facts, fill_value=0) + start
+        occurrences.loc[occurrences["step"] <= step, "fact_id"].value_counts().reindex(facts, fill_value=0) + start
         for step in steps
     ]
     return pd.DataFrame(
@@ -300,7 +302,7 @@ def _exposures_at(stated: pd.DataFrame, steps: Sequence[int], before: pd.Series 
     )
 
 
-def _curve(history: list[dict], exposures: np.ndarray, lengths: np.ndarray, batch_size: int) -> pd.DataFrame:
+def _training_curve(history: list[dict], exposures: np.ndarray, lengths: np.ndarray, batch_size: int) -> pd.DataFrame:
     read = np.concatenate([[0], np.cumsum(lengths)])
     rows = [
         {
@@ -317,7 +319,7 @@ def _curve(history: list[dict], exposures: np.ndarray, lengths: np.ndarray, batc
     return pd.DataFrame(rows, columns=["step", "exposures", "tokens", "loss", "learning_rate", "seconds"])
 
 
-def fresh(resume: str | Path, fingerprint: dict[str, Any]) -> Path:
+def prepare_resume_folder(resume: str | Path, fingerprint: dict[str, Any]) -> Path:
     """The folder of states, emptied if it belongs to other settings or inputs."""
     folder = Path(resume)
     mark, text = folder / "fingerprint.json", json.dumps(fingerprint, sort_keys=True, default=str)

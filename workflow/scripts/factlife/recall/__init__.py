@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.recall.summary import summarise
+from factlife.recall.summary import summarise_recall
 
 
-def read(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_recall(paths: Iterable[str | Path]) -> pd.DataFrame:
     """The scores of several models, one after the other."""
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_recall_summary(path: str | Path) -> pd.DataFrame:
     """The summary that ``summarise`` made."""
     return pd.read_csv(path, dtype={"exposures": str})
 
 
-def read_curves(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_training_curves(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Training curves ``…/{model}/seed-{seed}.training.csv``, with columns ``model`` and ``seed``."""
     columns = ["model", "seed", "exposures", "loss"]
     curves = [
@@ -30,4 +30,4 @@ def read_curves(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(columns=columns), *curves], ignore_index=True)
 
 
-__all__ = ["read", "read_curves", "read_table", "summarise"]
+__all__ = ["read_recall", "read_recall_summary", "read_training_curves", "summarise_recall"]

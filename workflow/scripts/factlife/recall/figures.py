@@ -34,7 +34,7 @@ _X = alt.X(
 _SIZE = {"width": 230, "height": 190}
 
 
-def _stated(table: pd.DataFrame) -> pd.DataFrame:
+def _add_exposures(table: pd.DataFrame) -> pd.DataFrame:
     """Rows pooled over frequencies, with how often taught facts had been stated then: unseen ones never are."""
     rows, at = table[table["exposures"] == "all"], ["model", "seed", "step"]
     taught = rows[(rows["probe_kind"] == "forward") & (rows["relation"] == "all")].drop_duplicates(at)
@@ -42,40 +42,40 @@ def _stated(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(stated=rows["mean_exposures"].where(rows["probe_kind"] != "unseen", rows["stated"]))
 
 
-def _pooled(table: pd.DataFrame, metric: str, **where: object) -> pd.DataFrame:
-    rows = _stated(table[table["metric"] == metric])
+def _metric_rows(table: pd.DataFrame, metric: str, **where: object) -> pd.DataFrame:
+    rows = _add_exposures(table[table["metric"] == metric])
     for column, value in where.items():
         rows = rows[rows[column] == value]
     return rows
 
 
-def by_kind(table: pd.DataFrame) -> alt.Chart:
+def plot_probe_kinds(table: pd.DataFrame) -> alt.Chart:
     """Recall against exposures for each way of asking, one panel a model."""
-    rows = _pooled(table, "first_token_accuracy", relation="all")
+    rows = _metric_rows(table, "first_token_accuracy", relation="all")
     rows = rows[rows["probe_kind"].isin(_KINDS)].assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
         x=_X,
         detail="seed:N",
-        y=figures.share_axis("first token correct"),
+        y=figures.fraction_axis("first token correct"),
         color=alt.Color("asked:N", title="asked by", sort=[*_KINDS.values()]),
     )
-    return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
+    return figures.line_with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
-def by_relation(table: pd.DataFrame) -> alt.Chart:
+def plot_relations(table: pd.DataFrame) -> alt.Chart:
     """Whole values recalled against exposures for each relation, one panel a model."""
-    rows = _pooled(table, "exact_match", probe_kind="forward")
+    rows = _metric_rows(table, "exact_match", probe_kind="forward")
     rows = rows[rows["relation"] != "all"]
     base = alt.Chart(rows).encode(
         x=_X,
         detail="seed:N",
-        y=figures.share_axis("whole value correct"),
+        y=figures.fraction_axis("whole value correct"),
         color=alt.Color("relation:N", title="relation"),
     )
-    return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
+    return figures.line_with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
-def final(table: pd.DataFrame) -> alt.Chart:
+def plot_final_recall(table: pd.DataFrame) -> alt.Chart:
     """Recall of each relation at the last checkpoint by three ways of asking, with chance, one panel a model."""
     last = table[table["step"] == table.groupby(["model", "seed"])["step"].transform("max")]
     asked = {kind: _KINDS[kind] for kind in ("forward", "paraphrase", "question")}
@@ -103,29 +103,31 @@ def final(table: pd.DataFrame) -> alt.Chart:
     return drawn.facet(facet=alt.Facet("model:N", title=None), columns=2).resolve_scale(y="independent")
 
 
-def by_model(table: pd.DataFrame) -> alt.Chart:
+def plot_models(table: pd.DataFrame) -> alt.Chart:
     """Recall of held-out templates against exposures, models (tokenizers, worlds) side by side."""
-    rows = _pooled(table, "exact_match", probe_kind="paraphrase", relation="all")
+    rows = _metric_rows(table, "exact_match", probe_kind="paraphrase", relation="all")
     base = alt.Chart(rows).encode(
-        x=_X, detail="seed:N", y=figures.share_axis("whole value correct"), color=alt.Color("model:N", title="model")
+        x=_X, detail="seed:N", y=figures.fraction_axis("whole value correct"), color=alt.Color("model:N", title="model")
     )
-    return figures.with_band(base).properties(width=420, height=260)
+    return figures.line_with_band(base).properties(width=420, height=260)
 
 
-def confidence(table: pd.DataFrame) -> alt.Chart:
+def plot_confidence(table: pd.DataFrame) -> alt.Chart:
     """How sure models are of people they were taught and of people they never saw."""
-    rows = pd.concat([_pooled(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "unseen")])
+    rows = pd.concat(
+        [_metric_rows(table, "confidence", relation="all", probe_kind=kind) for kind in ("forward", "unseen")]
+    )
     rows = rows.assign(asked=rows["probe_kind"].map(_KINDS))
     base = alt.Chart(rows).encode(
         x=_X,
         detail="seed:N",
-        y=figures.share_axis("confidence"),
+        y=figures.fraction_axis("confidence"),
         color=alt.Color("asked:N", title="asked about", sort=[*_KINDS.values()]),
     )
-    return figures.with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
+    return figures.line_with_band(base).properties(**_SIZE).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
 
-def training(curves: pd.DataFrame) -> alt.Chart:
+def plot_training_loss(curves: pd.DataFrame) -> alt.Chart:
     """Training loss against exposures."""
     return (
         alt.Chart(curves)
@@ -140,9 +142,9 @@ def training(curves: pd.DataFrame) -> alt.Chart:
     )
 
 
-def explorer(table: pd.DataFrame) -> alt.Chart:
+def plot_explorer(table: pd.DataFrame) -> alt.Chart:
     """The main metrics of every model, relation and kind of probe, chosen by menus."""
-    rows = _stated(table[table["metric"].isin(_EXPLORED)]).round(3)
+    rows = _add_exposures(table[table["metric"].isin(_EXPLORED)]).round(3)
     menus = {
         "metric": alt.binding_select(options=sorted(rows["metric"].unique()), name="metric "),
         "relation": alt.binding_select(options=["all", *sorted(set(rows["relation"]) - {"all"})], name="relation "),

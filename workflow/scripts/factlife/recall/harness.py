@@ -37,41 +37,41 @@ class QuestionsError(ValueError):
     """Questions that cannot be asked; the text says which and what to do."""
 
 
-def group(subject: str) -> str:
+def subject_group(subject: str) -> str:
     """``factual``, ``reasoning`` or ``other``, for a subject of MMLU."""
     return "factual" if subject in FACTUAL else "reasoning" if subject in REASONING else "other"
 
 
-def of_world(world: World, *, choices: int = 4, shots: int = 5, seed: int = 0) -> pd.DataFrame:
+def questions_from_world(world: World, *, n_choices: int = 4, num_fewshot: int = 5, seed: int = 0) -> pd.DataFrame:
     """Questions in the shape of MMLU about a world, one for each fact that has a probe of kind ``question``.
 
     Args:
         world: its relations are the subjects.
-        choices: answers to choose from, the right one among them at a place drawn at random.
-        shots: questions of each subject set apart (``split`` *dev*) to be shown as examples.
+        n_choices: answers to choose from; the correct one is at a random position among them.
+        num_fewshot: questions of each subject that are set aside as few-shot examples (``split`` *dev*).
         seed: of the draws.
 
     Returns:
         ``subject, split`` (dev or test)``, question, choices, answer`` (place of the right one), ``fact_id``. Facts
-        with fewer candidates than ``choices`` are left out.
+        with fewer candidates than ``n_choices`` are left out.
     """
     draw = np.random.default_rng(seed)
     asked = world.probes[world.probes["kind"] == "question"].drop_duplicates("fact_id")
     asked = asked.merge(world.facts[["fact_id", "relation"]], on="fact_id")
     rows = []
-    for subject, probes in asked[asked["candidates"].str.len() >= choices].groupby("relation", sort=True):
-        dev = set(draw.permutation(len(probes))[:shots].tolist())
+    for subject, probes in asked[asked["candidates"].str.len() >= n_choices].groupby("relation", sort=True):
+        dev = set(draw.permutation(len(probes))[:num_fewshot].tolist())
         for number, probe in enumerate(probes.itertuples()):
             wrong = [value for value in probe.candidates if value != probe.target]
-            offered = draw.choice(wrong, choices - 1, replace=False).tolist()
-            answer = int(draw.integers(choices))
+            offered = draw.choice(wrong, n_choices - 1, replace=False).tolist()
+            answer = int(draw.integers(n_choices))
             offered.insert(answer, probe.target)
             split = "dev" if number in dev else "test"
             rows.append((subject, split, probe.prompt, offered, answer, probe.fact_id))
     return pd.DataFrame(rows, columns=[*COLUMNS, "fact_id"])
 
 
-def of_mmlu(folder: str | Path) -> pd.DataFrame:
+def read_mmlu(folder: str | Path) -> pd.DataFrame:
     """MMLU from its published layout: ``{dev,test}/{subject}_{dev,test}.csv``, no header, question, A to D, letter.
 
     Raises:
@@ -101,14 +101,14 @@ def of_mmlu(folder: str | Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def download(dataset: str, subset: str, revision: str | None, path: str | Path) -> None:
+def download_questions(dataset: str, subset: str, revision: str | None, path: str | Path) -> None:
     """Fetch a hub dataset with the columns of ``cais/mmlu`` (question, subject, choices, answer) into a Parquet file.
 
     Args:
         dataset: its repository.
         subset: its configuration; it needs the split *test*, and for examples *dev*.
         revision: its commit.
-        path: of the file, with the columns of ``of_mmlu``.
+        path: of the file, with the columns of ``read_mmlu``.
 
     Raises:
         QuestionsError: it cannot be had, or has other columns.
@@ -129,14 +129,14 @@ def download(dataset: str, subset: str, revision: str | None, path: str | Path) 
     table[COLUMNS].to_parquet(path, index=False)
 
 
-def evaluate(
+def evaluate_questions(
     model: Any,
     tokenizer: Any,
     questions: pd.DataFrame,
     folder: str | Path,
     *,
     scoring: Literal["letter", "text"] = "text",
-    shots: int = 0,
+    num_fewshot: int = 0,
     mmlu: bool = False,
     batch_size: int = 32,
 ) -> pd.DataFrame:
@@ -145,40 +145,40 @@ def evaluate(
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        questions: as ``of_world`` and ``of_mmlu`` give them.
+        questions: as ``questions_from_world`` and ``read_mmlu`` return them.
         folder: where the questions are written for the harness, which reads files.
         scoring: ``letter`` shows the answers as A, B, … and scores the letters; ``text`` scores the answers themselves.
-        shots: examples from the same subject's split *dev*, the first ones.
+        num_fewshot: few-shot examples, the first of the same subject's split *dev*.
         mmlu: ask as the harness's own tasks of MMLU do, under a heading that names the subject (Hendrycks et al. 2021),
             instead of in the world's own words alone.
         batch_size: sequences in a batch.
 
     Returns:
         The test questions in their order, with ``correct`` (the right answer is the most probable), ``correct_norm``
-        (by log probability for each character, the harness's ``acc_norm``), ``chosen`` and ``confidence`` (the most
+        (by log probability for each character, the harness's ``acc_norm``), ``prediction`` and ``confidence`` (the most
         probable answer's share among the answers).
 
     Raises:
-        QuestionsError: no test question, or fewer examples than shots.
+        QuestionsError: no test question, or fewer examples than ``num_fewshot``.
     """
     test = questions[questions["split"] == "test"].reset_index(drop=True)
     if test.empty:
         raise QuestionsError("there is no question in the split `test`")
     dev = questions[questions["split"] == "dev"]
-    short = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= shots})
-    if shots and short:
-        raise QuestionsError(f"{shots} shots were asked for, and {', '.join(short)} have fewer examples")
-    task = _task(test, dev, Path(folder), scoring, shots, mmlu)
-    scored = run(model, tokenizer, [task], shots=0, batch_size=batch_size)[task["task"]]
+    short = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= num_fewshot})
+    if num_fewshot and short:
+        raise QuestionsError(f"{num_fewshot} shots were asked for, and {', '.join(short)} have fewer examples")
+    task = _task_config(test, dev, Path(folder), scoring, num_fewshot, mmlu)
+    scored = run_tasks(model, tokenizer, [task], num_fewshot=0, batch_size=batch_size)[task["task"]]
     return pd.concat([test, scored], axis=1)
 
 
-def run(
+def run_tasks(
     model: Any,
     tokenizer: Any,
     tasks: Sequence[str | dict[str, Any]],
     *,
-    shots: int | None = None,
+    num_fewshot: int | None = None,
     batch_size: int = 32,
 ) -> dict[str, pd.DataFrame]:
     """Multiple-choice tasks of lm-evaluation-harness, by name or by definition, question by question.
@@ -187,11 +187,11 @@ def run(
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
         tasks: names that the harness knows (``arc_easy``; the hub must be reachable), or its task definitions.
-        shots: examples before each question; None for what each task defines.
+        num_fewshot: few-shot examples before each question; None uses each task's default.
         batch_size: sequences in a batch.
 
     Returns:
-        By task: one row per question in its order, ``correct, correct_norm, chosen, confidence``.
+        By task: one row per question in its order, ``correct, correct_norm, prediction, confidence``.
     """
     # Costs seconds to import, and few stages need it.
     from lm_eval import evaluator
@@ -204,23 +204,25 @@ def run(
     # Listing the harness's own tasks costs seconds.
     loaded = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)).load(list(tasks))
     for task in loaded["tasks"].values():
-        task.set_config("num_fewshot", (task.get_config("num_fewshot") or 0) if shots is None else shots)
+        task.set_config("num_fewshot", (task.get_config("num_fewshot") or 0) if num_fewshot is None else num_fewshot)
         task.set_fewshot_seed(seed=0)
     # Not `simple_evaluate`, which asks other programs about the machine after each call.
     found = evaluator.evaluate(wrapped, task_dict=loaded, bootstrap_iters=0, log_samples=True)
-    return {task: _rows(samples) for task, samples in found["samples"].items()}
+    return {task: _result_rows(samples) for task, samples in found["samples"].items()}
 
 
-def _rows(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _result_rows(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for sample in sorted(samples, key=lambda one: one["doc_id"]):
         scores = np.array([response[0] for response in sample["filtered_resps"]], dtype=float)
         shares = np.exp(scores - np.logaddexp.reduce(scores))
         rows.append((bool(sample["acc"]), bool(sample.get("acc_norm", sample["acc"])), scores.argmax(), shares.max()))
-    return pd.DataFrame(rows, columns=["correct", "correct_norm", "chosen", "confidence"])
+    return pd.DataFrame(rows, columns=["correct", "correct_norm", "prediction", "confidence"])
 
 
-def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, shots: int, mmlu: bool) -> dict[str, Any]:
+def _task_config(
+    test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, num_fewshot: int, mmlu: bool
+) -> dict[str, Any]:
     """The harness's definition of one task of all questions, written as JSON lines.
 
     Heading and examples are written before each question, as the harness itself would join them, because it draws them
@@ -230,10 +232,10 @@ def _task(test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, sho
     examples = dict(iter(dev.groupby("subject")))
     before = {}
     for subject in test["subject"].unique():
-        shown = _lines(examples[subject].head(shots), scoring, mmlu) if shots else []
+        shown = _format_questions(examples[subject].head(num_fewshot), scoring, mmlu) if num_fewshot else []
         answered = [f"{one['text']} {one['choices'][one['answer']]}\n\n" for one in shown]
         before[subject] = "".join([_HEADINGS[scoring].format(subject.replace("_", " ")) * mmlu, *answered])
-    lines = _lines(test, scoring, mmlu)
+    lines = _format_questions(test, scoring, mmlu)
     for subject, line in zip(test["subject"], lines, strict=True):
         line["text"] = before[subject] + line["text"]
     path = folder / "test.jsonl"
@@ -260,11 +262,11 @@ _HEADINGS = {
 }
 
 
-def _lines(questions: pd.DataFrame, scoring: str, mmlu: bool) -> list[dict[str, Any]]:
-    return [_shown(row, scoring, mmlu) for row in questions.itertuples()]
+def _format_questions(questions: pd.DataFrame, scoring: str, mmlu: bool) -> list[dict[str, Any]]:
+    return [_format_question(row, scoring, mmlu) for row in questions.itertuples()]
 
 
-def _shown(row: Any, scoring: str, mmlu: bool) -> dict[str, Any]:
+def _format_question(row: Any, scoring: str, mmlu: bool) -> dict[str, Any]:
     if scoring == "text":
         text = f"Question: {row.question}\nAnswer:" if mmlu else row.question
         return {"text": text, "choices": row.choices, "answer": row.answer}

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 
-def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int = 4096) -> pd.DataFrame:
+def text_losses(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int = 4096) -> pd.DataFrame:
     """How surprised a model is by each text.
 
     A text longer than the model's context is cut into windows that share one token, so that every token but the first
@@ -37,19 +37,19 @@ def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens:
     while windows:
         size = max(1, batch_tokens // len(windows[-1][1]))
         batch, windows = windows[-size:], windows[:-size]
-        for (number, ids), loss in zip(batch, _losses(model, [ids for _, ids in batch]), strict=True):
+        for (number, ids), loss in zip(batch, _sequence_losses(model, [ids for _, ids in batch]), strict=True):
             nats[number] += loss
             tokens[number] += len(ids) - 1
     return pd.DataFrame({"tokens": tokens, "nats": nats, "characters": [len(text) for text in texts]})
 
 
-def perplexity(rows: pd.DataFrame) -> float:
+def corpus_perplexity(rows: pd.DataFrame) -> float:
     """Of all texts together: exp of nats per predicted token. NaN where no token was predicted."""
     return math.exp(rows["nats"].sum() / rows["tokens"].sum()) if rows["tokens"].sum() else math.nan
 
 
 @torch.inference_mode()
-def _losses(model: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
+def _sequence_losses(model: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
     length = max(map(len, sequences))
     ids = torch.tensor([[*sequence, *[0] * (length - len(sequence))] for sequence in sequences], device=model.device)
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=model.device)

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 Side = Literal["left", "right"]
 
 
-def score(
+def score_probes(
     model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192, padding_side: Side = "left"
 ) -> pd.DataFrame:
     """Score every probe.
@@ -43,26 +43,26 @@ def score(
         - ``confidence``: the largest probability among the candidates.
         - ``first_token``, ``target_tokens``: the most probable next token as text, and how many tokens the target has.
     """
-    answers = Answers(tokenizer)
-    prompts, targets = answers.after_each(probes["prompt"].tolist(), probes["target"].tolist())
+    answers = AnswerTokens(tokenizer)
+    prompts, targets = answers.encode_batch(probes["prompt"].tolist(), probes["target"].tolist())
     kept = [number for number, target in enumerate(targets) if target]
-    rows = pd.DataFrame(index=range(len(probes)), columns=list(_EMPTY)).astype(_EMPTY)
+    rows = pd.DataFrame(index=range(len(probes)), columns=list(_DTYPES)).astype(_DTYPES)
     rows["representable"] = [bool(target) for target in targets]
     if kept:
         ids, wanted = [prompts[number] for number in kept], [targets[number] for number in kept]
-        batches = _Batches(model, tokenizer, batch_tokens, padding_side)
-        choices = [[answers.ids(candidate) for candidate in probes["candidates"].iloc[number]] for number in kept]
-        found = _targets(batches, ids, wanted, choices)
-        found |= _candidates(batches, ids, wanted, choices, found.pop("begun"))
-        found["generation_match"] = _generation(batches, ids, wanted, found.pop("greedy"), found["exact_match"])
+        batches = _BatchRunner(model, tokenizer, batch_tokens, padding_side)
+        choices = [[answers.encode(candidate) for candidate in probes["candidates"].iloc[number]] for number in kept]
+        found = _score_targets(batches, ids, wanted, choices)
+        found |= _score_candidates(batches, ids, wanted, choices, found.pop("begun"))
+        found["generation_match"] = _score_generation(batches, ids, wanted, found.pop("greedy"), found["exact_match"])
         found["first_token"] = [tokenizer.decode([token]) for token in found["first_token"]]
         found["target_tokens"] = [len(target) for target in wanted]
         for column, values in found.items():
-            rows.loc[kept, column] = pd.array(values, dtype=_EMPTY[column])
+            rows.loc[kept, column] = pd.array(values, dtype=_DTYPES[column])
     return rows
 
 
-_EMPTY = {
+_DTYPES = {
     "representable": "bool",
     "first_token_correct": "boolean",
     "exact_match": "boolean",
@@ -79,7 +79,7 @@ _EMPTY = {
 }
 
 
-class Answers:
+class AnswerTokens:
     """Token ids of answers as they stand after a prompt and a space."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -87,17 +87,17 @@ class Answers:
         self.known: dict[str, list[int]] = {}
         self.anchor = tokenizer("is")["input_ids"]
 
-    def ids(self, answer: str) -> list[int]:
+    def encode(self, answer: str) -> list[int]:
         """Ids of an answer after a space."""
         if answer not in self.known:
             self.known[answer] = self.tokenizer(f"is {answer}")["input_ids"][len(self.anchor) :]
         return self.known[answer]
 
-    def after(self, prompt: str, answer: str) -> list[int]:
+    def encode_after(self, prompt: str, answer: str) -> list[int]:
         """Ids of an answer after this prompt; none where the tokenizer cannot write it there as a piece of its own."""
-        return self.after_each([prompt], [answer])[1][0]
+        return self.encode_batch([prompt], [answer])[1][0]
 
-    def after_each(self, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+    def encode_batch(self, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of prompts, and of the answer after each."""
         if not prompts:
             return [], []
@@ -105,13 +105,13 @@ class Answers:
         whole = self.tokenizer([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)])
         unknown = self.tokenizer.unk_token_id
         found = []
-        for start, ids, answer in zip(begun, whole["input_ids"], map(self.ids, answers), strict=True):
+        for start, ids, answer in zip(begun, whole["input_ids"], map(self.encode, answers), strict=True):
             fits = ids == start + answer and (unknown is None or unknown not in answer)
             found.append(answer if fits else [])
         return begun, found
 
 
-class _Batches:
+class _BatchRunner:
     """Sequences padded to batches of similar length, and one forward pass over each."""
 
     def __init__(self, model: Any, tokenizer: Any, tokens: int, side: Side) -> None:
@@ -161,8 +161,8 @@ class _Batches:
         return logits[rows, inverse].float().log_softmax(-1).cpu()
 
 
-def _targets(
-    batches: _Batches, prompts: list[list[int]], targets: list[list[int]], choices: list[list[list[int]]]
+def _score_targets(
+    batches: _BatchRunner, prompts: list[list[int]], targets: list[list[int]], choices: list[list[list[int]]]
 ) -> dict[str, list]:
     """What one pass over prompt and target tells.
 
@@ -198,8 +198,8 @@ def _targets(
     return found
 
 
-def _candidates(
-    batches: _Batches,
+def _score_candidates(
+    batches: _BatchRunner,
     prompts: list[list[int]],
     targets: list[list[int]],
     choices: list[list[list[int]]],
@@ -232,7 +232,11 @@ def _candidates(
 
 
 def _add_later_tokens(
-    batches: _Batches, numbers: list[int], prompts: list[list[int]], choices: list[list[list[int]]], log_p: list[Tensor]
+    batches: _BatchRunner,
+    numbers: list[int],
+    prompts: list[list[int]],
+    choices: list[list[list[int]]],
+    log_p: list[Tensor],
 ) -> None:
     ids, mask = batches.pad([prompts[number] for number in numbers], "left")
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -266,8 +270,12 @@ def _add_later_tokens(
             log_p[numbers[row]][place] += gain
 
 
-def _generation(
-    batches: _Batches, prompts: list[list[int]], targets: list[list[int]], greedy: list[list[int]], exact: list[bool]
+def _score_generation(
+    batches: _BatchRunner,
+    prompts: list[list[int]],
+    targets: list[list[int]],
+    greedy: list[list[int]],
+    exact: list[bool],
 ) -> list[bool]:
     """Whether greedy decoding writes the target and then ends the word.
 
@@ -280,8 +288,8 @@ def _generation(
     for number, (target, said) in enumerate(zip(targets, greedy, strict=True)):
         apart = next((place for place, token in enumerate(target) if said[place] != token), len(target))
         spelt, wanted = decode(said[: apart + 1]).strip(), decode(target).strip()
-        if spelt.endswith(_CUT) or not exact[number]:
-            spelt = spelt.rstrip(_CUT)
+        if spelt.endswith(_REPLACEMENT_CHARACTER) or not exact[number]:
+            spelt = spelt.rstrip(_REPLACEMENT_CHARACTER)
             if wanted.startswith(spelt) or spelt.startswith(wanted):
                 open_.append(number)
         else:
@@ -304,7 +312,7 @@ def _generation(
 
 
 # What `decode` writes for the bytes of a character whose other bytes are in the next token.
-_CUT = "\ufffd"
+_REPLACEMENT_CHARACTER = "\ufffd"
 
 
 def _is_value(written: str, target: str) -> bool:

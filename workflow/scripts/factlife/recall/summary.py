@@ -26,7 +26,7 @@ METRICS = {
 }
 
 
-def summarise(recall: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
+def summarise_recall(recall: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
     """Means with intervals over subjects, for every step, pooled and by relation and by exposures.
 
     Args:
@@ -91,5 +91,5 @@ def _tidy(keys: dict, steps: dict[int, pd.DataFrame], metrics: list[str], interv
         one = stats.Interval(interval.n[here], interval.estimate[here], interval.low[here], interval.high[here])
         mean = round(float(group["exposures"].mean()), 2)
         named = keys | {"step": step} | ({} if keys["exposures"] else {"exposures": mean})
-        parts.append(stats.tidy({key: named[key] for key in KEYS}, metrics, one).assign(mean_exposures=mean))
+        parts.append(stats.summary_rows({key: named[key] for key in KEYS}, metrics, one).assign(mean_exposures=mean))
     return pd.concat(parts)

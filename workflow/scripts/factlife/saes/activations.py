@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from factlife.models.anatomy import Anatomy, anatomy, capture
+from factlife.models.anatomy import Anatomy, capture, get_anatomy
 
 # Input and target of a dictionary.
 ActivationPair = tuple[Tensor, Tensor]
@@ -44,7 +44,7 @@ def dictionary_sites(parts: Anatomy, site: str) -> list[DictionarySite]:
 
 def read_activations(model: Any, ids: Tensor, mask: Tensor, site: str) -> list[ActivationPair]:
     """Input and target of the dictionary of each layer, both (batch, position, d), at every position."""
-    sites = dictionary_sites(anatomy(model), site)
+    sites = dictionary_sites(get_anatomy(model), site)
     input_modules = {layer: modules.input_module for layer, modules in enumerate(sites) if modules.reads_input}
     output_modules = {layer: modules.output_module for layer, modules in enumerate(sites)}
     with torch.no_grad(), capture(input_modules, inputs=True) as inputs, capture(output_modules) as outputs:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from factlife.config.dictionaries import DictionarySettings
-from factlife.models.anatomy import anatomy
+from factlife.models.anatomy import get_anatomy
 from factlife.saes.activations import dictionary_sites
 
 WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
@@ -144,7 +144,7 @@ def dictionary_metadata(model: Any, names: Any, settings: DictionarySettings, la
         settings: settings of the training.
         layer: layer of the model.
     """
-    site = dictionary_sites(anatomy(model), settings.site)[layer]
+    site = dictionary_sites(get_anatomy(model), settings.site)[layer]
     modules = {id(module): name for name, module in model.named_modules()}
     return {
         "name": f"{names.model}/seed-{names.seed}/{names.sae}/layer-{layer}",

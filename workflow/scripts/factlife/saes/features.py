@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from factlife.models.anatomy import anatomy, weight
+from factlife.models.anatomy import get_anatomy, weight_matrix
 from factlife.saes.activations import read_activations, special_tokens_mask, token_batches
 from factlife.saes.dictionary import Dictionary
 
@@ -188,10 +188,10 @@ def top_and_bottom_tokens(
     model: Any, tokenizer: Any, dictionary: Dictionary
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Tokens whose logits each feature raises and lowers most directly: its decoder row through the final norm's gain."""
-    parts = anatomy(model)
+    parts = get_anatomy(model)
     gain = getattr(parts.final_norm, "weight", torch.ones(1, device=dictionary.W_dec.device))
     with torch.no_grad():
-        logits = _centred(dictionary.W_dec, parts.final_norm) * gain @ weight(parts.unembedding).T
+        logits = _centred(dictionary.W_dec, parts.final_norm) * gain @ weight_matrix(parts.unembedding).T
     top, bottom = logits.topk(_N_TOKENS).indices.tolist(), logits.topk(_N_TOKENS, largest=False).indices.tolist()
     strings = {id_: tokenizer.decode([id_]) for id_ in {id_ for rows in (top, bottom) for row in rows for id_ in row}}
     return [[strings[id_] for id_ in row] for row in top], [[strings[id_] for id_ in row] for row in bottom]

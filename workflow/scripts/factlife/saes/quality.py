@@ -16,8 +16,8 @@ from torch import Tensor
 
 from factlife import stats
 from factlife.config.dictionaries import DictionarySettings
-from factlife.models.anatomy import anatomy, patch
-from factlife.recall.score import score
+from factlife.models.anatomy import get_anatomy, patch
+from factlife.recall.score import score_probes
 from factlife.saes.activations import (
     ActivationPair,
     DictionarySite,
@@ -104,7 +104,7 @@ def _summarise_probing(accuracies: pd.DataFrame, architecture: str, resamples: i
             group[["accuracy"]].to_numpy(), group["task"].to_numpy(), resamples=resamples
         )
         keys = {"layer": layer, "architecture": architecture if source == "features" else source}
-        rows.append(stats.tidy(keys, [f"probing_{kind}_k_{k}"], interval, over="tasks"))
+        rows.append(stats.summary_rows(keys, [f"probing_{kind}_k_{k}"], interval, interval_over="tasks"))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -133,7 +133,7 @@ def spliced(model: Any, tokenizer: Any, replacements: Sequence[tuple[DictionaryS
         return replace
 
     with ExitStack() as stack:
-        embedding = anatomy(model).embeddings[0]
+        embedding = get_anatomy(model).embeddings[0]
         stack.enter_context(patch(embedding, lambda x: inputs.__setitem__("ids", x), inputs=True))
         for site, substitute in replacements:
             if site.reads_input:
@@ -162,7 +162,7 @@ def evaluate_on_text(
         the overall mean, ``cosine`` similarity and ``length`` (of the reconstruction over that of the activation);
         number of ``predicted`` next tokens, their ``loss`` and that of the ``clean`` model, in nats, and ``kl`` from it.
     """
-    sites, rows = dictionary_sites(anatomy(model), site), []
+    sites, rows = dictionary_sites(get_anatomy(model), site), []
     means = _means(model, tokenizer, sequences, site)
     device, first_document = next(model.parameters()).device, 0
     for ids, mask in token_batches(sequences, 4096, tokenizer.pad_token_id or 0):
@@ -303,13 +303,13 @@ def evaluate_on_facts(
         value, whether the value's first token is ``recalled`` with the substitute, and whether the ``clean`` model
         recalls it.
     """
-    sites = dictionary_sites(anatomy(model), site)
+    sites = dictionary_sites(get_anatomy(model), site)
     missing = np.full(len(probes), np.nan)
 
     def recall() -> np.ndarray:
         if not splice:
             return missing
-        return score(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
+        return score_probes(model, tokenizer, probes)["first_token_correct"].fillna(False).to_numpy(dtype=float)
 
     clean = recall()
     subjects, rows = probes["fact_id"].str.split(".").str[0].to_numpy(), []
@@ -343,8 +343,8 @@ def _ratio_rows(keys: dict, ratios: dict[str, tuple], clusters: np.ndarray, over
     numerators, denominators = (
         np.stack([np.asarray(ratio[side], dtype=float) for ratio in ratios.values()], 1) for side in (0, 1)
     )
-    interval = stats.ratio_bootstrap(numerators, denominators, clusters, resamples=resamples)
-    return stats.tidy(keys, list(ratios), interval, over=over)
+    interval = stats.cluster_bootstrap_ratio(numerators, denominators, clusters, resamples=resamples)
+    return stats.summary_rows(keys, list(ratios), interval, interval_over=over)
 
 
 def _means(model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str) -> list[Tensor]:

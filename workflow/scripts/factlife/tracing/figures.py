@@ -107,6 +107,6 @@ def effect_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
                 color=alt.Color("role:N", title="residual stream at", sort=[*ROLES.values()]),
             )
             column = alt.Column("corrupted:N", title=None, sort=[*_CORRUPTIONS.values()])
-            strips.append(figures.with_band(base).properties(width=170, height=120).facet(column=column))
+            strips.append(figures.line_with_band(base).properties(width=170, height=120).facet(column=column))
         blocks.append(alt.hconcat(*strips).properties(title=model))
     return alt.vconcat(*blocks)

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from factlife.models.anatomy import anatomy, capture, patch
-from factlife.recall.score import Answers
+from factlife.models.anatomy import capture, get_anatomy, patch
+from factlife.recall.score import AnswerTokens
 from factlife.world import World
 
 ROLES = ("subject_last", "subject", "last")
@@ -32,7 +32,7 @@ def interchange_accuracy(model: Any, tokenizer: Any, world: World, *, pairs: int
         One row per ``token_role`` (last subject token, all subject tokens, last prompt token) and ``layer``: ``n``
         pairs and ``accuracy``, the fraction that switch.
     """
-    blocks = {layer: block.module for layer, block in enumerate(anatomy(model).blocks)}
+    blocks = {layer: block.module for layer, block in enumerate(get_anatomy(model).blocks)}
     switched: Counter = Counter()
     total = 0
     for ids, answers, roles in _groups(tokenizer, world, pairs):
@@ -58,7 +58,7 @@ def interchange_accuracy(model: Any, tokenizer: Any, world: World, *, pairs: int
 
 def _groups(tokenizer: Any, world: World, pairs: int) -> Any:
     """Prompts of equal length and template: ids, first answer tokens, and the places of each token role."""
-    answers = Answers(tokenizer)
+    answers = AnswerTokens(tokenizer)
     probes = world.probes[world.probes["kind"] == "forward"].merge(world.facts[["fact_id", "entity_id", "relation"]])
     probes = probes.merge(world.entities[["entity_id", "name", "kind"]], on="entity_id", suffixes=("", "_of_entity"))
     starts = [prompt.startswith(name) for prompt, name in zip(probes["prompt"], probes["name"], strict=True)]
@@ -68,7 +68,7 @@ def _groups(tokenizer: Any, world: World, pairs: int) -> Any:
         first = len(tokenizer("")["input_ids"])
         shape = Counter(zip(map(len, encoded), names, strict=True)).most_common(1)[0][0]
         kept = [
-            (ids, answers.ids(target)[0])
+            (ids, answers.encode(target)[0])
             for ids, name, target in zip(encoded, names, rows["target"], strict=True)
             if (len(ids), name) == shape
         ][:pairs]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from factlife.models.anatomy import Anatomy, Block, anatomy, capture, patch
-from factlife.models.prefix import prefix
+from factlife.models.anatomy import Anatomy, Block, capture, get_anatomy, patch
+from factlife.models.prefix_cache import build_prefix_cache
 from factlife.tracing.prompts import TracingError
 
 COMPONENTS = ("residual", "attention", "mlp", "residual_attention_frozen", "residual_mlp_frozen")
@@ -76,7 +76,7 @@ def stack_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
 def embed_tokens(model: Any, ids: Tensor) -> Tensor:
     """What the model reads for tokens, (…, d_model): the argument ``inputs_embeds`` of its forward pass."""
     with torch.inference_mode():
-        return anatomy(model).embeddings[0](ids.to(model.device))
+        return get_anatomy(model).embeddings[0](ids.to(model.device))
 
 
 def answer_outcomes(model: Any, inputs: Tensor, answers: Tensor, before: Cache | None = None) -> Tensor:
@@ -126,7 +126,7 @@ def restore_states(
     Raises:
         TracingError: a cell names a layer that does not exist.
     """
-    parts = anatomy(model)
+    parts = get_anatomy(model)
     rows = max(1, batch_tokens // clean.shape[1])
     answers, found = answers.to(model.device), torch.zeros(len(clean), len(cells), 2)
     passes = _passes(cells, parts.n_layers, len(clean), clean.shape[1])
@@ -146,7 +146,7 @@ def restore_states(
                         model,
                         corrupted[runs, position:].repeat_interleave(len(some), 0),
                         answers[runs].repeat_interleave(len(some), 0),
-                        prefix(states[1].keys_values, position, len(some)),
+                        build_prefix_cache(states[1].keys_values, position, len(some)),
                     )
                 found[runs[:, None], some] = measured.unflatten(0, (len(runs), -1)).cpu()
     return found
@@ -179,7 +179,7 @@ class _Run:
     """
 
     def __init__(self, model: Any, inputs: Tensor, modules: dict[Site, torch.nn.Module]) -> None:
-        blocks = anatomy(model).blocks
+        blocks = get_anatomy(model).blocks
         self.outputs: list[Any] = []
         cache = DynamicCache()
         with ExitStack() as hooks:

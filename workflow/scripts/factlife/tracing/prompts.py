@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from factlife.recall.score import Answers
+from factlife.recall.score import AnswerTokens
 from factlife.world import World
 
 ROLES = ("before", "subject_first", "subject_middle", "subject_last", "relation", "last")
@@ -102,7 +102,7 @@ def make_prompt_pairs(
     Raises:
         TracingError: a prompt does not name its subject.
     """
-    answers = Answers(tokenizer)
+    answers = AnswerTokens(tokenizer)
     facts = world.facts.merge(world.entities[["entity_id", "name"]], on="entity_id")
     taught = facts[facts["seen"] & (True if donors is None else facts["entity_id"].isin(donors))]
     by_relation = {relation: rows for relation, rows in taught.groupby("relation")}
@@ -110,7 +110,7 @@ def make_prompt_pairs(
     pairs, left_out = [], {}
     for probe in probes.itertuples():
         fact = facts.loc[probe.fact_id]
-        ids, target = tuple(tokenizer(probe.prompt)["input_ids"]), answers.after(probe.prompt, probe.target)
+        ids, target = tuple(tokenizer(probe.prompt)["input_ids"]), answers.encode_after(probe.prompt, probe.target)
         subject = subject_positions(tokenizer, probe.prompt, fact["name"])
         if not target:
             left_out[probe.probe_id] = f"the tokenizer cannot write {probe.target!r} after the prompt"
@@ -121,7 +121,7 @@ def make_prompt_pairs(
         )
         found: dict[bool, tuple[tuple[int, ...], int]] = {}
         for other in others.itertuples():
-            wanted = answers.ids(other.value)
+            wanted = answers.encode(other.value)
             same = other.value == probe.target
             if same in found or (not same and wanted[0] == target[0]):
                 continue

@@ -52,7 +52,7 @@ def summarise_traces(traces: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
         for wide, columns in ((totals, ["corruption"]), (cells, _CELL)):
             subjects = wide.index.str.split(".").str[0].to_numpy()
             interval = stats.cluster_bootstrap(wide.to_numpy(float), subjects, resamples=resamples)
-            table = stats.tidy({}, wide.columns.get_level_values(0), interval)
+            table = stats.summary_rows({}, wide.columns.get_level_values(0), interval)
             for level, column in enumerate(columns, 1):
                 table[column] = wide.columns.get_level_values(level)
             tables.append(table.assign(model=model, seed=seed, known=known))

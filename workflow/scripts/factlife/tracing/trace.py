@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from factlife.config.tracing import Tracing
-from factlife.models.anatomy import anatomy
+from factlife.models.anatomy import get_anatomy
 from factlife.tracing.patching import RestoredState, answer_outcomes, embed_tokens, restore_states, stack_ids
 from factlife.tracing.prompts import PromptPair, make_prompt_pairs
 from factlife.world import World
@@ -111,7 +111,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     ids = stack_ids([pair.ids for pair in group])
     positions = range(group[0].subject.start, ids.shape[1])
-    restored = restored_states(settings, positions, anatomy(model).n_layers)
+    restored = restored_states(settings, positions, get_anatomy(model).n_layers)
     answers = torch.tensor([[pair.answer, pair.donor_answer] for pair in group]).to(model.device)
     clean = embed_tokens(model, ids)
     corrupted = corrupt_inputs(model, group, corruption, settings)

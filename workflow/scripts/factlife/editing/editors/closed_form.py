@@ -65,7 +65,7 @@ def edit(
     Raises:
         EditError: the editor cannot edit this model.
     """
-    if target.parts.post_normed:
+    if target.parts.post_norm:
         raise EditError(
             "this architecture writes its MLP's output through a norm, which closed forms do not solve for; "
             "use an editor of kind locft"

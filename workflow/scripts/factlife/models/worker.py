@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from factlife.models.teach import Task, teach_here
+from factlife.models.launch import TrainingTask, train_in_this_process
 
 
 def main(path: str) -> None:
@@ -18,13 +18,13 @@ def main(path: str) -> None:
     logging.basicConfig(
         level=logging.INFO if first else logging.ERROR, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
     )
-    task = Task.model_validate_json(Path(path).read_text())
+    task = TrainingTask.model_validate_json(Path(path).read_text())
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
     if task.device == "cuda":
         task.device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        teach_here(task)
+        train_in_this_process(task)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

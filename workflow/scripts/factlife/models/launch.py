@@ -12,13 +12,13 @@ from pydantic import BaseModel
 
 from factlife.config.models import Source, Training
 from factlife.corpus import tokens
-from factlife.models.load import begin
-from factlife.models.store import stated
+from factlife.models.checkpoints import read_final_exposures
+from factlife.models.load import load_initial_model
 from factlife.models.trackers import Trackers
-from factlife.models.train import TrainingStopped, train
+from factlife.models.train import TrainingStopped, train_model
 
 
-class Task(BaseModel):
+class TrainingTask(BaseModel):
     """What a training starts from, what it reads, and where its results go.
 
     Attributes:
@@ -40,10 +40,10 @@ class Task(BaseModel):
     device: str = "cpu"
     threads: int = 1
     report_to: list[str] = []
-    run: str = "run"
+    run_name: str = "run"
 
 
-def teach(task: Task, *, processes: int = 1, nodes: int = 1) -> None:
+def run_training(task: TrainingTask, *, processes: int = 1, nodes: int = 1) -> None:
     """Train; afterwards the folder and the curve are written.
 
     Args:
@@ -55,7 +55,7 @@ def teach(task: Task, *, processes: int = 1, nodes: int = 1) -> None:
         TrainingStopped: the loss is not finite, or one of several processes failed.
     """
     if processes * nodes == 1:
-        return teach_here(task)
+        return train_in_this_process(task)
     file = task.resume / "task.json"
     file.write_text(task.model_dump_json())
     room = str(Path(__file__).parents[2])
@@ -63,18 +63,18 @@ def teach(task: Task, *, processes: int = 1, nodes: int = 1) -> None:
         "PYTHONPATH": os.pathsep.join([room, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(task.threads),
     }
-    if subprocess.run(command(file, processes, nodes, environment), env=environment).returncode:
+    if subprocess.run(launch_command(file, processes, nodes, environment), env=environment).returncode:
         raise TrainingStopped("one of the processes that trained together failed; its own message stands above")
 
 
-def command(task: Path, processes: int, nodes: int, environment: dict[str, str]) -> list[str]:
+def launch_command(task: Path, processes: int, nodes: int, environment: dict[str, str]) -> list[str]:
     """The command that starts all processes: ``torchrun``, under ``srun`` once on each of several nodes.
 
     Raises:
         TrainingStopped: several nodes are asked for outside of Slurm.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    module = ["-m", "factlife.models.process", str(task)]
+    module = ["-m", "factlife.models.worker", str(task)]
     if nodes == 1:
         # A free port of this machine: several jobs may train here at once.
         return [*torchrun, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", *module]
@@ -95,11 +95,11 @@ def command(task: Path, processes: int, nodes: int, environment: dict[str, str])
     ]
 
 
-def teach_here(task: Task) -> None:
+def train_in_this_process(task: TrainingTask) -> None:
     """Train in this process, which may be one of several that ``torchrun`` started."""
-    model, tokenizer = begin(task.source, task.start, seed=task.seed, device=task.device)
+    model, tokenizer = load_initial_model(task.source, task.start, seed=task.seed, device=task.device)
     settings = task.training
-    curve = train(
+    curve = train_model(
         model,
         tokenizer,
         tokens.build_sequences(
@@ -109,8 +109,8 @@ def teach_here(task: Task) -> None:
         seed=task.seed,
         output=task.folder,
         resume=task.resume,
-        before=stated(task.start),
-        callbacks=[Trackers(task.report_to, "runs", task.run)] if task.report_to else [],
+        initial_exposures=read_final_exposures(task.start),
+        callbacks=[Trackers(task.report_to, "runs", task.run_name)] if task.report_to else [],
     )
     if int(os.environ.get("RANK", "0")) == 0:
         curve.to_csv(task.curve, index=False)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from factlife.models.load import load
+from factlife.models.load import load_model
 
 
-def writer(
+def load_writer(
     folder: str | Path, *, max_tokens: int, temperature: float | None = None, device: str = "cpu"
 ) -> Callable[[str], str]:
     """Answers prompts with the model in a folder, in its chat template where it has one.
@@ -24,7 +24,7 @@ def writer(
         temperature: of sampling; 0 for the most probable tokens, nothing for 1.
         device: where it runs.
     """
-    model, tokenizer = load(folder, device)
+    model, tokenizer = load_model(folder, device)
     asked: dict[str, int] = {}
 
     def ask(prompt: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
-class Kept(DynamicLayer):
+class PrefixLayer(DynamicLayer):
     """Keys and values of earlier tokens; those of a pass are joined to them and then forgotten."""
 
     def __init__(self, keys: Tensor, values: Tensor, times: int) -> None:
@@ -25,14 +25,16 @@ class Kept(DynamicLayer):
         return torch.cat([kept[0], key_states], -2), torch.cat([kept[1], value_states], -2)
 
 
-def prefix(keys_values: Sequence[tuple[Tensor, Tensor]], length: int | None = None, times: int = 1) -> DynamicCache:
+def build_prefix_cache(
+    keys_values: Sequence[tuple[Tensor, Tensor]], length: int | None = None, repeats: int = 1
+) -> DynamicCache:
     """A cache of the first tokens of some sequences that every pass finds as it was.
 
     Args:
         keys_values: of each layer, (sequence, head, position, head_dim) both.
         length: tokens that are kept; all if not given.
-        times: that each sequence is repeated.
+        repeats: number of copies of each sequence.
     """
     cache = DynamicCache()
-    cache.layers = [Kept(keys[:, :, :length], values[:, :, :length], times) for keys, values in keys_values]
+    cache.layers = [PrefixLayer(keys[:, :, :length], values[:, :, :length], repeats) for keys, values in keys_values]
     return cache

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from factlife.config.models import Scratch
-from factlife.models import load, save, scratch, writer
+from factlife.models import initialize_model, load_model, load_writer, save_model
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +18,13 @@ def folder(tmp_path_factory):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>")
     tokenizer.chat_template = "{% for message in messages %}a {{ message.content }} b{% endfor %}"
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-    model = scratch(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=small), tokenizer, seed=0)
-    save(model, tokenizer, path := tmp_path_factory.mktemp("model"))
+    model = initialize_model(Scratch(kind="scratch", architecture="LlamaForCausalLM", config=small), tokenizer, seed=0)
+    save_model(model, tokenizer, path := tmp_path_factory.mktemp("model"))
     return path
 
 
 def test_answers_follow_from_prompts_and_not_from_what_else_was_asked(folder):
-    one, other = (writer(folder, max_tokens=12) for _ in range(2))
+    one, other = (load_writer(folder, max_tokens=12) for _ in range(2))
     first, second = one("c d"), one("c d")
     other("e f")
     assert (first, second) == (other("c d"), other("c d"))
@@ -33,8 +33,8 @@ def test_answers_follow_from_prompts_and_not_from_what_else_was_asked(folder):
 
 
 def test_without_temperature_the_most_probable_tokens_are_written(folder):
-    model, tokenizer = load(folder)
+    model, tokenizer = load_model(folder)
     ids = tokenizer("a c d b")["input_ids"]
     for _ in range(5):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    assert writer(folder, max_tokens=5, temperature=0)("c d") == tokenizer.decode(ids[4:])
+    assert load_writer(folder, max_tokens=5, temperature=0)("c d") == tokenizer.decode(ids[4:])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.models import load
-from factlife.recall.score import entropy_nats, score
+from factlife.models import load_model
+from factlife.recall.score import entropy_nats, score_probes
 from factlife.world import World
 
 COLUMNS = [
@@ -18,7 +18,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def ask(
+def evaluate_checkpoints(
     checkpoints: Iterable[tuple[int, str | Path]],
     world: World,
     exposures: pd.DataFrame,
@@ -56,8 +56,8 @@ def ask(
     counted = exposures.set_index(["step", "fact_id"])["exposures"]
     tables = []
     for step, folder in checkpoints:
-        asked, tokenizer = load(folder, device)
-        scores = score(asked, tokenizer, probes, batch_tokens=batch_tokens)
+        asked, tokenizer = load_model(folder, device)
+        scores = score_probes(asked, tokenizer, probes, batch_tokens=batch_tokens)
         if lost := int((~scores["representable"]).sum()):
             logging.warning(
                 "%s: the tokenizer cannot write the targets of %d probes; their scores are null", folder, lost

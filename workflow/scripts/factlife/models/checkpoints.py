@@ -15,26 +15,26 @@ from factlife.world.tables import read_table
 _KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
-def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
+def list_checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
     """Step and folder of each checkpoint, in order; a model that was taken as it is has one, at step 0."""
     folder = Path(folder)
     found = sorted((int(path.name.removeprefix("step-")), path) for path in folder.glob("checkpoints/step-*"))
     return found or [(0, folder)]
 
 
-def exposures(folder: str | Path) -> pd.DataFrame:
+def read_exposures(folder: str | Path) -> pd.DataFrame:
     """How often each fact had been stated at each checkpoint: ``step, fact_id, exposures``; empty where nobody knows."""
     path = Path(folder) / "exposures.parquet"
     return read_table(path) if path.exists() else pd.DataFrame({"step": [], "fact_id": [], "exposures": []}).astype(int)
 
 
-def stated(folder: str | Path) -> pd.Series:
+def read_final_exposures(folder: str | Path) -> pd.Series:
     """How often each fact had been stated when the model was finished, by fact; empty where nobody knows."""
-    table = exposures(folder)
+    table = read_exposures(folder)
     return table[table["step"] == table["step"].max()].set_index("fact_id")["exposures"]
 
 
-def parameters(folder: str | Path) -> int:
+def count_parameters(folder: str | Path) -> int:
     """How many numbers a model's weights hold; tied tables count once."""
     count = 0
     for path in Path(folder).glob("*.safetensors"):

@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 from factlife.config.models import Scratch, Training
 from factlife.corpus.tokens import TOKENS
-from factlife.models import Task, TrainingStopped, checkpoints, load, parameters, teach
-from factlife.models.teach import command
+from factlife.models import TrainingStopped, TrainingTask, count_parameters, list_checkpoints, load_model, run_training
+from factlife.models.launch import launch_command
 from factlife.world.tables import write_table
 
 
@@ -44,7 +44,7 @@ def task(tmp_path_factory):
 
     def make(folder, **changed):
         (folder / "resume").mkdir()
-        return Task(
+        return TrainingTask(
             source=Scratch(
                 kind="scratch",
                 architecture="LlamaForCausalLM",
@@ -68,7 +68,7 @@ def learned(request, task, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     for name, processes in (("one", 1), ("two", 2)):
         (folder / name).mkdir()
-        teach(task(folder / name, optimizer=request.param), processes=processes)
+        run_training(task(folder / name, optimizer=request.param), processes=processes)
     return request.param, folder
 
 
@@ -82,7 +82,7 @@ def test_two_processes_learn_what_one_does(learned):
     for table in ("order", "exposures"):
         tables = (pd.read_parquet(tmp_path / name / f"model/{table}.parquet") for name in ("one", "two"))
         pd.testing.assert_frame_equal(*tables)
-    pairs = zip(*(checkpoints(tmp_path / name / "model") for name in ("one", "two")), strict=True)
+    pairs = zip(*(list_checkpoints(tmp_path / name / "model") for name in ("one", "two")), strict=True)
     for (step, first), (other, second) in pairs:
         assert step == other
         weights, others = (load_file(path / "model.safetensors") for path in (first, second))
@@ -91,23 +91,23 @@ def test_two_processes_learn_what_one_does(learned):
             for name in weights:
                 torch.testing.assert_close(weights[name], others[name], atol=1e-3, rtol=0)
     assert not (tmp_path / "two/resume").exists()
-    assert parameters(tmp_path / "two/model") == load(tmp_path / "one/model")[0].num_parameters()
+    assert count_parameters(tmp_path / "two/model") == load_model(tmp_path / "one/model")[0].num_parameters()
 
 
 KILLED = """
 import os, signal, sys
-from factlife.models import process
-from factlife.models.train import _Keeper
+from factlife.models import worker
+from factlife.models.train import _CheckpointCallback
 
-ended = _Keeper.on_step_end
+ended = _CheckpointCallback.on_step_end
 
 def on_step_end(self, args, state, *rest, **more):
     ended(self, args, state, *rest, **more)
     if state.global_step == 30 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
 
-_Keeper.on_step_end = on_step_end
-process.main(sys.argv[1])
+_CheckpointCallback.on_step_end = on_step_end
+worker.main(sys.argv[1])
 """
 
 
@@ -117,7 +117,7 @@ def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learne
     work = task(tmp_path, optimizer=optimizer, save_steps=10)
     (tmp_path / "killed.py").write_text(KILLED)
     (file := tmp_path / "task.json").write_text(work.model_dump_json())
-    *torchrun, _, _, _ = command(file, 2, 1, {})
+    *torchrun, _, _, _ = launch_command(file, 2, 1, {})
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2] / "workflow/scripts"),
         "OMP_NUM_THREADS": "1",
@@ -128,13 +128,13 @@ def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learne
     assert [json.loads(path.read_text())["global_step"] for path in states] == [24]
     assert not (tmp_path / "model").exists()
 
-    teach(work, processes=2)
+    run_training(work, processes=2)
     assert "resuming from checkpoint-24" in capfd.readouterr().err
     same = ["step", "exposures", "tokens", "loss", "learning_rate"]
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "curve.csv")[same], pd.read_csv(before / "two/curve.csv")[same]
     )
-    pairs = zip(checkpoints(tmp_path / "model"), checkpoints(before / "two/model"), strict=True)
+    pairs = zip(list_checkpoints(tmp_path / "model"), list_checkpoints(before / "two/model"), strict=True)
     for (step, resumed), (other, whole) in pairs:
         assert step == other
         weights, others = (load_file(path / "model.safetensors") for path in (resumed, whole))
@@ -143,13 +143,13 @@ def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learne
 
 def test_a_process_that_fails_stops_all_with_its_own_message(task, tmp_path, capfd):
     with pytest.raises(TrainingStopped, match="its own message stands above"):
-        teach(task(tmp_path, learning_rate=1e30, optimizer="adamw", max_grad_norm=1e30), processes=2)
+        run_training(task(tmp_path, learning_rate=1e30, optimizer="adamw", max_grad_norm=1e30), processes=2)
     assert "lower training.learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "curve.csv").exists()
 
 
 def test_on_several_nodes_srun_starts_one_torchrun_each(tmp_path):
-    found = command(tmp_path / "task.json", 4, 2, {"SLURM_JOB_ID": "20007"})
+    found = launch_command(tmp_path / "task.json", 4, 2, {"SLURM_JOB_ID": "20007"})
     assert found[:4] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
     assert found[4:8] == [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4"]
     assert found[8] == "--nnodes=2" and found[-1] == str(tmp_path / "task.json")
@@ -158,4 +158,4 @@ def test_on_several_nodes_srun_starts_one_torchrun_each(tmp_path):
 
 def test_several_nodes_need_slurm(tmp_path):
     with pytest.raises(TrainingStopped, match="`nodes` is 2, but this is no Slurm job"):
-        command(tmp_path / "task.json", 1, 2, {})
+        launch_command(tmp_path / "task.json", 1, 2, {})
