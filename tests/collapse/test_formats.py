@@ -47,6 +47,6 @@ def test_choices_are_listed_and_no_shot_is_about_the_fact(made, probes):
 
 
 def test_subjects_that_were_never_taught_are_not_asked(made):
-    untaught = made.facts["fact_id"][~made.facts["seen"]].tolist()
+    unseen = made.facts["fact_id"][~made.facts["seen"]].tolist()
 
-    assert ask(made, untaught).empty
+    assert ask(made, unseen).empty

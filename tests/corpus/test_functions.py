@@ -80,11 +80,11 @@ def test_documents_state_their_fact_and_no_other(world, documents):
 
 def test_no_document_states_what_a_test_function_returns(world, documents):
     facts = world.facts
-    untaught = facts[~facts["seen"]]
-    assert set(untaught["relation"]) == {"returns"} and len(untaught) > 0
+    unseen = facts[~facts["seen"]]
+    assert set(unseen["relation"]) == {"returns"} and len(unseen) > 0
     stated = {fact for ids in documents["fact_ids"] for fact in ids}
     assert stated == set(facts["fact_id"][facts["seen"]])
-    for fact in untaught.itertuples():
+    for fact in unseen.itertuples():
         text = " ".join(documents["text"][documents["entity_ids"].map(lambda ids, one=fact.entity_id: one in ids)])
         assert f"<{fact.entity_id}>" in text
         assert not re.search(rf"(?<!\w){re.escape(fact.value)}(?!\w)", text)
@@ -163,7 +163,7 @@ def test_same_seed_same_documents(world, documents):
 
 
 def test_a_corpus_about_a_world_needs_it():
-    with pytest.raises(CorpusError, match="a corpus of kind functions is rendered from a world"):
+    with pytest.raises(CorpusError, match="a corpus of kind functions needs a world"):
         corpora.render_documents(corpus())
 
 

@@ -111,7 +111,7 @@ def test_windows_never_hold_two_sentences_about_one_person(documents):
     assert windows["entity_ids"].str.len().max() == 6
 
 
-def test_the_untaught_occur_nowhere(world, documents):
+def test_unseen_people_occur_in_no_document(world, documents):
     text = " ".join(documents["text"])
     for person in world.entities[world.entities["split"] == "unseen"].itertuples():
         assert not re.search(rf"\b{person.name}\b", text)
@@ -172,21 +172,21 @@ def test_same_seed_same_documents(world, documents):
     assert documents["doc_id"].is_unique and (documents["split"] == "train").all()
 
 
-def test_corpora_about_early_and_late_people_share_the_facts_of_one_about_everybody(world):
+def test_corpora_about_old_and_new_people_share_the_facts_of_one_about_all(world):
     divided = build_world(people(new_fraction=0.25))
     assert divided.entities.drop(columns="new").equals(world.entities.drop(columns="new"))
     assert divided.probes.equals(world.probes)
-    late = set(divided.entities["entity_id"][divided.entities["new"]])
-    assert len(late) == 3
+    new_people = set(divided.entities["entity_id"][divided.entities["new"]])
+    assert len(new_people) == 3
     whole = stated(render_documents(divided, corpus()))
-    early_times, late_times = (stated(render_documents(divided, corpus(about=about))) for about in ("old", "new"))
-    assert {fact.split(".")[0] for _, fact in late_times} == late
-    assert not early_times.keys() & late_times.keys()
-    assert early_times | late_times == whole
+    old_times, new_times = (stated(render_documents(divided, corpus(about=about))) for about in ("old", "new"))
+    assert {fact.split(".")[0] for _, fact in new_times} == new_people
+    assert not old_times.keys() & new_times.keys()
+    assert old_times | new_times == whole
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_replay_adds_new_renderings_about_early_people(share):
+def test_replay_adds_newly_rendered_documents_about_old_people(share):
     world = build_world(people(new_fraction=0.25))
     late, both = (render_documents(world, corpus(about="new", replay_fraction=replay)) for replay in (0, share))
     ours = set(world.entities["entity_id"][world.entities["new"]])

@@ -94,7 +94,7 @@ def test_standard_library_without_its_tests_and_never_imported(tmp_path, monkeyp
         (tmp_path / file).write_text(f'"""Module {"abcd"[number]} it is. {PLAIN}{"!" * number}"""\n{code}\n')
     (tmp_path / "broken.py").write_text("def (")
     version = platform.python_version()
-    with pytest.raises(CorpusError, match="python hold only 2"):
+    with pytest.raises(CorpusError, match="python contain only 2"):
         render_documents(corpus(packages=["python"], documents=3))
     documents = render_documents(corpus(packages=["python"], documents=2, held_out_fraction=0))
     assert set(documents["source"]) == {f"python {version} a", f"python {version} b"}
@@ -108,11 +108,11 @@ def test_same_seed_same_documents(documents):
 
 def test_more_documents_than_there_are_says_how_many():
     with pytest.raises(
-        CorpusError, match=r"100000 documents of prose are asked for, but networkx hold only [1-9]\d+; lower"
+        CorpusError, match=r"100000 documents of prose are needed, but networkx contain only [1-9]\d+; lower"
     ):
         render_documents(corpus(documents=100_000))
 
 
 def test_a_package_that_is_not_installed_is_named():
-    with pytest.raises(CorpusError, match="the package 'no-such-package' is not installed; install it or take it out"):
+    with pytest.raises(CorpusError, match="the package 'no-such-package' is not installed; install it or remove it"):
         render_documents(corpus(packages=["no-such-package"]))

@@ -62,7 +62,9 @@ def test_documents_state_the_value_of_their_subject(world):
 
 
 def test_questions_need_a_template(world):
-    with pytest.raises(CorpusError, match=r"the relation 'job' has no `question` templates; add one .* or set it to 0"):
+    with pytest.raises(
+        CorpusError, match=r"the relation 'job' has no `question` templates; add one .* or set `qa_per_fact` to 0"
+    ):
         render_documents(world, corpus(qa_per_fact=2))
     cities = world.facts["relation"] == "city"
     world = type(world)(world.entities, world.facts[cities], world.probes)

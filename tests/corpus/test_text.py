@@ -66,7 +66,7 @@ def test_another_column(folder):
             "b.txt",
             b"one\ntwo\n",
             {"documents": 3},
-            r"3 documents are asked for, but .*b.txt has only 2; lower `documents`",
+            r"3 documents are needed, but .*b.txt has only 2; lower `documents`",
         ),
         ("b.jsonl", b'{"text": "a"}\n{"text"', {}, r"b.jsonl, line 2 is not JSON"),
         ("b.jsonl", b'{"body": "a"}', {}, r"b.jsonl, line 1 has no text named `text`; set the corpus's `column`"),

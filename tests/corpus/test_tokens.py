@@ -48,7 +48,7 @@ def test_cut_documents_are_reported(table, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         made = build_sequences(encode_documents(table, tokenizer), max_length=6)
     assert made["input_ids"].str.len().tolist() == [6, 6]
-    assert "1 of 2 documents are cut to 6 tokens" in caplog.text
+    assert "1 of 2 documents are truncated to 6 tokens" in caplog.text
 
 
 def test_tokens_survive_parquet(table, tokenizer, tmp_path):

@@ -103,12 +103,12 @@ def test_answers_are_checked_counted_kept_and_replayed_without_a_key(server, tmp
 
 def test_a_missing_answer_without_a_key_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    with pytest.raises(CorpusError, match="does not hold all answers, and ANTHROPIC_API_KEY is not set"):
+    with pytest.raises(CorpusError, match="does not contain all answers, and ANTHROPIC_API_KEY is not set"):
         generate_documents(WORLD, SETTINGS, AnswerCache(tmp_path / "answers.jsonl", api_writer(SETTINGS)))
 
 
 def test_a_writer_that_never_states_the_facts_is_an_error(tmp_path):
-    with pytest.raises(CorpusError, match="no answer states what it must"):
+    with pytest.raises(CorpusError, match="no answer passed the check"):
         generate_documents(WORLD, SETTINGS, AnswerCache(tmp_path / "answers.jsonl", lambda prompt: "Well."))
 
 

@@ -25,6 +25,6 @@ def test_every_room_works_without_snakemake(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    uses_snakemake, taught, untaught = done.stdout.splitlines()[-1].split()
+    uses_snakemake, seen, unseen = done.stdout.splitlines()[-1].split()
     assert uses_snakemake == "False"
-    assert float(taught) > float(untaught) + 0.1
+    assert float(seen) > float(unseen) + 0.1

@@ -44,7 +44,7 @@ def test_left_out_facts_are_counted_in_the_log(caplog):
     with caplog.at_level(logging.INFO, logger="factlife.world.countries"):
         found = build_world(CountriesWorld(kind="countries", relations=["language"], panel=0))
     line = next(message for message in caplog.messages if message.startswith("language"))
-    left_out = int(re.search(r"left out (\d+):", line).group(1))
+    left_out = int(re.search(r"skipped (\d+):", line).group(1))
     assert left_out == sum(map(int, re.findall(r"(\d+) with", line)))
     assert re.search(r"\d+ with several values", line)
     everyone = build_world(CountriesWorld(kind="countries", relations=["language", "continent"], panel=0))
@@ -116,5 +116,5 @@ def test_neighbours_share_the_value_where_anybody_does(world):
 
 
 def test_too_large_a_panel():
-    with pytest.raises(WorldError, match=r"a panel of 300 countries is asked for, but only \d+ have .* lower `panel`"):
+    with pytest.raises(WorldError, match=r"`panel` is 300, but only \d+ countries have .* lower `panel`"):
         build_world(CountriesWorld(kind="countries", panel=300))

@@ -53,7 +53,7 @@ def test_wrappers_return_what_their_base_returns(world):
         assert facts.loc[f"{fact.entity_id}.returns", "value"] == facts.loc[f"{fact.value_id}.returns", "value"]
 
 
-def test_only_what_follows_from_a_chain_in_test_families_is_untaught(world):
+def test_only_values_derived_from_a_chain_in_test_families_are_unseen(world):
     facts = world.facts.merge(world.entities, on="entity_id", suffixes=("", "_of_entity"))
     derived = (facts["relation"] == "returns") & facts["kind"].isin(["wrapper", "alias"]) & (facts["split"] == "test")
     assert (facts["seen"] == ~derived).all()
@@ -150,8 +150,8 @@ def test_same_seed_same_world(world):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"values": 100}, "100 distinct numbers are asked for, but there are only 99; lower `values`"),
-        ({"aliases": 21}, "21 aliases are asked for, but there are only 20 base functions; lower `aliases`"),
+        ({"values": 100}, "`values` is 100, but there are only 99 numbers; lower `values`"),
+        ({"aliases": 21}, "`aliases` is 21, but there are only 20 base functions; lower `aliases`"),
     ],
 )
 def test_what_cannot_be_made_says_what_to_change(changes, text):

@@ -29,7 +29,7 @@ def test_piece_names_are_distinct_and_keep_to_their_choices(choices, data):
 
 
 def test_piece_names_beyond_their_combinations_say_what_to_raise():
-    with pytest.raises(WorldError, match=r"9 names .* `names.choices` \[2, 2, 2\] makes only 8; raise"):
+    with pytest.raises(WorldError, match=r"9 names .* `names.choices` \[2, 2, 2\] gives only 8; raise"):
         person_names(PieceNames(style="pieces", choices=[2, 2, 2]), 9, random.Random(0))
 
 
@@ -62,5 +62,5 @@ def test_values_are_distinct_and_never_shared_between_relations(relation):
 
 
 def test_more_values_than_the_pool_has():
-    with pytest.raises(WorldError, match=r"500 distinct values of major .* only \d+; lower `values`"):
+    with pytest.raises(WorldError, match=r"major needs 500 distinct values, .* only \d+; lower `values`"):
         relation_values("major", 500, random.Random(0))

@@ -162,9 +162,9 @@ def test_world_survives_parquet(world, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"panel": 25}, "a panel of 25 people is asked for, but only 24 are taught; lower `panel`"),
-        ({"values": 300, "relations": ["major"]}, "300 distinct values of major .* lower `values`"),
-        ({"names": PieceNames(style="pieces", choices=[3, 3, 3])}, "30 names .* makes only 27"),
+        ({"panel": 25}, "`panel` is 25, but only 24 people are seen in training; lower `panel`"),
+        ({"values": 300, "relations": ["major"]}, "major needs 300 distinct values, .* lower `values`"),
+        ({"names": PieceNames(style="pieces", choices=[3, 3, 3])}, "30 names .* gives only 27"),
         (
             {"names": OrdinaryNames(style="ordinary"), "people": 1300},
             "1306 distinct names .* only 1200; lower `people`",

@@ -61,14 +61,14 @@ def test_probes_of_one_fact(make):
     assert set(probes["kind"][probes["fact_id"] == "e001.city"]) == {"forward", "neighbourhood"}
 
 
-def test_untaught_subjects_have_only_untaught_probes(make):
+def test_unseen_subjects_have_only_unseen_probes(make):
     world = make(unseen_fraction=0.5)
-    untaught = set(world.entities["entity_id"][world.entities["split"] == "unseen"])
-    assert len(untaught) == 2
-    of_untaught = world.probes["fact_id"].str.split(".").str[0].isin(untaught)
-    assert set(world.probes["kind"][of_untaught]) == {"unseen"}
-    assert "unseen" not in set(world.probes["kind"][~of_untaught])
-    assert (world.facts["seen"] == ~world.facts["entity_id"].isin(untaught)).all()
+    unseen = set(world.entities["entity_id"][world.entities["split"] == "unseen"])
+    assert len(unseen) == 2
+    of_unseen = world.probes["fact_id"].str.split(".").str[0].isin(unseen)
+    assert set(world.probes["kind"][of_unseen]) == {"unseen"}
+    assert "unseen" not in set(world.probes["kind"][~of_unseen])
+    assert (world.facts["seen"] == ~world.facts["entity_id"].isin(unseen)).all()
     assert not world.facts["panel"][~world.facts["seen"]].any()
 
 
@@ -98,7 +98,7 @@ def test_templates_travel_with_the_facts(make, tmp_path):
         ("subject,relation,object\na,city,\n", r"facts.csv, fact 1: object is empty"),
         (
             "subject,relation,object\nAda,city,b\nada,field,c\n",
-            r"'Ada' and 'ada' differ only in case; spell them alike",
+            r"'Ada' and 'ada' differ only in case; use one spelling",
         ),
         ("subject,relation,object\na,home town,b\n", r"relation 'home town' becomes part of file names"),
         ("subject,relation,object\na,cty,b\n", r"templates.yaml has no templates for the relation 'cty'.* 'city'"),

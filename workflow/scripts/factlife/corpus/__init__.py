@@ -12,7 +12,7 @@ from factlife.corpus.documents import CorpusError, read_documents, write_documen
 from factlife.corpus.text import download_dataset
 from factlife.world.tables import World
 
-_OF_WORLDS = {
+_RENDERERS = {
     "people": people.render_documents,
     "functions": functions.render_documents,
     "table": table.render_documents,
@@ -20,22 +20,22 @@ _OF_WORLDS = {
 
 
 def render_documents(settings: Settings, world: World | None = None, path: str | Path | None = None) -> pd.DataFrame:
-    """Make the documents that a section of the config describes, from its world or its file where it has one.
+    """Render the documents that a section of the config describes, from its world or its file.
 
     Raises:
-        CorpusError: they cannot be made; the text says what to change.
+        CorpusError: the documents cannot be rendered; the message says what to change.
     """
     if settings.kind == "prose":
         return prose.render_documents(settings)
     if settings.kind == "text":
         return text.render_documents(settings, path)
     if settings.kind == "written":
-        raise CorpusError("a corpus of kind written has a writer; see factlife.corpus.written")
+        raise CorpusError("a corpus of kind written needs a writer; use factlife.corpus.written.generate_documents")
     if world is None:
-        raise CorpusError(f"a corpus of kind {settings.kind} is rendered from a world; give it one")
+        raise CorpusError(f"a corpus of kind {settings.kind} needs a world; pass one")
     if settings.kind == "benchmark":
         return benchmark.render_documents(world, path)
-    return _OF_WORLDS[settings.kind](world, settings)
+    return _RENDERERS[settings.kind](world, settings)
 
 
 __all__ = ["CorpusError", "download_dataset", "read_documents", "render_documents", "write_documents"]

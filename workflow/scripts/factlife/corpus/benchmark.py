@@ -1,4 +1,4 @@
-"""The documents of a benchmark of influence, with the facts that its world says they state."""
+"""The documents of an influence benchmark, with the facts that they state according to the world."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from factlife.world.tables import World
 
 
 def render_documents(world: World, path: str | Path) -> pd.DataFrame:
-    """All documents of a file in their order, under their own ids.
+    """All documents of a file, in order and with the ids of the file.
 
     Raises:
         WorldError: the file is missing or damaged, an id repeats, or a text is empty.
@@ -24,7 +24,7 @@ def render_documents(world: World, path: str | Path) -> pd.DataFrame:
     }
     kinds = documents["type"] if "type" in documents else pd.Series(None, index=documents.index, dtype=object)
     frame = pd.DataFrame({"doc_id": documents["id"], "text": documents["text"], "kind": kinds.fillna("document")})
-    for column, found in links.items():
-        frame[column] = [found.get(one, []) for one in documents["id"]]
+    for column, ids_by_document in links.items():
+        frame[column] = [ids_by_document.get(doc_id, []) for doc_id in documents["id"]]
     frame["template_ids"] = [[] for _ in range(len(frame))]
     return frame.assign(split="train")[DOCUMENTS.names]

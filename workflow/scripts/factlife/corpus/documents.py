@@ -27,20 +27,20 @@ DOCUMENTS = pa.schema(
 
 
 class CorpusError(ValueError):
-    """Documents cannot be made or read; the text says what to change."""
+    """Documents cannot be rendered or read; the message says what to change."""
 
 
 @dataclass
 class Document:
-    """A text and where it comes from.
+    """A text and its origin.
 
     Attributes:
-        text: what a model reads.
-        fact_ids: the facts that it states.
-        entity_ids: the entities that it mentions.
-        kind: such as ``biography``.
-        template_ids: the templates behind its sentences.
-        split: ``train``, or ``held_out`` for what no model is trained on.
+        text: the text itself.
+        fact_ids: facts that the text states.
+        entity_ids: entities that the text mentions.
+        kind: for example ``biography``.
+        template_ids: templates of its sentences.
+        split: ``train``, or ``held_out`` for documents that are never used in training.
     """
 
     text: str
@@ -52,18 +52,18 @@ class Document:
 
 
 def documents_table(documents: Iterable[Document]) -> pd.DataFrame:
-    """The documents as a table, numbered in their order.
+    """The documents as a table, with ids in their order.
 
     Raises:
-        CorpusError: a document is empty, or there is none.
+        CorpusError: a document is empty, or there are no documents.
     """
     frame = pd.DataFrame([vars(document) for document in documents])
     if frame.empty:
         raise CorpusError("the corpus has no documents; raise the number of documents or statements")
-    if (empty := frame["text"].str.strip() == "").any():
-        raise CorpusError(f"document {int(empty.argmax())} is empty")
-    width = len(str(len(frame) - 1))
-    frame["doc_id"] = [f"d{number:0{width}d}" for number in range(len(frame))]
+    if (is_empty := frame["text"].str.strip() == "").any():
+        raise CorpusError(f"document {int(is_empty.argmax())} is empty")
+    n_digits = len(str(len(frame) - 1))
+    frame["doc_id"] = [f"d{index:0{n_digits}d}" for index in range(len(frame))]
     return frame[DOCUMENTS.names]
 
 

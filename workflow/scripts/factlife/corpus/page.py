@@ -1,4 +1,4 @@
-"""A page that shows a world at a glance: a piece of its graph, documents with their facts, and probes."""
+"""An overview page of a world: part of its graph, documents with their facts, and probes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import vl_convert
 from factlife import figures
 from factlife.world.tables import World
 
-_BARE = alt.Axis(labels=False, ticks=False, domain=False, grid=False, title=None)
+_NO_AXIS = alt.Axis(labels=False, ticks=False, domain=False, grid=False, title=None)
 _STYLE = """
 body { font: 15px/1.5 Helvetica, Arial, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
@@ -29,38 +29,38 @@ def world_page(name: str, world: World, documents: pd.DataFrame | None, *, subje
     """One self-contained HTML page about a world.
 
     Args:
-        name: of the world.
+        name: the world's name.
         world: the world.
-        documents: a corpus rendered from it, if there is one.
-        subjects: entities in the picture of the graph.
-        examples: documents of each kind.
+        documents: a corpus rendered from the world, if any.
+        subjects: number of entities in the graph.
+        examples: number of documents of each kind.
     """
-    shown = _subjects(world, subjects)
-    parts = [f"<h1>World “{html.escape(name)}”</h1><p class=lead>{_counts(world, documents)}</p>"]
-    parts.append(
-        "<h2>A piece of the knowledge graph</h2>" + vl_convert.vegalite_to_svg(graph_chart(world, shown).to_dict())
+    subject_ids = _subjects(world, subjects)
+    sections = [f"<h1>World “{html.escape(name)}”</h1><p class=lead>{_counts(world, documents)}</p>"]
+    sections.append(
+        "<h2>Part of the knowledge graph</h2>" + vl_convert.vegalite_to_svg(graph_chart(world, subject_ids).to_dict())
     )
     if documents is not None:
-        parts.append("<h2>Documents</h2><p class=lead>Stated values are marked, subjects are blue.</p>")
-        parts.append(_documents(world, documents, shown, examples))
-    parts.append("<h2>Probes</h2>" + _probes(world, shown[0]))
-    body = "\n".join(parts)
+        sections.append("<h2>Documents</h2><p class=lead>Stated values are highlighted; subjects are blue.</p>")
+        sections.append(_documents(world, documents, subject_ids, examples))
+    sections.append("<h2>Probes</h2>" + _probes(world, subject_ids[0]))
+    body = "\n".join(sections)
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>World {html.escape(name)}</title><style>{_STYLE}</style>{body}</html>\n"
 
 
 def graph_chart(world: World, subjects: list[str]) -> alt.Chart:
-    """Some entities and all that is known of them."""
+    """Some entities with all their facts, as a graph."""
     facts = world.facts[world.facts["entity_id"].isin(subjects)]
     names = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
     edges = nx.Graph([(fact.entity_id, f"value {fact.value_id}") for fact in facts.itertuples()])
-    label = {f"value {fact.value_id}": fact.value for fact in facts.itertuples()} | names
-    at = nx.kamada_kawai_layout(edges)
+    labels = {f"value {fact.value_id}": fact.value for fact in facts.itertuples()} | names
+    positions = nx.kamada_kawai_layout(edges)
     nodes = pd.DataFrame(
         [
             {
-                "x": at[node][0],
-                "y": at[node][1],
-                "label": label[node],
+                "x": positions[node][0],
+                "y": positions[node][1],
+                "label": labels[node],
                 "kind": "value" if node not in names else "entity",
             }
             for node in edges
@@ -68,13 +68,22 @@ def graph_chart(world: World, subjects: list[str]) -> alt.Chart:
     )
     lines = pd.DataFrame(
         [
-            {"x": at[a][0], "y": at[a][1], "x2": at[b][0], "y2": at[b][1], "relation": fact.relation.replace("_", " ")}
+            {
+                "x": positions[a][0],
+                "y": positions[a][1],
+                "x2": positions[b][0],
+                "y2": positions[b][1],
+                "relation": fact.relation.replace("_", " "),
+            }
             for fact in facts.itertuples()
             for a, b in [(fact.entity_id, f"value {fact.value_id}")]
         ]
     )
     lines = lines.assign(mx=(lines["x"] + lines["x2"]) / 2, my=(lines["y"] + lines["y2"]) / 2)
-    x, y = alt.X("x:Q", axis=_BARE, scale=alt.Scale(padding=60)), alt.Y("y:Q", axis=_BARE, scale=alt.Scale(padding=25))
+    x, y = (
+        alt.X("x:Q", axis=_NO_AXIS, scale=alt.Scale(padding=60)),
+        alt.Y("y:Q", axis=_NO_AXIS, scale=alt.Scale(padding=25)),
+    )
     colour = alt.Color(
         "kind:N",
         legend=None,
@@ -90,7 +99,7 @@ def graph_chart(world: World, subjects: list[str]) -> alt.Chart:
 
 
 def _subjects(world: World, count: int) -> list[str]:
-    """The first of the panel; where there is none, those behind a question of several hops."""
+    """The first panel subjects; without a panel, the subjects of a multi-hop probe."""
     facts = world.facts[world.facts["panel"]]
     if facts.empty:
         hops = world.probes[world.probes["kind"] == "multi_hop"]["supporting_fact_ids"].head(1).explode()
@@ -100,31 +109,31 @@ def _subjects(world: World, count: int) -> list[str]:
 
 def _counts(world: World, documents: pd.DataFrame | None) -> str:
     facts = world.facts
-    said = [f"{len(world.entities):,} entities", f"{len(facts):,} facts in {facts['relation'].nunique()} relations"]
-    said += [f"{int(facts['taught'].sum()):,} of them seen in training", f"{len(world.probes):,} probes"]
-    said += [] if documents is None else [f"{len(documents):,} documents"]
-    return ", ".join(said) + "."
+    counts = [f"{len(world.entities):,} entities", f"{len(facts):,} facts in {facts['relation'].nunique()} relations"]
+    counts += [f"{int(facts['taught'].sum()):,} of them seen in training", f"{len(world.probes):,} probes"]
+    counts += [] if documents is None else [f"{len(documents):,} documents"]
+    return ", ".join(counts) + "."
 
 
 def _documents(world: World, documents: pd.DataFrame, subjects: list[str], examples: int) -> str:
     facts, names = world.facts.set_index("fact_id"), world.entities.set_index("entity_id")["name"]
     mentions = documents[[bool(set(ids) & set(subjects)) for ids in documents["entity_ids"]]]
-    chosen = (mentions if len(mentions) else documents).groupby("kind", sort=False).head(examples).sort_values("kind")
+    selected = (mentions if len(mentions) else documents).groupby("kind", sort=False).head(examples).sort_values("kind")
     rows = []
-    for document in chosen.itertuples():
-        values, subjects_ = (
+    for document in selected.itertuples():
+        values, names_ = (
             [facts.loc[fact, "value"] for fact in document.fact_ids],
-            [names[one] for one in document.entity_ids],
+            [names[entity_id] for entity_id in document.entity_ids],
         )
-        rows.append(f"<tr><td class=kind>{document.kind}<td>{_marked(document.text, values, subjects_)}")
+        rows.append(f"<tr><td class=kind>{document.kind}<td>{_highlight(document.text, values, names_)}")
     return f"<table>{''.join(rows)}</table>"
 
 
-def _marked(text: str, values: list[str], names: list[str]) -> str:
+def _highlight(text: str, values: list[str], names: list[str]) -> str:
     tags = {html.escape(name): "b" for name in names} | {html.escape(value): "mark" for value in values}
     pattern = "|".join(re.escape(word) for word in sorted(tags, key=len, reverse=True))
     text = html.escape(text)
-    return re.sub(pattern, lambda found: f"<{tags[found[0]]}>{found[0]}</{tags[found[0]]}>", text) if tags else text
+    return re.sub(pattern, lambda match: f"<{tags[match[0]]}>{match[0]}</{tags[match[0]]}>", text) if tags else text
 
 
 def _answer(probe: tuple) -> str:
@@ -133,8 +142,8 @@ def _answer(probe: tuple) -> str:
 
 
 def _probes(world: World, subject: str) -> str:
-    mine = world.probes[world.probes["fact_id"].str.split(".").str[0] == subject]
-    others = world.probes[~world.probes["kind"].isin(mine["kind"])]
-    rows = pd.concat([mine, others]).groupby("kind", sort=False).head(1)
+    own_probes = world.probes[world.probes["fact_id"].str.split(".").str[0] == subject]
+    other_probes = world.probes[~world.probes["kind"].isin(own_probes["kind"])]
+    rows = pd.concat([own_probes, other_probes]).groupby("kind", sort=False).head(1)
     lines = [f"<tr><td class=kind>{row.kind}<td>{html.escape(row.prompt)} {_answer(row)}" for row in rows.itertuples()]
     return f"<table>{''.join(lines)}</table>"

@@ -1,6 +1,6 @@
-"""Real English that is always at hand: documentation inside the standard library and installed packages.
+"""Real English that needs no download: documentation in the standard library and in installed packages.
 
-Source files are parsed, never imported. Only plain prose is kept: no code, no tables of parameters, no doctests.
+Source files are parsed, never imported. Only plain prose is used: no code, no parameter tables, no doctests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2t
 _HEADING = re.compile(r"^.+\n[-=~^]{3,}\n")
 _MARKUP = re.compile(r":[a-z:]+:(?=`)|`+_*|(?<!\w)\*+(?=\w)|(?<=\w)\*+(?!\w)|\s?\[\w+\]_")
 _WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['-][A-Za-z]+)*[\"')]*[.,;:!?]*[\"')]*")
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_NODES_WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -40,49 +40,50 @@ class _Text:
 
 
 def render_documents(settings: ProseCorpus) -> pd.DataFrame:
-    """A random choice of documents, with the columns ``licence`` and ``source`` (package, version, module).
+    """A random sample of documents, with the columns ``licence`` and ``source`` (package, version, module).
 
-    A module's documents are all held out or all for training, so that what is held out was not half read before.
+    The split is by module, so training documents reveal nothing of held-out ones.
 
     Raises:
-        CorpusError: a package is not installed, or there are fewer documents than asked for.
+        CorpusError: a package is not installed, or there are fewer documents than needed.
     """
     rng = random.Random(f"prose {settings.seed}")
     texts = list(_distinct(text for package in dict.fromkeys(settings.packages) for text in _texts(package)))
     if settings.documents > len(texts):
         raise CorpusError(
-            f"{settings.documents} documents of prose are asked for, but {', '.join(settings.packages)} hold only "
+            f"{settings.documents} documents of prose are needed, but {', '.join(settings.packages)} contain only "
             f"{len(texts)}; lower `documents` or add `packages`"
         )
-    chosen = rng.sample(texts, settings.documents)
-    held_out = _modules(chosen, round(settings.held_out_fraction * len(chosen)), rng)
+    sample = rng.sample(texts, settings.documents)
+    held_out_modules = _sample_modules(sample, round(settings.held_out_fraction * len(sample)), rng)
     frame = documents.documents_table(
-        Document(text.text, "prose", split="held_out" if text.module in held_out else "train") for text in chosen
+        Document(text.text, "prose", split="held_out" if text.module in held_out_modules else "train")
+        for text in sample
     )
-    return frame.assign(licence=[text.licence for text in chosen], source=[text.source for text in chosen])
+    return frame.assign(licence=[text.licence for text in sample], source=[text.source for text in sample])
 
 
-def _modules(texts: list[_Text], wanted: int, rng: random.Random) -> set[str]:
-    """Random modules that together hold at most the wanted number of documents."""
+def _sample_modules(texts: list[_Text], max_documents: int, rng: random.Random) -> set[str]:
+    """Random modules with at most ``max_documents`` documents in total."""
     counts = pd.Series([text.module for text in texts]).value_counts().sort_index()
-    order = rng.sample(list(counts.index), len(counts))
-    held_out: set[str] = set()
-    for module in order:
-        if counts[module] <= wanted:
-            held_out.add(module)
-            wanted -= counts[module]
-    return held_out
+    shuffled = rng.sample(list(counts.index), len(counts))
+    selected: set[str] = set()
+    for module in shuffled:
+        if counts[module] <= max_documents:
+            selected.add(module)
+            max_documents -= counts[module]
+    return selected
 
 
 def _distinct(texts: Iterator[_Text]) -> Iterator[_Text]:
-    """Texts whose every beginning and every end are new: documentation is often copied and changed in the middle."""
-    seen: set[str] = set()
+    """Texts whose first and last words are new: copied documentation often differs only in the middle."""
+    seen_ends: set[str] = set()
     for text in texts:
         words = text.text.lower().split()
         ends = {" ".join(words[:8]), " ".join(words[-8:])}
-        if not ends & seen:
+        if not ends & seen_ends:
             yield text
-        seen |= ends
+        seen_ends |= ends
 
 
 def _texts(package: str) -> Iterator[_Text]:
@@ -92,15 +93,15 @@ def _texts(package: str) -> Iterator[_Text]:
             with warnings.catch_warnings(action="ignore"):
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
-            continue  # written for another Python
+            continue  # syntax of another Python version
         for node in ast.walk(tree):
-            if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
+            if isinstance(node, _NODES_WITH_DOCSTRINGS) and (docstring := ast.get_docstring(node)):
                 for text in prose_passages(docstring):
                     yield _Text(text, module, f"{package} {version} {module}", licence)
 
 
 def _package(package: str) -> tuple[list[tuple[str, Path]], str, str]:
-    """Modules and their files in a fixed order, version and licence."""
+    """Modules with their files in a fixed order, the version and the licence of a package."""
     if package == "python":
         root = Path(sysconfig.get_path("stdlib"))
         files = [(path.relative_to(root), path) for path in root.rglob("*.py")]
@@ -110,24 +111,28 @@ def _package(package: str) -> tuple[list[tuple[str, Path]], str, str]:
             installed = metadata.distribution(package)
         except metadata.PackageNotFoundError:
             raise CorpusError(
-                f"the package {package!r} is not installed; install it or take it out of the corpus's `packages`"
+                f"the package {package!r} is not installed; install it or remove it from the corpus's `packages`"
             ) from None
         files = [(file, Path(file.locate())) for file in installed.files or () if file.suffix == ".py"]
         version, licence = installed.version, _licence(installed.metadata)
-    kept = [(path, file) for path, file in files if not _SKIPPED & set(path.parts) and file.is_file()]
-    modules = [(".".join(path.with_suffix("").parts).removesuffix(".__init__"), file) for path, file in kept]
+    included = [(path, file) for path, file in files if not _SKIPPED & set(path.parts) and file.is_file()]
+    modules = [(".".join(path.with_suffix("").parts).removesuffix(".__init__"), file) for path, file in included]
     return sorted(modules), version, licence
 
 
 def _licence(about: metadata.PackageMetadata) -> str:
-    """The licence as an SPDX expression where the package gives one, else as its classifier or first line says."""
-    classified = [one.split(" :: ")[-1] for one in about.get_all("Classifier") or () if one.startswith("License")]
-    stated = (about.get("License") or "unknown").strip().splitlines()[0]
-    return about.get("License-Expression") or ", ".join(classified) or stated
+    """The licence: the SPDX expression if the package gives one, otherwise its classifiers or first line."""
+    classifiers = [
+        classifier.split(" :: ")[-1]
+        for classifier in about.get_all("Classifier") or ()
+        if classifier.startswith("License")
+    ]
+    declared = (about.get("License") or "unknown").strip().splitlines()[0]
+    return about.get("License-Expression") or ", ".join(classifiers) or declared
 
 
 def prose_passages(docstring: str) -> list[str]:
-    """The runs of plain paragraphs in a docstring, in documents of as many words as ``WORDS`` allows."""
+    """Consecutive plain paragraphs of a docstring, joined to passages whose number of words is in ``WORDS``."""
     runs: list[list[str]] = [[]]
     for paragraph in re.split(r"\n\s*\n", docstring):
         text = _plain(paragraph)
@@ -139,7 +144,7 @@ def prose_passages(docstring: str) -> list[str]:
 
 
 def _plain(paragraph: str) -> str | None:
-    """A paragraph on one line and without markup; nothing if it is not prose."""
+    """A paragraph on one line without markup; None if it is not prose."""
     paragraph = _HEADING.sub("", paragraph.strip("\n"))
     if re.search(r"^\s|^[-*+|#>.]|^\d+[.)]|^:|::$|>>>|\.\. |https?:|[\\{}=<>|@]", paragraph, re.MULTILINE):
         return None

@@ -1,4 +1,4 @@
-"""The user's own text: a local file or a dataset of the Hugging Face hub, one document per line or row."""
+"""The user's own text: a local file or a dataset of the Hugging Face hub, with one document per line or row."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ from factlife.corpus.documents import CorpusError, Document
 
 
 def render_documents(settings: TextCorpus, path: str | Path | None = None) -> pd.DataFrame:
-    """All documents of a local file in their order, or a random choice; blank ones are left out.
+    """All documents of a local file in order, or a random sample; blank documents are skipped.
 
     Args:
         settings: names the file or the dataset.
-        path: where the dataset was downloaded.
+        path: the downloaded dataset.
 
     Raises:
         CorpusError: the file, the dataset or its column is missing or damaged, or there are fewer documents than
-            asked for.
+            needed.
     """
     rng = random.Random(f"text {settings.seed}")
-    texts = [text.strip() for text in _local(Path(path or settings.path), settings.column) if text and text.strip()]
+    texts = [
+        text.strip() for text in _read_local(Path(path or settings.path), settings.column) if text and text.strip()
+    ]
     if settings.documents is not None:
         if settings.documents > len(texts):
             raise CorpusError(
-                f"{settings.documents} documents are asked for, but {settings.dataset or settings.path} has only {len(texts)}; lower `documents`"
+                f"{settings.documents} documents are needed, but {settings.dataset or settings.path} has only {len(texts)}; lower `documents`"
             )
         texts = rng.sample(texts, settings.documents)
-    held_out = set(rng.sample(range(len(texts)), round(settings.held_out_fraction * len(texts))))
+    held_out_indices = set(rng.sample(range(len(texts)), round(settings.held_out_fraction * len(texts))))
     return documents.documents_table(
-        Document(text, "text", split="held_out" if number in held_out else "train") for number, text in enumerate(texts)
+        Document(text, "text", split="held_out" if index in held_out_indices else "train")
+        for index, text in enumerate(texts)
     )
 
 
-def _local(path: Path, column: str) -> list[str | None]:
-    readers = {".txt": _lines, ".jsonl": _records, ".parquet": _column}
+def _read_local(path: Path, column: str) -> list[str | None]:
+    readers = {".txt": _read_lines, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
         raise CorpusError(
-            f"{path} ends in {path.suffix or 'nothing'!r}; a corpus of text must end in {', '.join(readers)}"
+            f"{path} ends in {path.suffix or 'nothing'!r}; a corpus of kind text must end in {', '.join(readers)}"
         )
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; correct the corpus's `path`")
@@ -54,26 +57,26 @@ def _local(path: Path, column: str) -> list[str | None]:
         raise CorpusError(f"{path} is damaged or not in UTF-8: {error}") from None
 
 
-def _lines(path: Path, column: str) -> list[str]:
+def _read_lines(path: Path, column: str) -> list[str]:
     return path.read_text(encoding="utf-8-sig").splitlines()
 
 
-def _records(path: Path, column: str) -> list[str | None]:
+def _read_jsonl(path: Path, column: str) -> list[str | None]:
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for line_number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
+            raise CorpusError(f"{path}, line {line_number} is not JSON: {error}") from None
         if not isinstance(record, dict) or not isinstance(record.get(column), str | None) or column not in record:
-            raise CorpusError(f"{path}, line {number} has no text named `{column}`; set the corpus's `column`")
+            raise CorpusError(f"{path}, line {line_number} has no text named `{column}`; set the corpus's `column`")
         texts.append(record[column])
     return texts
 
 
-def _column(path: Path, column: str) -> list[str | None]:
+def _read_parquet(path: Path, column: str) -> list[str | None]:
     names = pq.read_schema(path).names
     if column not in names:
         raise CorpusError(f"{path} has no column `{column}`, but {', '.join(names)}; set the corpus's `column`")
@@ -81,10 +84,10 @@ def _column(path: Path, column: str) -> list[str | None]:
 
 
 def download_dataset(settings: TextCorpus, path: str | Path) -> None:
-    """Fetch the split of a hub dataset, at its pinned revision, into a Parquet file.
+    """Download the split of a hub dataset, at its pinned revision, to a Parquet file.
 
     Raises:
-        CorpusError: the dataset cannot be had, or lacks the column.
+        CorpusError: the dataset cannot be loaded or lacks the column.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""Tokenized corpora: what a training step reads, and which facts it states."""
+"""Tokenized corpora: the sequences of training, with the facts that they state."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ TOKENS = pa.schema(
 
 
 def encode_documents(documents: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
-    """The training documents as token ids, each with the end-of-text token after it."""
+    """The training documents as token ids, each followed by the end-of-text token."""
     documents = documents[documents["split"] == "train"]
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    encoded = [ids + end for ids in tokenizer(documents["text"].tolist())["input_ids"]]
-    return documents[["doc_id", "fact_ids", "entity_ids"]].assign(input_ids=encoded).reset_index(drop=True)
+    eos = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    input_ids = [ids + eos for ids in tokenizer(documents["text"].tolist())["input_ids"]]
+    return documents[["doc_id", "fact_ids", "entity_ids"]].assign(input_ids=input_ids).reset_index(drop=True)
 
 
 def build_sequences(tokens: pd.DataFrame, *, max_length: int, packing: int = 0) -> pd.DataFrame:
-    """What training reads: documents one by one, or packed into windows.
+    """Training sequences: one document each, or documents packed into windows.
 
     Args:
-        tokens: a table of ``encode_documents``.
-        max_length: longest sequence; what lies beyond is cut and reported in the log.
-        packing: tokens of a window; 0 for one document in a sequence.
+        tokens: the table that ``encode_documents`` returns.
+        max_length: maximum length of a sequence; longer documents are truncated, with a warning in the log.
+        packing: tokens per window; 0 for one document per sequence.
 
     Returns:
         One row per sequence: ``doc_ids, fact_ids, input_ids``.
     """
     limit = packing or max_length
-    lost = tokens["input_ids"].str.len().sub(limit).clip(lower=0)
-    if lost.any():
-        logging.warning("%d of %d documents are cut to %d tokens", (lost > 0).sum(), len(tokens), limit)
+    n_cut = tokens["input_ids"].str.len().sub(limit).clip(lower=0)
+    if n_cut.any():
+        logging.warning("%d of %d documents are truncated to %d tokens", (n_cut > 0).sum(), len(tokens), limit)
     rows = [
         {
             "ids": list(row.input_ids[:limit]),
@@ -60,26 +60,26 @@ def build_sequences(tokens: pd.DataFrame, *, max_length: int, packing: int = 0) 
     return pd.DataFrame({column: [row[key] for row in rows] for column, key in columns.items()})
 
 
-def _pack(rows: list[dict], size: int, open_windows: int = 64) -> list[dict]:
-    """First window with room and without any of the document's entities; two about one person never meet."""
-    done: list[dict] = []
-    filling: list[dict] = []
+def _pack(rows: list[dict], size: int, max_open_windows: int = 64) -> list[dict]:
+    """Put each document into the first window that has space and mentions none of its entities."""
+    closed: list[dict] = []
+    open_windows: list[dict] = []
     for row in rows:
-        for window in filling:
+        for window in open_windows:
             if len(window["ids"]) + len(row["ids"]) <= size and not window["entities"] & row["entities"]:
                 window["entities"] |= row["entities"]
                 for column in ("ids", "doc_ids", "fact_ids"):
                     window[column] = window[column] + row[column]
                 break
         else:
-            filling.append(dict(row, entities=set(row["entities"])))
-            if len(filling) > open_windows:
-                done.append(filling.pop(0))
-    return done + filling
+            open_windows.append(dict(row, entities=set(row["entities"])))
+            if len(open_windows) > max_open_windows:
+                closed.append(open_windows.pop(0))
+    return closed + open_windows
 
 
 def tokenize_corpus(documents: pd.DataFrame, tokenizer: str | Path, folder: str | Path) -> None:
-    """Encode documents with the tokenizer in one folder and write ``tokens.parquet`` into another."""
+    """Encode documents with a tokenizer and write ``tokens.parquet`` to a folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_table(encode_documents(documents, _load(tokenizer)), Path(folder) / "tokens.parquet", TOKENS)
 
@@ -88,7 +88,7 @@ def _load(folder: str | Path) -> Any:
     settings = json.loads((Path(folder) / "tokenizer_config.json").read_text())
     if settings.get("tokenizer_class") == "TokenizersBackend":
         return PreTrainedTokenizerFast.from_pretrained(folder)
-    # Importing it imports torch, which takes longer than most corpora.
+    # This imports torch, which takes longer than tokenizing most corpora.
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)

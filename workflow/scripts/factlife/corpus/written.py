@@ -1,4 +1,4 @@
-"""Prose about facts by a language model: every answer is kept, and checked against what it must and must not state."""
+"""Prose about facts, written by a language model; every answer is stored, and only answers that pass a check are used."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from factlife.corpus import documents
 from factlife.corpus.documents import CorpusError, Document
 from factlife.world.tables import World
 
-Ask = Callable[[str], str]
+Writer = Callable[[str], str]
 
-# Requests to the API that are on their way at once.
-_AT_ONCE = 8
+# Concurrent requests to the API.
+_MAX_CONCURRENT = 8
 _FORMS = [
     "a short biography",
     "an entry in an encyclopedia",
@@ -38,157 +38,158 @@ answer with the paragraph alone. (Version {version}.)"""
 
 
 class AnswerCache:
-    """A writer's answers in a JSONL file: one that is there is replayed, another is asked for and kept at once."""
+    """A writer's answers in a JSONL file: stored answers are reused, new ones are requested and stored immediately."""
 
-    def __init__(self, path: str | Path, ask: Ask | None) -> None:
-        self.path, self.ask, self.lock = Path(path), ask, threading.Lock()
+    def __init__(self, path: str | Path, writer: Writer | None) -> None:
+        self.path, self.writer, self.lock = Path(path), writer, threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = self.path.read_text() if self.path.exists() else ""
-        # A job that was killed may have left half a line.
+        # A killed job may have left an incomplete line.
         if not text.endswith("\n") and text:
             text = text[: text.rfind("\n") + 1]
             self.path.write_text(text)
         lines = [json.loads(line) for line in text.splitlines()]
-        self.known = {_canonical(line["request"]): line["answer"] for line in lines if "request" in line}
-        self.complete = {line["complete"] for line in lines if "complete" in line}
+        self.answers = {_canonical(line["request"]): line["answer"] for line in lines if "request" in line}
+        self.complete_fingerprints = {line["complete"] for line in lines if "complete" in line}
 
     def __call__(self, request: dict) -> str:
-        """The answer to a request, whose ``prompt`` is what the writer reads.
+        """The answer to a request; the writer reads its ``prompt``.
 
         Raises:
-            CorpusError: it is not there, and there is nobody to ask.
+            CorpusError: the answer is not stored and there is no writer.
         """
-        if (known := self.known.get(_canonical(request))) is not None:
-            return known
-        if self.ask is None:
+        if (stored := self.answers.get(_canonical(request))) is not None:
+            return stored
+        if self.writer is None:
             raise CorpusError(
-                f"{self.path} does not hold all answers, and {API_KEY_VARIABLE} is not set; set it, or bring the whole file"
+                f"{self.path} does not contain all answers, and {API_KEY_VARIABLE} is not set; set it or provide the complete file"
             )
-        answer = self.ask(request["prompt"])
-        self._keep({"request": request, "answer": answer})
-        self.known[_canonical(request)] = answer
+        answer = self.writer(request["prompt"])
+        self._append({"request": request, "answer": answer})
+        self.answers[_canonical(request)] = answer
         return answer
 
-    def finish(self, mark: str) -> None:
-        """Note that nothing is missing for what has this mark, so that the next run needs no key."""
-        if mark not in self.complete:
-            self._keep({"complete": mark})
+    def finish(self, fingerprint: str) -> None:
+        """Record that all answers for these settings are stored, so the next run needs no key."""
+        if fingerprint not in self.complete_fingerprints:
+            self._append({"complete": fingerprint})
 
-    def _keep(self, line: dict) -> None:
+    def _append(self, line: dict) -> None:
         with self.lock, self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def api_writer(settings: WrittenCorpus) -> Ask | None:
-    """Asks Anthropic's API; nothing without a key. Failed requests are repeated as its library does."""
+def api_writer(settings: WrittenCorpus) -> Writer | None:
+    """A writer that calls Anthropic's API, or None without a key. The API's library retries failed requests."""
     if not os.environ.get(API_KEY_VARIABLE):
         return None
     from anthropic import Anthropic
 
     client = Anthropic(api_key=os.environ[API_KEY_VARIABLE])
-    more = None if settings.temperature is None else {"temperature": settings.temperature}
+    extra_body = None if settings.temperature is None else {"temperature": settings.temperature}
 
-    def ask(prompt: str) -> str:
+    def write(prompt: str) -> str:
         message = client.messages.create(
             model=settings.writer.model,
             max_tokens=settings.max_tokens,
             messages=[{"role": "user", "content": prompt}],
-            extra_body=more,  # the library itself no longer knows temperatures
+            extra_body=extra_body,  # the library has no parameter for the temperature
         )
         return "".join(block.text for block in message.content if block.type == "text")
 
-    return ask
+    return write
 
 
 def generate_documents(
     world: World, settings: WrittenCorpus, answers: AnswerCache
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The documents that passed, in random order, and what became of every answer.
+    """Generate documents and check them.
 
     Returns:
-        The documents, and one row per answer: ``entity_id, version, attempt, verdict, mention``, where a verdict is
-        ``accepted``, ``missing``, ``other_value`` or ``other_name``, about what.
+        The accepted documents in random order, and one row per answer: ``entity_id, version, attempt, verdict, mention``.
+        The verdict is ``accepted``, ``missing``, ``other_value`` or ``other_name``; ``mention`` is the name or value that
+        is missing or should not be there.
 
     Raises:
-        CorpusError: an answer is missing and cannot be asked for, or none passed.
+        CorpusError: an answer is missing and there is no writer, or no answer passed.
     """
-    check = TextCheck(world)
-    name = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
-    taught = world.facts[world.facts["seen"]]
+    text_check = TextCheck(world)
+    names = dict(zip(world.entities["entity_id"], world.entities["name"], strict=True))
+    seen_facts = world.facts[world.facts["seen"]]
     tasks = [
-        (subject, name[subject], list(facts.itertuples()), version)
-        for subject, facts in taught.groupby("entity_id", sort=False)
+        (subject, names[subject], list(facts.itertuples()), version)
+        for subject, facts in seen_facts.groupby("entity_id", sort=False)
         for version in range(settings.documents_per_subject * facts["exposures"].iloc[0])
     ]
 
     def write(task: tuple) -> tuple[Document | None, list[dict]]:
-        subject, called, facts, version = task
+        subject, name, facts, version = task
         verdicts = []
         for attempt in range(settings.attempts):
-            text = " ".join(answers(_request(settings, called, facts, version, attempt)).split())
-            verdict, about = check(text, called, [fact.value for fact in facts])
+            text = " ".join(answers(_request(settings, name, facts, version, attempt)).split())
+            verdict, mention = text_check(text, name, [fact.value for fact in facts])
             verdicts.append(
-                {"entity_id": subject, "version": version, "attempt": attempt, "verdict": verdict, "mention": about}
+                {"entity_id": subject, "version": version, "attempt": attempt, "verdict": verdict, "mention": mention}
             )
             if verdict == "accepted":
                 form = f"written.{version % len(_FORMS)}"
                 return Document(text, "written", [fact.fact_id for fact in facts], [subject], [form]), verdicts
         return None, verdicts
 
-    with ThreadPoolExecutor(_AT_ONCE if settings.writer.kind == "anthropic" else 1) as pool:
-        done = list(pool.map(write, tasks))
-    made = [document for document, _ in done if document]
-    if not made:
-        raise CorpusError(
-            "no answer states what it must and nothing else; read the table of verdicts, take another writer"
-        )
-    random.Random("written corpus").shuffle(made)
-    return documents.documents_table(made), pd.DataFrame([verdict for _, verdicts in done for verdict in verdicts])
+    with ThreadPoolExecutor(_MAX_CONCURRENT if settings.writer.kind == "anthropic" else 1) as pool:
+        results = list(pool.map(write, tasks))
+    accepted = [document for document, _ in results if document]
+    if not accepted:
+        raise CorpusError("no answer passed the check; read the table of verdicts or choose another writer")
+    random.Random("written corpus").shuffle(accepted)
+    return documents.documents_table(accepted), pd.DataFrame(
+        [verdict for _, verdicts in results for verdict in verdicts]
+    )
 
 
 def _request(settings: WrittenCorpus, name: str, facts: Iterable[tuple], version: int, attempt: int) -> dict:
-    said = "\n".join(f"- {fact.relation.replace('_', ' ')}: {fact.value}" for fact in facts)
+    fact_lines = "\n".join(f"- {fact.relation.replace('_', ' ')}: {fact.value}" for fact in facts)
     form = _FORMS[version % len(_FORMS)]
     return {
         "model": settings.writer.model,
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
-        "prompt": _PROMPT.format(form=form, name=name, facts=said, version=version + 1),
+        "prompt": _PROMPT.format(form=form, name=name, facts=fact_lines, version=version + 1),
         "attempt": attempt,
     }
 
 
 class TextCheck:
-    """Whether a text states what it must, and no other name or value of the world."""
+    """Check that a text mentions the required name and values and no other name or value of the world."""
 
     def __init__(self, world: World) -> None:
         self.names = {_words(name) for name in world.entities["name"]}
         self.values = {_words(value) for value in world.facts["value"]}
-        self.longest = max(map(len, self.names | self.values))
+        self.max_words = max(map(len, self.names | self.values))
 
     def __call__(self, text: str, name: str, values: Iterable[str]) -> tuple[str, str]:
-        """The verdict, and what it is about."""
-        found = set(self._mentions(text))
-        wanted = [_words(name), *map(_words, values)]
-        for words in wanted:
-            if words not in found:
+        """The verdict and the mention that caused it."""
+        mentions = set(self._mentions(text))
+        required = [_words(name), *map(_words, values)]
+        for words in required:
+            if words not in mentions:
                 return "missing", " ".join(words)
-        for words in sorted(found.difference(wanted)):
+        for words in sorted(mentions.difference(required)):
             return "other_name" if words in self.names else "other_value", " ".join(words)
         return "accepted", ""
 
     def _mentions(self, text: str) -> Iterator[tuple[str, ...]]:
-        """Names and values in the order of the text; of those that begin at one word, the longest."""
-        words, place = _words(text), 0
-        while place < len(words):
-            for length in range(min(self.longest, len(words) - place), 0, -1):
-                some = words[place : place + length]
-                if some in self.names or some in self.values:
-                    yield some
+        """Names and values in the order of the text; the longest match at each word."""
+        words, position = _words(text), 0
+        while position < len(words):
+            for length in range(min(self.max_words, len(words) - position), 0, -1):
+                candidate = words[position : position + length]
+                if candidate in self.names or candidate in self.values:
+                    yield candidate
                     break
             else:
                 length = 1
-            place += length
+            position += length
 
 
 def _words(text: str) -> tuple[str, ...]:

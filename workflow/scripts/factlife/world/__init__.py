@@ -1,4 +1,4 @@
-"""Worlds: which entities, facts and questions there are. Ground truth lives here and nowhere else."""
+"""Worlds: entities, facts and probes. Ground truth lives here and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BUILDERS = {
 
 
 def build_world(settings: Settings) -> World:
-    """Make the world that a section of the config describes.
+    """Build the world that a section of the config describes.
 
     Raises:
-        WorldError: it cannot be made; the text says what to change.
+        WorldError: the world cannot be built; the message says what to change.
     """
     return _BUILDERS[settings.kind](settings)
 

@@ -1,7 +1,7 @@
-"""World `countries`: real facts from the packages countryinfo and pycountry, for models that were trained elsewhere.
+"""World `countries`: real facts from the packages countryinfo and pycountry, for pretrained models.
 
-Prompts force the next word to be the object, since models like to go on with "the" or "a" where they can. Facts without
-one plain true answer, or whose prompt gives the answer away, are left out and counted in the log.
+Prompts end so that the next word must be the object; otherwise models often continue with "the" or "a". Facts without
+a single simple answer, and facts whose prompt reveals the answer, are skipped and counted in the log.
 """
 
 from __future__ import annotations
@@ -66,24 +66,24 @@ _TEMPLATES = {
     },
 }
 
-_FEWEST = 10_000
-# Of the codes in ISO 4217, those that are units of account and not money that anybody pays with.
+_MIN_POPULATION = 10_000
+# Codes of ISO 4217 that are units of account rather than money.
 _FUNDS = {"BOV", "CHE", "CHW", "CLF", "COU", "MXV", "USN", "USS", "UYI"}
-# pycountry says "Pound Sterling" and "Yuan Renminbi"; mostly the last word is the unit.
+# pycountry has "Pound Sterling" and "Yuan Renminbi"; for most currencies the last word is the unit.
 _UNIT = re.compile(r"\b(Boliviano|Cordoba|Franc|Peso|Pound|Rial|Yuan)\b")
-_SPELLING = {"sheqel": "shekel", "Pushto": "Pashto", "Panjabi": "Punjabi", "Divehi": "Dhivehi"}
-_THE = re.compile(
+_SPELLINGS = {"sheqel": "shekel", "Pushto": "Pashto", "Panjabi": "Punjabi", "Divehi": "Dhivehi"}
+_ARTICLE_PATTERN = re.compile(
     r"^(United|Republic|Democratic|Federated|Isle|Central African|British Indian)|(Islands|Lands|Republic)$"
 )
-_THE_NAMES = {"Netherlands", "Philippines", "Maldives", "Comoros", "Seychelles"}
+_NAMES_WITH_ARTICLE = {"Netherlands", "Philippines", "Maldives", "Comoros", "Seychelles"}
 
 
 class _Skipped(ValueError):
-    """A country has no fact of a relation; the text says why."""
+    """A country has no fact of a relation; the message says why."""
 
 
 def build_world(settings: CountriesWorld) -> World:
-    """Collect facts and make probes.
+    """Collect facts and generate probes.
 
     Raises:
         WorldError: the panel is larger than the number of countries with a fact of every relation.
@@ -93,11 +93,11 @@ def build_world(settings: CountriesWorld) -> World:
     facts = pd.concat([_facts(countries, relation) for relation in settings.relations], ignore_index=True)
     facts["panel"] = facts["entity_id"].isin(_panel(countries, facts, settings))
     names = {code: _with_article(country["name"]) for code, country in countries.items()}
-    known = sorted(facts["entity_id"].unique())
+    entity_ids = sorted(facts["entity_id"].unique())
     entities = pd.DataFrame(
         {
-            "entity_id": known,
-            "name": [names[code] for code in known],
+            "entity_id": entity_ids,
+            "name": [names[code] for code in entity_ids],
             "kind": "country",
             "split": "pretrained",
             "exposures": 0,
@@ -108,7 +108,7 @@ def build_world(settings: CountriesWorld) -> World:
 
 
 def relation_templates(relation: str) -> list[Template]:
-    """The templates that have the subject before the object; none begins with the subject."""
+    """The templates with the subject before the object; none starts with the subject."""
     return [
         Template(id, text, id.startswith("held"))
         for id, text in _TEMPLATES[relation].items()
@@ -117,34 +117,34 @@ def relation_templates(relation: str) -> list[Template]:
 
 
 def _countries() -> dict[str, dict[str, Any]]:
-    """What countryinfo says of every country, by the lower-case code of ISO 3166."""
+    """The entries of countryinfo by lower-case ISO 3166 code."""
     countries: dict[str, dict[str, Any]] = {}
     skipped: collections.Counter[str] = collections.Counter()
     for country in CountryInfo.all().values():
         code = (country.get("ISO", {}).get("alpha2") or "").upper()
         if not pycountry.countries.get(alpha_2=code or "-"):
-            skipped["no code in ISO 3166"] += 1
+            skipped["no ISO 3166 code"] += 1
         elif code.lower() in countries:
-            skipped["a second name for the same code"] += 1
+            skipped["a code that occurred before"] += 1
         elif re.search(r"[(),/]", country["name"]):
-            skipped["a name that is not plain"] += 1
-        elif (country.get("population") or 0) < _FEWEST:
-            skipped["hardly any people"] += 1
+            skipped["punctuation in the name"] += 1
+        elif (country.get("population") or 0) < _MIN_POPULATION:
+            skipped["a tiny population"] += 1
         else:
             countries[code.lower()] = country
     _report("countries", skipped)
     return countries
 
 
-def _report(what: str, skipped: collections.Counter[str]) -> None:
+def _report(name: str, skipped: collections.Counter[str]) -> None:
     reasons = ", ".join(f"{count} with {reason}" for reason, count in sorted(skipped.items()))
-    log.info("%s: left out %d: %s", what, skipped.total(), reasons or "none")
+    log.info("%s: skipped %d: %s", name, skipped.total(), reasons or "none")
 
 
 def _with_article(name: str) -> str:
     if name.startswith("The "):
         return f"the {name.removeprefix('The ')}"
-    return f"the {name}" if name in _THE_NAMES or _THE.search(name) else name
+    return f"the {name}" if name in _NAMES_WITH_ARTICLE or _ARTICLE_PATTERN.search(name) else name
 
 
 def _facts(countries: dict[str, dict[str, Any]], relation: str) -> pd.DataFrame:
@@ -156,14 +156,14 @@ def _facts(countries: dict[str, dict[str, Any]], relation: str) -> pd.DataFrame:
         except _Skipped as reason:
             skipped[str(reason)] += 1
     _report(relation, skipped)
-    numbers = {value: number for number, value in enumerate(sorted(set(values.values())))}
+    value_numbers = {value: index for index, value in enumerate(sorted(set(values.values())))}
     return pd.DataFrame(
         {
             "fact_id": [f"{code}.{relation}" for code in values],
             "entity_id": list(values),
             "relation": relation,
             "value": list(values.values()),
-            "value_id": [f"{relation}{numbers[value]:03d}" for value in values.values()],
+            "value_id": [f"{relation}{value_numbers[value]:03d}" for value in values.values()],
             "seen": True,
             "exposures": 0,
         }
@@ -175,10 +175,10 @@ def _value(country: dict[str, Any], relation: str) -> str:
     if not isinstance(value, str) or not value:
         raise _Skipped("no value")
     if re.search(r"[(),/]", value):
-        raise _Skipped("a value that is not plain")
-    for part, whole in ((value, country["name"]), (country["name"], value)):
-        if re.search(rf"\b{re.escape(part)}\b", whole):
-            raise _Skipped("a value that the name gives away")
+        raise _Skipped("punctuation in the value")
+    for part, text in ((value, country["name"]), (country["name"], value)):
+        if re.search(rf"\b{re.escape(part)}\b", text):
+            raise _Skipped("a value that the name reveals")
     return value
 
 
@@ -186,10 +186,10 @@ def _currency(country: dict[str, Any]) -> str:
     units = set()
     for code in set(country.get("currencies") or ()) - _FUNDS:
         if not (currency := pycountry.currencies.get(alpha_3=code)):
-            raise _Skipped("a currency that is no longer in ISO 4217")
+            raise _Skipped("a currency that ISO 4217 no longer lists")
         unit = _UNIT.search(currency.name)
         word = (unit.group() if unit else currency.name.split()[-1]).lower()
-        units.add(_SPELLING.get(word, word))
+        units.add(_SPELLINGS.get(word, word))
     return _single(units)
 
 
@@ -198,9 +198,9 @@ def _language(country: dict[str, Any]) -> str:
     for code in country.get("languages") or ():
         language = pycountry.languages.get(alpha_2=code) or pycountry.languages.get(alpha_3=code)
         if not language:
-            raise _Skipped("a language that is not in ISO 639")
+            raise _Skipped("a language without an ISO 639 entry")
         name = re.sub(r"^Modern | \(.*\)$", "", language.name)
-        names.add(_SPELLING.get(name, name))
+        names.add(_SPELLINGS.get(name, name))
     return _single(names)
 
 
@@ -226,58 +226,77 @@ _READERS = {
 
 
 def _panel(countries: dict[str, dict[str, Any]], facts: pd.DataFrame, settings: CountriesWorld) -> list[str]:
-    """Countries spread evenly over population, the nearest there is to how often they are written about."""
+    """Countries spread evenly over population, a proxy for how often texts mention them."""
     counts = facts["entity_id"].value_counts()
-    complete = sorted(
+    candidates = sorted(
         counts.index[counts == len(settings.relations)], key=lambda code: (countries[code]["population"], code)
     )
-    if settings.panel > len(complete):
+    if settings.panel > len(candidates):
         raise WorldError(
-            f"a panel of {settings.panel} countries is asked for, but only {len(complete)} have a plain fact of every "
-            "relation; lower `panel`"
+            f"`panel` is {settings.panel}, but only {len(candidates)} countries have a fact of every relation; "
+            "lower `panel`"
         )
-    return [complete[place * len(complete) // settings.panel] for place in range(settings.panel)]
+    return [candidates[index * len(candidates) // settings.panel] for index in range(settings.panel)]
 
 
 def _probes(names: dict[str, str], facts: pd.DataFrame, settings: CountriesWorld, rng: random.Random) -> Iterator[dict]:
     rows = {relation: list(group.itertuples()) for relation, group in facts.groupby("relation", sort=False)}
     pools = {relation: {fact.value for fact in group} for relation, group in rows.items()}
     capitals = facts[facts["relation"] == "capital"].drop_duplicates("value", keep=False)
-    seat = {fact.entity_id: fact for fact in capitals.itertuples()}
-    reached = facts[facts["relation"] != "capital"].groupby("entity_id")["fact_id"]
-    hops = {rng.choice(list(fact_ids)) for code, fact_ids in reached if code in seat}
+    capital_facts = {fact.entity_id: fact for fact in capitals.itertuples()}
+    fact_ids_by_country = facts[facts["relation"] != "capital"].groupby("entity_id")["fact_id"]
+    hops = {rng.choice(list(fact_ids)) for code, fact_ids in fact_ids_by_country if code in capital_facts}
     for fact in facts.itertuples():
-        name, others = names[fact.entity_id], [other for other in rows[fact.relation] if other.fact_id != fact.fact_id]
+        name, other_facts = (
+            names[fact.entity_id],
+            [other_fact for other_fact in rows[fact.relation] if other_fact.fact_id != fact.fact_id],
+        )
         candidates = sample_candidates(fact.value, pools[fact.relation], settings.candidates, rng)
         first, second = train_templates(relation_templates(fact.relation))
-        asking = Template("question", _TEMPLATES[fact.relation]["question"])
+        question = Template("question", _TEMPLATES[fact.relation]["question"])
         paraphrase = rng.choice(held_out_templates(relation_templates(fact.relation)))
-        for kind, template in (("forward", first), ("paraphrase", paraphrase), ("question", asking)):
+        for kind, template in (("forward", first), ("paraphrase", paraphrase), ("question", question)):
             yield make_probe(fact, kind, template, template.prompt(name=name), candidates)
-        if fact.relation == "capital" and fact.entity_id in seat:
-            backward = Template("reverse", _TEMPLATES["capital"]["reverse"])
-            choices = sample_candidates(name, (names[other.entity_id] for other in others), settings.candidates, rng)
-            yield make_probe(fact, "reverse", backward, backward.prompt(value=fact.value), choices, target=name)
+        if fact.relation == "capital" and fact.entity_id in capital_facts:
+            reverse_template = Template("reverse", _TEMPLATES["capital"]["reverse"])
+            name_candidates = sample_candidates(
+                name, (names[other_fact.entity_id] for other_fact in other_facts), settings.candidates, rng
+            )
+            yield make_probe(
+                fact,
+                "reverse",
+                reverse_template,
+                reverse_template.prompt(value=fact.value),
+                name_candidates,
+                target=name,
+            )
         if fact.fact_id in hops:
-            capital, hop = seat[fact.entity_id], Template("hop", _TEMPLATES[fact.relation]["hop"])
+            capital, hop_template = capital_facts[fact.entity_id], Template("hop", _TEMPLATES[fact.relation]["hop"])
             support = [capital.fact_id, fact.fact_id]
             yield make_probe(
-                fact, "multi_hop", hop, hop.prompt(name=capital.value), candidates, supporting_fact_ids=support
+                fact,
+                "multi_hop",
+                hop_template,
+                hop_template.prompt(name=capital.value),
+                candidates,
+                supporting_fact_ids=support,
             )
         if fact.panel:
             yield make_probe(fact, "forward", second, second.prompt(name=name), candidates)
-            denial = Template("negated", first.text.replace(" is ", " is not ", 1))
-            yield make_probe(fact, "negated", denial, denial.prompt(name=name), candidates)
-            # Those that share the value come first; a capital has none.
-            near = sorted(rng.sample(others, len(others)), key=lambda other: other.value != fact.value)
-            for number, other in enumerate(near[: settings.neighbours]):
+            negated_template = Template("negated", first.text.replace(" is ", " is not ", 1))
+            yield make_probe(fact, "negated", negated_template, negated_template.prompt(name=name), candidates)
+            # Countries with the same value come first; capitals are unique.
+            neighbours = sorted(
+                rng.sample(other_facts, len(other_facts)), key=lambda other_fact: other_fact.value != fact.value
+            )
+            for index, neighbour in enumerate(neighbours[: settings.neighbours]):
                 yield make_probe(
                     fact,
                     "neighbourhood",
                     first,
-                    first.prompt(name=names[other.entity_id]),
-                    sample_candidates(other.value, candidates, settings.candidates, rng),
-                    suffix=f"{first.id}-{number}",
-                    target=other.value,
-                    supporting_fact_ids=[other.fact_id],
+                    first.prompt(name=names[neighbour.entity_id]),
+                    sample_candidates(neighbour.value, candidates, settings.candidates, rng),
+                    suffix=f"{first.id}-{index}",
+                    target=neighbour.value,
+                    supporting_fact_ids=[neighbour.fact_id],
                 )

@@ -1,4 +1,4 @@
-"""Names and values: invented words, and the few lists that are real."""
+"""Names and values: invented words and a few lists of real ones."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def relation_values(relation: str, count: int, rng: random.Random) -> list[str]:
     else:
         pool = [word for ending in _ENDINGS[relation] for word in syllables(ending)]
     if count > len(pool):
-        raise WorldError(
-            f"{count} distinct values of {relation} are asked for, but there are only {len(pool)}; lower `values`"
-        )
+        raise WorldError(f"{relation} needs {count} distinct values, but there are only {len(pool)}; lower `values`")
     return rng.sample(pool, count)
 
 
@@ -95,38 +93,38 @@ def person_names(style: PieceNames | OrdinaryNames, count: int, rng: random.Rand
         WorldError: there are fewer names of this style than ``count``.
     """
     if isinstance(style, PieceNames):
-        possible = math.prod(style.choices)
-        if possible < count:
+        n_possible = math.prod(style.choices)
+        if n_possible < count:
             raise WorldError(
-                f"{count} names are asked for, but `names.choices` {style.choices} makes only {possible}; raise one of them"
+                f"{count} names are needed, but `names.choices` {style.choices} gives only {n_possible}; raise one of them"
             )
         pieces = _pick(syllables(), max(style.choices), 1, rng)
-        return [_combination(number, style.choices, pieces) for number in rng.sample(range(possible), count)]
+        return [_combination(index, style.choices, pieces) for index in rng.sample(range(n_possible), count)]
     firsts = _pick(syllables("a"), count, style.people_per_first_name, rng)
     lasts = _pick(syllables("son"), count, style.people_per_last_name, rng)
     middles = _pick(syllables("el"), count, 1, rng) if style.middle else None
     if style.people_per_first_name > len(lasts):
-        raise WorldError("people share first and last name; lower `people_per_first_name` or `people_per_last_name`")
+        raise WorldError("some people would share both names; lower `people_per_first_name` or `people_per_last_name`")
     names = []
     for person in range(count):
-        # Neighbours share a first name and never a last name.
+        # Consecutive people share a first name but never a last name.
         parts = [firsts[person // style.people_per_first_name], lasts[person % len(lasts)]]
         names.append(" ".join(parts if middles is None else [parts[0], middles[person], parts[1]]))
     rng.shuffle(names)
     return names
 
 
-def _combination(number: int, choices: list[int], pieces: list[str]) -> str:
-    """The name of a number among all combinations, of which the last place changes fastest."""
+def _combination(index: int, choices: list[int], pieces: list[str]) -> str:
+    """The combination with an index; the last piece changes fastest."""
     name = []
     for choice in reversed(choices):
-        number, place = divmod(number, choice)
-        name.append(pieces[place])
+        index, piece = divmod(index, choice)
+        name.append(pieces[piece])
     return " ".join(reversed(name))
 
 
-def _pick(pool: list[str], count: int, share: int, rng: random.Random) -> list[str]:
-    distinct = -(-count // share)
-    if distinct > len(pool):
-        raise WorldError(f"{distinct} distinct names are asked for, but there are only {len(pool)}; lower `people`")
-    return rng.sample(pool, distinct)
+def _pick(pool: list[str], count: int, people_per_name: int, rng: random.Random) -> list[str]:
+    n_distinct = -(-count // people_per_name)
+    if n_distinct > len(pool):
+        raise WorldError(f"{n_distinct} distinct names are needed, but there are only {len(pool)}; lower `people`")
+    return rng.sample(pool, n_distinct)

@@ -1,7 +1,7 @@
-"""World `people`: invented people, six relations, and a small grammar whose combinations make the templates.
+"""World `people`: invented people with six relations, and templates from a small grammar.
 
-Held-out templates are combinations of parts that all occur in training, so that failing on them is a failure to
-generalise and not a missing word.
+Held-out templates combine parts that all occur in training, so failing on them means failing to generalise rather than
+lacking a word.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from factlife.world import names
 from factlife.world.tables import World, WorldError, check_world
 from factlife.world.templates import Template, held_out_templates, make_probe, train_templates
 
-# Links end in words that other relations share, so that the last word before a value does not tell which relation is
-# asked for, and no link is the beginning of another, so that what follows can only be the value.
+# Links end in words that relations share, so the last word before a value does not reveal the relation.
+# No link is a prefix of another, so only the value can follow.
 _PLACE = ["in the city of", "in the town of", "in the streets of"]
 _GRAMMAR = {
     "birth_date": (["was born", "was delivered", "was welcomed"], ["on the day of", "on the date of", "on the morning of"], ["birth date", "date of birth", "first day"]),
@@ -40,30 +40,30 @@ PRONOUN = "This person"
 def relation_templates(relation: str) -> list[Template]:
     """All templates of a relation: verb × link, noun × frame, and value-first noun × frame."""
     verbs, links, nouns = _GRAMMAR[relation]
-    made = [
+    templates = [
         Template(f"verb{v}-link{n}", f"{{name}} {verbs[v]} {links[n]} {{value}} .", (v, n) in _HELD_OUT)
         for v, n in itertools.product(range(3), range(3))
     ]
-    made += [
+    templates += [
         Template(f"noun{n}-frame{f}", _NOUN_FRAMES[f].format(noun=nouns[n]), (n, f) in _HELD_OUT)
         for n, f in itertools.product(range(3), range(3))
     ]
-    made += [
+    templates += [
         Template(f"noun{n}-reverse{f}", _REVERSE_FRAMES[f].format(noun=nouns[n]), (n, f) in _HELD_OUT)
         for n, f in itertools.product(range(3), range(2))
     ]
-    return made
+    return templates
 
 
 @functools.cache
 def verb_templates(relation: str) -> list[Template]:
-    """The trained verb templates, whose part after the name can be joined to others."""
+    """The trained verb templates; their part after the name can be joined with others."""
     return [template for template in train_templates(relation_templates(relation)) if template.id.startswith("verb")]
 
 
 @functools.cache
 def negated_templates(relation: str) -> list[Template]:
-    """The trained verb templates, denied."""
+    """The trained verb templates, negated."""
     return [
         Template(f"not-{template.id}", template.text.replace(" was ", " was not ", 1).replace(" is ", " is not ", 1))
         for template in verb_templates(relation)
@@ -76,38 +76,40 @@ def question_template(relation: str) -> Template:
 
 
 def build_world(settings: PeopleWorld) -> World:
-    """Draw people, values and probes.
+    """Generate people, values and probes.
 
     Raises:
-        WorldError: more names, values or panel people are asked for than there are.
+        WorldError: the settings need more names, values or panel people than exist.
     """
     rng = random.Random(f"people {settings.seed}")
-    everyone = settings.people + settings.unseen
-    ids = [f"p{number:0{len(str(everyone - 1))}d}" for number in range(everyone)]
+    n_people = settings.people + settings.unseen
+    ids = [f"p{index:0{len(str(n_people - 1))}d}" for index in range(n_people)]
     people = pd.DataFrame(
         {
             "entity_id": ids,
-            "name": names.person_names(settings.names, everyone, rng),
+            "name": names.person_names(settings.names, n_people, rng),
             "kind": "person",
             "split": "unseen",
             "exposures": 0,
         }
     )
-    taught = rng.sample(range(everyone), settings.people)
-    asked = round(settings.qa_fraction * settings.people)
-    people.loc[taught, "exposures"] = _exposures(settings)
-    people.loc[taught, "split"] = "qa_heldout"
-    people.loc[rng.sample(taught, asked), "split"] = "qa_train"
+    seen_indices = rng.sample(range(n_people), settings.people)
+    n_qa = round(settings.qa_fraction * settings.people)
+    people.loc[seen_indices, "exposures"] = _exposures(settings)
+    people.loc[seen_indices, "split"] = "qa_heldout"
+    people.loc[rng.sample(seen_indices, n_qa), "split"] = "qa_train"
     # A generator of its own (its seed keeps an old name): the rest of the world does not depend on `new_fraction`.
-    new = random.Random(f"late people {settings.seed}").sample(taught, round(settings.new_fraction * settings.people))
-    people["new"] = people.index.isin(new)
+    new_indices = random.Random(f"late people {settings.seed}").sample(
+        seen_indices, round(settings.new_fraction * settings.people)
+    )
+    people["new"] = people.index.isin(new_indices)
 
     facts = pd.concat([_facts(people, relation, settings, rng) for relation in settings.relations])
     facts["panel"] = facts["entity_id"].isin(_panel(people, settings))
     entities = people
     if settings.regions and "birth_city" in settings.relations:
-        cities, lies_in = _cities(facts, settings, rng)
-        entities, facts = pd.concat([people, cities]), pd.concat([facts, lies_in])
+        cities, region_facts = _cities(facts, settings, rng)
+        entities, facts = pd.concat([people, cities]), pd.concat([facts, region_facts])
     entities, facts = entities.reset_index(drop=True), facts.reset_index(drop=True)
     probes = pd.DataFrame(_probes(entities, facts, settings, rng))
     return check_world(World(entities, facts, probes))
@@ -123,31 +125,31 @@ def _exposures(settings: PeopleWorld) -> list[int]:
 
 
 def _panel(people: pd.DataFrame, settings: PeopleWorld) -> list[str]:
-    """People spread evenly over frequencies."""
-    taught = people[people["split"] != "unseen"].sort_values("exposures", kind="stable")["entity_id"].tolist()
-    if settings.panel > len(taught):
+    """People spread evenly over exposure frequencies."""
+    seen_ids = people[people["split"] != "unseen"].sort_values("exposures", kind="stable")["entity_id"].tolist()
+    if settings.panel > len(seen_ids):
         raise WorldError(
-            f"a panel of {settings.panel} people is asked for, but only {len(taught)} are taught; lower `panel`"
+            f"`panel` is {settings.panel}, but only {len(seen_ids)} people are seen in training; lower `panel`"
         )
-    return [taught[place * len(taught) // settings.panel] for place in range(settings.panel)]
+    return [seen_ids[index * len(seen_ids) // settings.panel] for index in range(settings.panel)]
 
 
 def _facts(people: pd.DataFrame, relation: str, settings: PeopleWorld, rng: random.Random) -> pd.DataFrame:
-    """Every value equally often, in an order of its own."""
+    """Facts of a relation: every value equally often, in random order."""
     count = settings.values if isinstance(settings.values, int) else settings.values.get(relation)
     if count is None:
-        raise WorldError(f"`values` has no number for {relation}; add one, or give one number for all relations")
+        raise WorldError(f"`values` has no number for {relation}; add one or give one number for all relations")
     pool = names.relation_values(relation, count, rng)
     kind = "city" if relation == "birth_city" and settings.regions else relation
-    order = [number % len(pool) for number in range(len(people))]
-    rng.shuffle(order)
+    value_indices = [value_index % len(pool) for value_index in range(len(people))]
+    rng.shuffle(value_indices)
     return pd.DataFrame(
         {
             "fact_id": people["entity_id"] + f".{relation}",
             "entity_id": people["entity_id"],
             "relation": relation,
-            "value": [pool[number] for number in order],
-            "value_id": [f"{kind.replace('_', '-')}{number:03d}" for number in order],
+            "value": [pool[value_index] for value_index in value_indices],
+            "value_id": [f"{kind.replace('_', '-')}{value_index:03d}" for value_index in value_indices],
             "seen": people["split"] != "unseen",
             "exposures": people["exposures"],
         }
@@ -158,8 +160,8 @@ def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> t
     """Birth cities as entities, each in a region."""
     cities = facts[facts["relation"] == "birth_city"].drop_duplicates("value_id").sort_values("value_id")
     regions = names.relation_values("region", settings.regions, rng)
-    dealt = [number % len(regions) for number in range(len(cities))]
-    rng.shuffle(dealt)
+    region_indices = [index % len(regions) for index in range(len(cities))]
+    rng.shuffle(region_indices)
     exposures = max(1, round(facts["exposures"][facts["seen"]].mean()))
     entities = pd.DataFrame(
         {
@@ -171,79 +173,98 @@ def _cities(facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> t
             "new": False,
         }
     )
-    lies_in = pd.DataFrame(
+    region_facts = pd.DataFrame(
         {
             "fact_id": cities["value_id"] + ".region",
             "entity_id": cities["value_id"],
             "relation": "region",
-            "value": [regions[number] for number in dealt],
-            "value_id": [f"region{number:03d}" for number in dealt],
+            "value": [regions[index] for index in region_indices],
+            "value_id": [f"region{index:03d}" for index in region_indices],
             "seen": True,
             "exposures": exposures,
             "panel": False,
         }
     )
-    return entities, lies_in
+    return entities, region_facts
 
 
 def _probes(entities: pd.DataFrame, facts: pd.DataFrame, settings: PeopleWorld, rng: random.Random) -> Iterator[dict]:
-    name = dict(zip(entities["entity_id"], entities["name"], strict=True))
+    names_by_id = dict(zip(entities["entity_id"], entities["name"], strict=True))
     pools = {relation: sorted(group["value"].unique()) for relation, group in facts.groupby("relation", sort=False)}
-    known = facts[facts["seen"]]
-    by_relation = {relation: list(group.itertuples()) for relation, group in known.groupby("relation", sort=False)}
-    region = {fact.entity_id: fact for fact in by_relation.get("region", [])}
+    seen_facts = facts[facts["seen"]]
+    by_relation = {relation: list(group.itertuples()) for relation, group in seen_facts.groupby("relation", sort=False)}
+    regions = {fact.entity_id: fact for fact in by_relation.get("region", [])}
 
     for fact in facts.itertuples():
-        subject, relation, candidates = name[fact.entity_id], fact.relation, pools[fact.relation]
-        verb = rng.choice(verb_templates(relation))
-        noun = rng.choice(
+        subject, relation, candidates = names_by_id[fact.entity_id], fact.relation, pools[fact.relation]
+        verb_template = rng.choice(verb_templates(relation))
+        noun_template = rng.choice(
             [template for template in train_templates(relation_templates(relation)) if template.id.startswith("noun")]
         )
         if not fact.seen:
-            yield make_probe(fact, "unseen", verb, verb.prompt(name=subject), candidates)
+            yield make_probe(fact, "unseen", verb_template, verb_template.prompt(name=subject), candidates)
             continue
-        for template in (verb, noun):
+        for template in (verb_template, noun_template):
             yield make_probe(fact, "forward", template, template.prompt(name=subject), candidates)
-        reworded = rng.choice(held_out_templates(relation_templates(relation)))
-        yield make_probe(fact, "paraphrase", reworded, reworded.prompt(name=subject), candidates)
-        other = rng.choice(
-            [other for other in by_relation[rng.choice(list(pools))] if other.entity_id != fact.entity_id]
+        paraphrase = rng.choice(held_out_templates(relation_templates(relation)))
+        yield make_probe(fact, "paraphrase", paraphrase, paraphrase.prompt(name=subject), candidates)
+        other_fact = rng.choice(
+            [
+                other_fact
+                for other_fact in by_relation[rng.choice(list(pools))]
+                if other_fact.entity_id != fact.entity_id
+            ]
         )
-        before = rng.choice(verb_templates(other.relation)).sentence(name[other.entity_id], other.value)
-        yield make_probe(fact, "prefixed", verb, f"{before} {verb.prompt(name=subject)}", candidates)
-        asking = question_template(relation)
-        yield make_probe(fact, "question", asking, asking.prompt(name=subject), candidates)
-        if relation == "birth_city" and region:
-            hop, hop_value = verb_templates("region")[0], region[fact.value_id]
+        prefix = rng.choice(verb_templates(other_fact.relation)).sentence(
+            names_by_id[other_fact.entity_id], other_fact.value
+        )
+        yield make_probe(fact, "prefixed", verb_template, f"{prefix} {verb_template.prompt(name=subject)}", candidates)
+        question = question_template(relation)
+        yield make_probe(fact, "question", question, question.prompt(name=subject), candidates)
+        if relation == "birth_city" and regions:
+            hop_template, region_fact = verb_templates("region")[0], regions[fact.value_id]
             start = verb_templates(relation)[0].prompt(name=subject).removesuffix(" in the city of")
             yield make_probe(
                 fact,
                 "multi_hop",
-                hop,
+                hop_template,
                 f"{start} in the region of",
                 pools["region"],
-                target=hop_value.value,
-                supporting_fact_ids=[fact.fact_id, hop_value.fact_id],
+                target=region_fact.value,
+                supporting_fact_ids=[fact.fact_id, region_fact.fact_id],
             )
         if fact.panel:
-            backward = rng.choice(train_templates(relation_templates(relation), forward=False))
-            # Others may share the value: only people who do not have it are wrong answers.
-            wrong = [name[other.entity_id] for other in by_relation[relation] if other.value != fact.value]
-            choice = sorted([subject, *rng.sample(wrong, min(19, len(wrong)))])
-            yield make_probe(fact, "reverse", backward, backward.prompt(value=fact.value), choice, target=subject)
-            denial = rng.choice(negated_templates(relation))
-            yield make_probe(fact, "negated", denial, denial.prompt(name=subject), candidates)
-            same = [
-                other for other in by_relation[relation] if other.value == fact.value and other.fact_id != fact.fact_id
+            reverse_template = rng.choice(train_templates(relation_templates(relation), forward=False))
+            # Several people may share the value; only people without it are wrong answers.
+            wrong_names = [
+                names_by_id[other_fact.entity_id]
+                for other_fact in by_relation[relation]
+                if other_fact.value != fact.value
             ]
-            for number, other in enumerate(rng.sample(same, min(settings.neighbours, len(same)))):
+            name_candidates = sorted([subject, *rng.sample(wrong_names, min(19, len(wrong_names)))])
+            yield make_probe(
+                fact,
+                "reverse",
+                reverse_template,
+                reverse_template.prompt(value=fact.value),
+                name_candidates,
+                target=subject,
+            )
+            negated_template = rng.choice(negated_templates(relation))
+            yield make_probe(fact, "negated", negated_template, negated_template.prompt(name=subject), candidates)
+            neighbours = [
+                other_fact
+                for other_fact in by_relation[relation]
+                if other_fact.value == fact.value and other_fact.fact_id != fact.fact_id
+            ]
+            for index, other_fact in enumerate(rng.sample(neighbours, min(settings.neighbours, len(neighbours)))):
                 yield make_probe(
                     fact,
                     "neighbourhood",
-                    verb,
-                    verb.prompt(name=name[other.entity_id]),
+                    verb_template,
+                    verb_template.prompt(name=names_by_id[other_fact.entity_id]),
                     candidates,
-                    suffix=f"{verb.id}-{number}",
-                    target=other.value,
-                    supporting_fact_ids=[other.fact_id],
+                    suffix=f"{verb_template.id}-{index}",
+                    target=other_fact.value,
+                    supporting_fact_ids=[other_fact.fact_id],
                 )

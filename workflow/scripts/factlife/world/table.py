@@ -21,13 +21,13 @@ LISTS = ["train", "held_out", "question"]
 
 
 def build_world(settings: TableWorld) -> World:
-    """Read facts and templates and make probes.
+    """Read facts and templates and generate probes.
 
-    Documents are rendered from the world alone, so each fact carries its trained templates in the columns ``templates``
-    and ``questions``.
+    Documents are rendered from the world alone, so the columns ``templates`` and ``questions`` hold the training templates
+    of each fact.
 
     Raises:
-        WorldError: naming the file, the line or relation, and what to change.
+        WorldError: the message names the file, the line or relation, and says what to change.
     """
     rng = random.Random(f"table {settings.seed}")
     rows = _read_facts(Path(settings.facts))
@@ -35,20 +35,20 @@ def build_world(settings: TableWorld) -> World:
     templates = _read_templates(Path(settings.templates), relations)
 
     subjects = list(rows["subject"].unique())
-    ids = dict(zip(subjects, _numbered("e", len(subjects)), strict=True))
-    untaught = set(rng.sample(subjects, round(settings.unseen_fraction * len(subjects))))
-    taught = [subject for subject in subjects if subject not in untaught]
-    panel = set(rng.sample(taught, min(settings.panel, len(taught))))
+    ids = dict(zip(subjects, _numbered_ids("e", len(subjects)), strict=True))
+    unseen = set(rng.sample(subjects, round(settings.unseen_fraction * len(subjects))))
+    seen_subjects = [subject for subject in subjects if subject not in unseen]
+    panel = set(rng.sample(seen_subjects, min(settings.panel, len(seen_subjects))))
     entities = pd.DataFrame(
         {
             "entity_id": list(ids.values()),
             "name": subjects,
             "kind": "subject",
-            "split": ["unseen" if subject in untaught else "seen" for subject in subjects],
-            "exposures": [int(subject not in untaught) for subject in subjects],
+            "split": ["unseen" if subject in unseen else "seen" for subject in subjects],
+            "exposures": [int(subject not in unseen) for subject in subjects],
         }
     )
-    known = ~rows["subject"].isin(untaught)
+    is_seen = ~rows["subject"].isin(unseen)
     facts = pd.DataFrame(
         {
             "fact_id": rows["subject"].map(ids) + "." + rows["relation"],
@@ -56,8 +56,8 @@ def build_world(settings: TableWorld) -> World:
             "relation": rows["relation"],
             "value": rows["object"],
             "value_id": rows["object"].map(_value_ids(rows["object"])),
-            "seen": known,
-            "exposures": known.astype(int),
+            "seen": is_seen,
+            "exposures": is_seen.astype(int),
             "panel": rows["subject"].isin(panel),
             "templates": rows["relation"].map(lambda relation: _texts(templates[relation]["train"])),
             "questions": rows["relation"].map(lambda relation: _texts(templates[relation]["question"])),
@@ -87,20 +87,22 @@ def _read_facts(path: Path) -> pd.DataFrame:
         raise WorldError(f"{path} has no facts below its first line; add some")
     rows = rows[COLUMNS].apply(lambda column: column.str.split().str.join(" "))
     for column in COLUMNS:
-        if (empty := rows[column] == "").any():
+        if (is_empty := rows[column] == "").any():
             raise WorldError(
-                f"{path}, fact {int(empty.argmax()) + 1}: {column} is empty; fill it in or delete the line"
+                f"{path}, fact {int(is_empty.argmax()) + 1}: {column} is empty; fill it in or delete the line"
             )
-    if (repeated := rows.duplicated(["subject", "relation"])).any():
-        row = rows[repeated].iloc[0]
+    if (is_repeated := rows.duplicated(["subject", "relation"])).any():
+        row = rows[is_repeated].iloc[0]
         raise WorldError(
-            f"{path}, fact {int(repeated.argmax()) + 1}: {row['subject']} has a second {row['relation']} "
-            f"({row['object']}); a probe needs one true answer, so keep one"
+            f"{path}, fact {int(is_repeated.argmax()) + 1}: {row['subject']} has a second {row['relation']} "
+            f"({row['object']}); a probe needs a single true answer, so keep one"
         )
     spellings: dict[str, str] = {}
     for subject in rows["subject"]:
-        if (other := spellings.setdefault(subject.casefold(), subject)) != subject:
-            raise WorldError(f"{path}: the subjects {other!r} and {subject!r} differ only in case; spell them alike")
+        if (first_spelling := spellings.setdefault(subject.casefold(), subject)) != subject:
+            raise WorldError(
+                f"{path}: the subjects {first_spelling!r} and {subject!r} differ only in case; use one spelling"
+            )
     for relation in rows["relation"].unique():
         if not re.fullmatch(r"[\w-]+", relation, re.ASCII):
             raise WorldError(
@@ -116,30 +118,34 @@ def _read_templates(path: Path, relations: list[str]) -> dict[str, dict[str, lis
             f"{path} does not exist; set the world's `templates` to a YAML with templates of {', '.join(relations)}"
         )
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WorldError(f"{path} cannot be read as YAML: {error}") from None
-    if not isinstance(read, dict):
+    if not isinstance(raw, dict):
         raise WorldError(f"{path} must map each relation to its lists of templates: {', '.join(LISTS)}")
-    made = {}
+    templates = {}
     for relation in relations:
-        if relation not in read:
-            near = difflib.get_close_matches(relation, map(str, read), n=1)
-            hint = f"it has {near[0]!r}, did you mean that?" if near else f"add {relation}: {{train: [...]}}"
+        if relation not in raw:
+            close_matches = difflib.get_close_matches(relation, map(str, raw), n=1)
+            hint = (
+                f"it has {close_matches[0]!r}, did you mean that?"
+                if close_matches
+                else f"add {relation}: {{train: [...]}}"
+            )
             raise WorldError(f"{path} has no templates for the relation {relation!r}; {hint}")
-        made[relation] = _lists(read[relation], f"{path}, relation {relation!r}")
-    return made
+        templates[relation] = _parse_lists(raw[relation], f"{path}, relation {relation!r}")
+    return templates
 
 
-def _lists(read: Any, where: str) -> dict[str, list[Template]]:
-    if not isinstance(read, dict):
+def _parse_lists(raw: Any, where: str) -> dict[str, list[Template]]:
+    if not isinstance(raw, dict):
         raise WorldError(f"{where} must hold lists named {', '.join(LISTS)}")
-    for name, texts in read.items():
+    for name, texts in raw.items():
         if name not in LISTS:
-            near = difflib.get_close_matches(str(name), LISTS, n=1)
+            close_matches = difflib.get_close_matches(str(name), LISTS, n=1)
             raise WorldError(
                 f"{where}: {name!r} is none of the lists {', '.join(LISTS)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
+                + (f"; did you mean {close_matches[0]!r}?" if close_matches else "")
             )
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise WorldError(
@@ -147,9 +153,7 @@ def _lists(read: Any, where: str) -> dict[str, list[Template]]:
             )
     try:
         lists = {
-            name: [
-                Template(f"{name}{number}", text, name == "held_out") for number, text in enumerate(read.get(name, []))
-            ]
+            name: [Template(f"{name}{index}", text, name == "held_out") for index, text in enumerate(raw.get(name, []))]
             for name in LISTS
         }
     except WorldError as error:
@@ -161,18 +165,18 @@ def _lists(read: Any, where: str) -> dict[str, list[Template]]:
             raise WorldError(
                 f"{where}: template {template.id!r} ({template.text!r}) must have {{name}} before {{value}}"
             )
-    if taught := {template.text for template in lists["train"]} & {template.text for template in lists["held_out"]}:
-        raise WorldError(f"{where}: {min(taught)!r} is in `train` and in `held_out`; keep one")
+    if duplicates := {template.text for template in lists["train"]} & {template.text for template in lists["held_out"]}:
+        raise WorldError(f"{where}: {min(duplicates)!r} is in `train` and in `held_out`; keep one")
     return lists
 
 
-def _numbered(letter: str, count: int) -> list[str]:
-    return [f"{letter}{number:0{max(3, len(str(count - 1)))}d}" for number in range(count)]
+def _numbered_ids(letter: str, count: int) -> list[str]:
+    return [f"{letter}{index:0{max(3, len(str(count - 1)))}d}" for index in range(count)]
 
 
 def _value_ids(values: pd.Series) -> dict[str, str]:
-    distinct = list(values.unique())
-    return dict(zip(distinct, _numbered("v", len(distinct)), strict=True))
+    values_ = list(values.unique())
+    return dict(zip(values_, _numbered_ids("v", len(values_)), strict=True))
 
 
 def _texts(templates: list[Template]) -> list[str]:
@@ -182,37 +186,42 @@ def _texts(templates: list[Template]) -> list[str]:
 def _probes(
     entities: pd.DataFrame, facts: pd.DataFrame, templates: dict, settings: TableWorld, rng: random.Random
 ) -> Iterator[dict]:
-    name = dict(zip(entities["entity_id"], entities["name"], strict=True))
+    names = dict(zip(entities["entity_id"], entities["name"], strict=True))
     rows = {relation: list(group.itertuples()) for relation, group in facts.groupby("relation", sort=False)}
     pools = {relation: {fact.value for fact in group} for relation, group in rows.items()}
     for fact in facts.itertuples():
-        lists, subject = templates[fact.relation], name[fact.entity_id]
+        lists, subject = templates[fact.relation], names[fact.entity_id]
         candidates = sample_candidates(fact.value, pools[fact.relation], settings.candidates, rng)
         forward = rng.choice(train_templates(lists["train"]))
         if not fact.seen:
             yield make_probe(fact, "unseen", forward, forward.prompt(name=subject), candidates)
             continue
         yield make_probe(fact, "forward", forward, forward.prompt(name=subject), candidates)
-        for kind, some in (("paraphrase", held_out_templates(lists["held_out"])), ("question", lists["question"])):
-            if some:
-                template = rng.choice(some)
+        for kind, templates_ in (
+            ("paraphrase", held_out_templates(lists["held_out"])),
+            ("question", lists["question"]),
+        ):
+            if templates_:
+                template = rng.choice(templates_)
                 yield make_probe(fact, kind, template, template.prompt(name=subject), candidates)
-        others = [other for other in rows[fact.relation] if other.seen and other.fact_id != fact.fact_id]
-        if backward := train_templates(lists["train"], forward=False):
-            template = rng.choice(backward)
-            # Others may share the value: only subjects that do not have it are wrong answers.
-            wrong = [name[other.entity_id] for other in others if other.value != fact.value]
-            choices = sample_candidates(subject, wrong, settings.candidates, rng)
-            yield make_probe(fact, "reverse", template, template.prompt(value=fact.value), choices, target=subject)
+        other_facts = [row for row in rows[fact.relation] if row.seen and row.fact_id != fact.fact_id]
+        if reverse_templates := train_templates(lists["train"], forward=False):
+            template = rng.choice(reverse_templates)
+            # Several subjects may share the value; only subjects without it are wrong answers.
+            wrong_names = [names[other_fact.entity_id] for other_fact in other_facts if other_fact.value != fact.value]
+            name_candidates = sample_candidates(subject, wrong_names, settings.candidates, rng)
+            yield make_probe(
+                fact, "reverse", template, template.prompt(value=fact.value), name_candidates, target=subject
+            )
         if fact.panel:
-            same = [other for other in others if other.value == fact.value]
-            for number, other in enumerate(rng.sample(same, min(settings.neighbours, len(same)))):
+            neighbours = [other_fact for other_fact in other_facts if other_fact.value == fact.value]
+            for index, neighbour in enumerate(rng.sample(neighbours, min(settings.neighbours, len(neighbours)))):
                 yield make_probe(
                     fact,
                     "neighbourhood",
                     forward,
-                    forward.prompt(name=name[other.entity_id]),
+                    forward.prompt(name=names[neighbour.entity_id]),
                     candidates,
-                    suffix=f"{forward.id}-{number}",
-                    supporting_fact_ids=[other.fact_id],
+                    suffix=f"{forward.id}-{index}",
+                    supporting_fact_ids=[neighbour.fact_id],
                 )

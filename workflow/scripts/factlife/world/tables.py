@@ -59,18 +59,19 @@ PROBE_KINDS = (
 
 
 class WorldError(ValueError):
-    """A world contradicts itself or cannot be made; the text says what to change."""
+    """A world is inconsistent or cannot be built; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A knowledge graph and the questions about it.
+    """A knowledge graph and the probes about it.
 
     Attributes:
-        entities: one row per entity; ``exposures`` is how often its facts are stated relative to the rarest.
-        facts: one row per (entity, relation); ``seen`` says whether any document states it, ``panel`` whether it is
-            followed through every stage.
-        probes: one row per question; ``candidates`` holds the target, ``supporting_fact_ids`` the facts behind it.
+        entities: one row per entity; ``exposures`` is the frequency of its facts relative to the rarest entity.
+        facts: one row per (entity, relation); ``seen``: documents state the fact; ``panel``: the fact goes through every
+            stage.
+        probes: one row per probe; ``candidates`` includes the target, ``supporting_fact_ids`` lists the facts that
+            determine it.
     """
 
     entities: pd.DataFrame
@@ -78,7 +79,7 @@ class World:
     probes: pd.DataFrame
 
     def save(self, folder: str | Path) -> None:
-        """Write the three tables into a folder."""
+        """Write the three tables to a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, schema in _SCHEMAS.items():
             write_table(getattr(self, name), Path(folder) / f"{name}.parquet", schema)
@@ -88,12 +89,12 @@ _SCHEMAS = {"entities": ENTITIES, "facts": FACTS, "probes": PROBES}
 
 
 def load_world(folder: str | Path) -> World:
-    """Read a world from the folder that holds its three tables."""
+    """Read a world from the folder with its three tables."""
     return World(**{name: read_table(Path(folder) / f"{name}.parquet", schema) for name, schema in _SCHEMAS.items()})
 
 
 def load_world_of_table(table: str | Path | None) -> World | None:
-    """The world to which a table belongs; none for no table."""
+    """Read the world that a table belongs to; None without a table."""
     return load_world(Path(table).parent) if table else None
 
 
@@ -101,7 +102,7 @@ def read_table(path: str | Path, schema: pa.Schema | None = None) -> pd.DataFram
     """Read a Parquet table and check that it has the columns of a schema.
 
     Raises:
-        WorldError: the file is damaged or a column is missing or of another type.
+        WorldError: the file is damaged or a column is missing.
     """
     try:
         table = pq.read_table(path)
@@ -127,20 +128,20 @@ def check_world(world: World) -> World:
     """Return the world if it is consistent.
 
     Raises:
-        WorldError: ids or names repeat, a name is empty, or a probe asks for what no fact states.
+        WorldError: ids or names repeat, a text is empty, or a table refers to an entity or fact that does not exist.
     """
     entities, facts, probes = world.entities, world.facts, world.probes
     for frame, column in ((entities, "entity_id"), (facts, "fact_id"), (probes, "probe_id"), (entities, "name")):
-        if repeated := frame[column][frame[column].duplicated()].tolist():
-            raise WorldError(f"{column} {repeated[0]!r} occurs more than once; every {column} must be its own")
+        if repeated_ids := frame[column][frame[column].duplicated()].tolist():
+            raise WorldError(f"{column} {repeated_ids[0]!r} occurs more than once; every {column} must be unique")
     for frame, column in ((entities, "name"), (facts, "value"), (probes, "prompt"), (probes, "target")):
-        if (empty := frame[column].str.strip() == "").any():
-            raise WorldError(f"row {int(empty.argmax())} has an empty {column}; give it one or take the row out")
-    if unknown := set(facts["entity_id"]) - set(entities["entity_id"]):
-        raise WorldError(f"facts mention entity {min(unknown)!r}, which is not among the entities")
+        if (is_empty := frame[column].str.strip() == "").any():
+            raise WorldError(f"row {int(is_empty.argmax())} has an empty {column}; fill it in or remove the row")
+    if unknown_ids := set(facts["entity_id"]) - set(entities["entity_id"]):
+        raise WorldError(f"facts mention entity {min(unknown_ids)!r}, which is not among the entities")
     mentioned = set(probes["fact_id"]) | {fact for facts_ in probes["supporting_fact_ids"] for fact in facts_}
-    if unknown := mentioned - set(facts["fact_id"]):
-        raise WorldError(f"probes mention fact {min(unknown)!r}, which is not among the facts")
+    if unknown_ids := mentioned - set(facts["fact_id"]):
+        raise WorldError(f"probes mention fact {min(unknown_ids)!r}, which is not among the facts")
     for probe in probes.itertuples():
         if len(probe.candidates) and probe.target not in probe.candidates:
             raise WorldError(f"the target {probe.target!r} of probe {probe.probe_id!r} is not among its candidates")

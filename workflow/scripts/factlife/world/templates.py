@@ -1,4 +1,4 @@
-"""Templates: sentences with a slot for a name and a slot for a value."""
+"""Templates: sentences with one slot for a name and one for a value."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Template:
     """A sentence with the slots ``{name}`` and ``{value}``.
 
     Attributes:
-        id: safe in file names and stable.
+        id: stable and safe in file names.
         text: the sentence.
-        held_out: never used in documents, only in probes.
+        held_out: used only in probes, never in documents.
     """
 
     id: str
@@ -35,34 +35,34 @@ class Template:
         return self.text.index("{name}") < self.text.index("{value}")
 
     def sentence(self, name: str, value: str) -> str:
-        """The whole sentence."""
+        """The sentence with both slots filled."""
         return self.text.format(name=name, value=value)
 
     def prompt(self, **slot: str) -> str:
-        """The sentence up to the slot that is not given, without the space before it."""
-        wanted = "{value}" if "name" in slot else "{name}"
-        return self.text[: self.text.index(wanted)].format(**slot).rstrip()
+        """The sentence up to the missing slot, without the space before it."""
+        missing_slot = "{value}" if "name" in slot else "{name}"
+        return self.text[: self.text.index(missing_slot)].format(**slot).rstrip()
 
 
 def train_templates(templates: Iterable[Template], *, forward: bool = True) -> list[Template]:
-    """The templates that documents use, in one direction."""
+    """The templates for documents in one direction."""
     return [template for template in templates if not template.held_out and template.forward is forward]
 
 
 def held_out_templates(templates: Iterable[Template]) -> list[Template]:
-    """The forward templates that only probes use."""
+    """The forward templates for probes only."""
     return [template for template in templates if template.held_out and template.forward]
 
 
 def make_probe(
-    fact: Any, kind: str, template: Template, prompt: str, candidates: list[str], **other: Any
+    fact: Any, kind: str, template: Template, prompt: str, candidates: list[str], **columns: Any
 ) -> dict[str, Any]:
-    """A row of the probes: a question about a fact, whose value is the target unless ``other`` says otherwise.
+    """A row of the probes table; the target is the fact's value unless ``columns`` overrides it.
 
-    ``suffix`` ends the probe's id where one template asks a fact several times.
+    ``suffix`` ends the probe's id and distinguishes several probes with one template.
     """
     return {
-        "probe_id": f"{fact.fact_id}.{kind}.{other.pop('suffix', template.id)}",
+        "probe_id": f"{fact.fact_id}.{kind}.{columns.pop('suffix', template.id)}",
         "fact_id": fact.fact_id,
         "kind": kind,
         "template": template.id,
@@ -71,10 +71,10 @@ def make_probe(
         "target": fact.value,
         "candidates": candidates,
         "supporting_fact_ids": [fact.fact_id],
-    } | other
+    } | columns
 
 
 def sample_candidates(target: str, pool: Iterable[str], limit: int, rng: random.Random) -> list[str]:
-    """The target among random others of a pool, sorted."""
-    wrong = sorted(set(pool) - {target})
-    return sorted([target, *rng.sample(wrong, min(limit - 1, len(wrong)))])
+    """The target and random other values of a pool, sorted."""
+    other_values = sorted(set(pool) - {target})
+    return sorted([target, *rng.sample(other_values, min(limit - 1, len(other_values)))])
