@@ -1,4 +1,4 @@
-"""Costs are read from benchmark files whose paths tell rule, model, seed and name."""
+"""Costs from benchmark files, whose paths give rule, model, seed and name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(folder, path, *lines):
         ("trace/people/small/seed-0.long/x", ["trace", "small", "0", "people/long/x"]),
     ],
 )
-def test_job_is_told_by_its_path(tmp_path, path, job):
+def test_the_path_identifies_the_job(tmp_path, path, job):
     write(tmp_path, f"{path}.benchmark.jsonl", {"s": 1.5, "cpu_time": 2, "max_rss": 30.25})
     rows = collect_costs(tmp_path)
     assert rows[["rule", "model", "seed", "name"]].drop_duplicates().to_numpy().tolist() == [job]

@@ -73,7 +73,7 @@ def test_log_of_an_error_that_names_its_remedy_has_no_traceback(tmp_path):
     out, _, log = run(tmp_path, body="jobs.check_manifest('nowhere')", caught="jobs.DamagedArtifact")
     assert out.split() == ["before", "caught", "after"]
     assert log.strip().endswith(
-        "make_it failed: nowhere/manifest.json is missing or cut off; delete the folder and run again"
+        "make_it failed: nowhere/manifest.json is missing or truncated; delete the folder and run again"
     )
 
 
@@ -129,5 +129,7 @@ def test_manifest_that_is_missing_or_cut_off_is_named(artifact, content):
     (artifact / "manifest.json").unlink()
     if content is not None:
         (artifact / "manifest.json").write_text(content)
-    with pytest.raises(DamagedArtifact, match=r"manifest.json is missing or cut off; delete the folder and run again"):
+    with pytest.raises(
+        DamagedArtifact, match=r"manifest.json is missing or truncated; delete the folder and run again"
+    ):
         check_manifest(artifact)

@@ -1,5 +1,5 @@
 rule summarise_costs:
-    """Summarise what every job cost, from the benchmark files that are there."""
+    """Summarise the costs of every job from the benchmark files."""
     input:
         rules.recall.input,
         rules.circuits.input,

@@ -1,4 +1,4 @@
-"""Run the script of any rule in this process, for a debugger; its inputs must be there.
+"""Run the script of any rule in this process, for a debugger; its inputs must exist.
 
 python workflow/scripts/mock_snakemake.py train_model model=people-pieces seed=0 --configfile config/smoke.yaml
 """
@@ -28,24 +28,24 @@ def mock_snakemake(
     directory: str | Path | None = None,
     **wildcards: Any,
 ) -> Snakemake:
-    """The object ``snakemake`` as the script of a rule sees it.
+    """The ``snakemake`` object that the script of a rule receives.
 
     Args:
         rule: the rule's name.
         configfile: one scenario or several, as for ``snakemake --configfile``.
-        directory: as for ``snakemake --directory``; this one if there is none.
+        directory: as for ``snakemake --directory``; default is the current one.
         wildcards: a value for each wildcard of the rule.
 
     Returns:
         Input, output, params, wildcards, threads, resources, log and config; paths are relative to the directory.
     """
-    return _seen_by_script(_job(rule, configfile, directory, wildcards))
+    return _script_snakemake(_job(rule, configfile, directory, wildcards))
 
 
 def run(rule: str, configfile: Any = None, directory: str | Path | None = None, **wildcards: Any) -> None:
-    """Run a rule's script as Snakemake would, but in this process, and with what it prints on the terminal."""
+    """Run a rule's script as Snakemake would, but in this process and with its output on the terminal."""
     job = _job(rule, configfile, directory, wildcards)
-    snakemake = _seen_by_script(job)
+    snakemake = _script_snakemake(job)
     snakemake.log = Log([])
     with contextlib.chdir(directory or "."):
         for path in map(Path, snakemake.output):
@@ -64,15 +64,15 @@ def _job(rule: str, configfile: Any, directory: str | Path | None, wildcards: Ma
             workdir=Path(directory).resolve() if directory else None,
         )
         workflow_api.dag(DAGSettings())
-        # From here on there is no public way: Snakemake makes jobs from target files only.
+        # No public API from here on: Snakemake creates jobs from target files only.
         workflow = workflow_api._workflow
         workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True, nolock=True)
-        found = workflow.get_rule(rule)
-        if wrong := set(found.wildcard_names) ^ set(wildcards):
-            raise SystemExit(f"rule {rule} has the wildcards {sorted(found.wildcard_names)}: check {sorted(wrong)}")
+        names = workflow.get_rule(rule).wildcard_names
+        if mismatches := set(names) ^ set(wildcards):
+            raise SystemExit(f"rule {rule} has the wildcards {sorted(names)}: check {sorted(mismatches)}")
         values = {name: str(value) for name, value in wildcards.items()}
-        job = workflow.async_run(workflow.dag.job_factory.new(found, workflow.dag, values))
-        # Computed when first asked for, and only here can they be.
+        job = workflow.async_run(workflow.dag.job_factory.new(workflow.get_rule(rule), workflow.dag, values))
+        # Snakemake computes these on first access, which works only here.
         _ = job.params, job.threads, job.resources
         return job
 
@@ -81,7 +81,7 @@ def _script(job: Job) -> Path:
     return Path(job.rule.basedir.join(job.rule.script).get_path_or_uri(secret_free=True)).resolve()
 
 
-def _seen_by_script(job: Job) -> Snakemake:
+def _script_snakemake(job: Job) -> Snakemake:
     return Snakemake(
         job.input, job.output, job.params, job.wildcards, job.threads, job.resources, job.log,
         job.rule.workflow.config, job.rule.name, None, str(_script(job).parent),
@@ -94,10 +94,10 @@ def _arguments() -> dict[str, Any]:
     parser.add_argument("wildcards", nargs="*", metavar="key=value", help="a value for each wildcard of the rule")
     parser.add_argument("--configfile", nargs="+", metavar="FILE", help="scenarios, as Snakemake takes them")
     parser.add_argument("--directory", help="where results are")
-    found = parser.parse_intermixed_args()
-    if wrong := [pair for pair in found.wildcards if "=" not in pair]:
-        parser.error(f"{wrong[0]} is not of the form key=value")
-    return vars(found) | {"wildcards": dict(pair.split("=", 1) for pair in found.wildcards)}
+    arguments = parser.parse_intermixed_args()
+    if invalid := [pair for pair in arguments.wildcards if "=" not in pair]:
+        parser.error(f"{invalid[0]} is not of the form key=value")
+    return vars(arguments) | {"wildcards": dict(pair.split("=", 1) for pair in arguments.wildcards)}
 
 
 if __name__ == "__main__":

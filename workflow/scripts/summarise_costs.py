@@ -1,4 +1,4 @@
-"""Summarise what every job cost."""
+"""Summarise the costs of every job."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

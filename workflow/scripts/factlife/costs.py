@@ -1,4 +1,4 @@
-"""What every job cost: seconds, processor seconds and memory, from Snakemake's benchmark files."""
+"""Costs of every job from Snakemake's benchmark files: seconds, processor seconds and memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ _METRICS = {"s": "seconds", "cpu_time": "cpu_seconds", "max_rss": "peak_memory_m
 
 
 def collect_costs(folder: str | Path) -> pd.DataFrame:
-    """Costs of all jobs whose benchmark files lie in a folder of logs.
+    """Costs of all jobs with benchmark files in a folder of logs.
 
     Args:
-        folder: with files ``{rule}/…/{model}/seed-{seed}/….benchmark.jsonl``; a job made twice has two lines, of which
-            the last counts.
+        folder: folder of files ``{rule}/…/{model}/seed-{seed}/….benchmark.jsonl``; the last line counts if a job
+            ran more than once.
 
     Returns:
-        One row per job and metric: ``rule, model, seed, name, metric, estimate``; ``name`` is what tells the job from
-        others of its rule, model and seed. Seconds are of the wall, ``cpu_seconds`` of all threads, ``startup_seconds``
-        those of the wall that went by before the job's work began (Python and imports), ``peak_memory_mb`` the largest
-        resident set in MB. What a short job was too quick to have measured is null. The last row, of rule ``all``, is
-        ``startup_fraction``: start-up of all seconds, over jobs that have both.
+        One row per job and metric: ``rule, model, seed, name, metric, estimate``; ``name`` distinguishes
+        jobs of the same rule, model and seed. ``seconds`` are wall-clock time, ``cpu_seconds`` sum over threads,
+        ``startup_seconds`` is the wall-clock time before the job's work begins (Python and imports), and
+        ``peak_memory_mb`` the largest resident set in MB. Values are null if a job was too short to be measured. The
+        last row, of rule ``all``, is ``startup_fraction``: start-up time as a fraction of all seconds, over jobs with
+        both.
     """
     rows = []
     for path in sorted(Path(folder).rglob("*.benchmark.jsonl")):
         if lines := path.read_text().splitlines():
-            job, found = _job(path.relative_to(folder)), json.loads(lines[-1])
-            rows += [(*job, metric, _number(found.get(key))) for key, metric in _METRICS.items()]
+            job, values = _job(path.relative_to(folder)), json.loads(lines[-1])
+            rows += [(*job, metric, _number(values.get(key))) for key, metric in _METRICS.items()]
             rows.append((*job, "startup_seconds", _startup(Path(str(path).removesuffix(".benchmark.jsonl") + ".log"))))
     table = pd.DataFrame(rows, columns=[*_JOB, "metric", "estimate"])
     both = table.pivot_table(index=_JOB, columns="metric", values="estimate").reindex(
@@ -44,7 +45,7 @@ def collect_costs(folder: str | Path) -> pd.DataFrame:
 
 
 def plot_costs(costs: pd.DataFrame) -> alt.Chart:
-    """Processor seconds by rule, in the order of their sum, each job a segment."""
+    """Processor seconds by rule, sorted by their sum; each segment is a job."""
     rows = costs[costs["metric"] == "cpu_seconds"].copy()
     rows["job"] = rows[["model", "seed", "name"]].astype(str).agg(" ".join, axis=1)
     return (
@@ -60,18 +61,18 @@ def plot_costs(costs: pd.DataFrame) -> alt.Chart:
 
 
 def _job(path: Path) -> tuple[str, str, str, str]:
-    """Rule, model, seed and name of ``{rule}/{model}/seed-{seed}/{name}.benchmark.jsonl``, where it has them."""
+    """Rule, model, seed and name of ``{rule}/{model}/seed-{seed}/{name}.benchmark.jsonl``, as far as the path has them."""
     rule, *parts = str(path).removesuffix(".benchmark.jsonl").split("/")
-    for place, part in enumerate(parts):
+    for i, part in enumerate(parts):
         if seed := re.fullmatch(r"seed-(\d+)(.*)", part):
-            rest = [*parts[: place - 1], seed[2].lstrip("."), *parts[place + 1 :]]
-            return rule, parts[place - 1] if place else "", seed[1], "/".join(filter(None, rest))
+            rest = [*parts[: i - 1], seed[2].lstrip("."), *parts[i + 1 :]]
+            return rule, parts[i - 1] if i else "", seed[1], "/".join(filter(None, rest))
     return rule, "", "", "/".join(parts)
 
 
 def _startup(log: Path) -> float:
-    said = re.search(r"start-up took ([\d.]+) seconds", log.read_text(errors="replace")) if log.exists() else None
-    return float(said[1]) if said else float("nan")
+    match = re.search(r"start-up took ([\d.]+) seconds", log.read_text(errors="replace")) if log.exists() else None
+    return float(match[1]) if match else float("nan")
 
 
 def _number(value: object) -> float:

@@ -40,13 +40,13 @@ def code_of(rule: str) -> str:
 def reached_modules(script: str) -> set[str]:
     """Names of the modules that a script reaches, itself included."""
     modules: set[str] = set()
-    seen: set[Definition] = set()
+    visited: set[Definition] = set()
     pending: list[Definition] = [(script, "")]
     while pending:
         definition = pending.pop()
-        if definition in seen:
+        if definition in visited:
             continue
-        seen.add(definition)
+        visited.add(definition)
         name, _ = definition
         if name not in modules:
             modules.add(name)
@@ -100,8 +100,8 @@ def _module(name: str) -> _Module:
                 target = alias.name if alias.asname else alias.name.split(".")[0]
                 module.imports[alias.asname or target] = (target, "")
     for statement in tree.body:
-        for defined in _defined_names(statement):
-            module.definitions.setdefault(defined, []).append(statement)
+        for defined_name in _defined_names(statement):
+            module.definitions.setdefault(defined_name, []).append(statement)
         if isinstance(statement, ast.Expr) or _is_registered(module, statement):
             module.registering.append(statement)
     return module
@@ -113,8 +113,8 @@ def _path(name: str) -> Path | None:
 
 
 def _nodes(definition: Definition) -> list[ast.stmt]:
-    name, defined = definition
-    return _module(name).definitions[defined] if defined else _module(name).body
+    module, name = definition
+    return _module(module).definitions[name] if name else _module(module).body
 
 
 def _defined_names(statement: ast.stmt) -> list[str]:

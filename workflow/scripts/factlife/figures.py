@@ -1,4 +1,4 @@
-"""One style for all figures, and how they are written: SVG for print, and pages that open without a network."""
+"""The style of all figures, and functions that write them as SVG or as self-contained HTML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import altair as alt
 
-# Okabe and Ito's colours, told apart by colour-blind readers, and two of Tol's.
+# The colour-blind-safe palette of Okabe and Ito, and two colours of Tol.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#882255", "#44aa99"]
 _FONT = "Helvetica, Arial, sans-serif"
 
@@ -18,7 +18,7 @@ def _theme() -> alt.theme.ThemeConfig:
         "config": {
             "font": _FONT,
             "background": "white",
-            # Room at the sides, because browsers without Helvetica or Arial draw wider letters than were measured.
+            # Padding, because browsers without Helvetica or Arial draw wider letters than Vega measures.
             "padding": {"left": 45, "top": 5, "right": 50, "bottom": 5},
             "range": {"category": COLOURS},
             "view": {"continuousWidth": 230, "continuousHeight": 190, "stroke": None},
@@ -32,27 +32,27 @@ def _theme() -> alt.theme.ThemeConfig:
 
 
 def write_svg(chart: alt.TopLevelMixin, path: str | Path) -> None:
-    """Write a chart as it prints, its numbers as exact as one sees."""
+    """Write a chart as SVG, with coordinates rounded to visible precision."""
     chart.save(str(path), format="svg")
-    drawn = Path(path).read_text(encoding="utf-8")
-    Path(path).write_text(re.sub(r"\d+\.\d{3,}", lambda found: _short(float(found[0])), drawn), encoding="utf-8")
+    svg = Path(path).read_text(encoding="utf-8")
+    Path(path).write_text(re.sub(r"\d+\.\d{3,}", lambda match: _round(float(match[0])), svg), encoding="utf-8")
 
 
-def _short(value: float) -> str:
+def _round(value: float) -> str:
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def write_html(chart: alt.TopLevelMixin, path: str | Path) -> None:
-    """Write a chart that answers the mouse, with its library inside."""
+    """Write a chart as interactive HTML that includes its library."""
     chart.save(str(path), format="html", inline=True)
 
 
 def fraction_axis(title: str) -> alt.Y:
-    """A vertical axis for shares, from 0 to 1."""
+    """A vertical axis for fractions, from 0 to 1."""
     return alt.Y("estimate:Q", title=title, scale=alt.Scale(domain=[0, 1]))
 
 
 def line_with_band(base: alt.Chart) -> alt.LayerChart:
-    """A line with points on its interval's band; the chart must encode x, y ``estimate`` and colour."""
+    """A line with points and a band for its interval; the chart must encode x, y ``estimate`` and colour."""
     band = base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
     return band + base.mark_line(point={"size": 22}, clip=True)

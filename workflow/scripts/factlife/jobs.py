@@ -1,4 +1,4 @@
-"""What every job does around its one function: log, seeds, threads, device and provenance."""
+"""The frame of every job: log, seeds, threads, device and provenance."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ class Job:
     """A running job.
 
     Attributes:
-        device: where models go.
-        provenance: what made the job's artifacts: rule, wildcards, parameters, input hashes, versions.
+        device: the device for models.
+        provenance: rule, wildcards, parameters, input hashes and versions behind the job's artifacts.
     """
 
     device: str = "cpu"
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def write_manifest(self, folder: str | Path, **more: Any) -> None:
-        """Write ``manifest.json`` beside the files of a directory artifact, with their hashes."""
+    def write_manifest(self, folder: str | Path, **extra: Any) -> None:
+        """Write ``manifest.json`` into a directory artifact, with the hashes of its files."""
         files = {
             str(path.relative_to(folder)): sha256(path)
             for path in sorted(Path(folder).rglob("*"))
             if path.is_file() and path.name != "manifest.json"
         }
-        manifest = self.provenance | more | {"files": files}
+        manifest = self.provenance | extra | {"files": files}
         (Path(folder) / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
 
 
 class DamagedArtifact(ValueError):
-    """A file is not what its manifest says; the text names it and the remedy."""
+    """A file does not match its manifest; the message names the file and the remedy."""
 
 
 def check_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a directory artifact, after comparing every file with its hash.
+    """Read the manifest of a directory artifact and compare every file with its hash.
 
     Raises:
-        DamagedArtifact: a file is missing or differs, or the manifest itself is missing or cut off.
+        DamagedArtifact: a file is missing or differs, or the manifest itself is missing or truncated.
     """
     try:
         manifest = json.loads((Path(folder) / "manifest.json").read_text())
         files = manifest["files"]
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         raise DamagedArtifact(
-            f"{folder}/manifest.json is missing or cut off; delete the folder and run again"
+            f"{folder}/manifest.json is missing or truncated; delete the folder and run again"
         ) from None
     for name, expected in files.items():
         path = Path(folder) / name
-        found = sha256(path) if path.exists() else "nothing"
-        if found != expected:
+        actual = sha256(path) if path.exists() else "nothing"
+        if actual != expected:
             raise DamagedArtifact(
-                f"{path} does not match its manifest (sha256 {expected[:8]}… expected, {found[:8]} found)\n"
-                "  the file was changed or cut off after it was written; delete the folder and run again"
+                f"{path} does not match its manifest (sha256 {expected[:8]}… expected, {actual[:8]} found)\n"
+                "  the file was changed or truncated after it was written; delete the folder and run again"
             )
     return manifest
 
@@ -81,10 +81,10 @@ def sha256(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def start(snakemake: Any) -> Iterator[Job]:
-    """Run a script's one call with everything that it prints in the rule's log, if it has one.
+    """Set up a script's log, seeds, threads and device, and redirect its output to the rule's log, if it has one.
 
-    Threads come from the rule's parameter ``torch_threads`` where it has one, not from what the machine has, so that
-    the same config gives the same numbers everywhere.
+    The number of threads comes from the rule's parameter ``torch_threads``, not from the machine, so that the same
+    config gives the same numbers everywhere.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with _output_to(snakemake.log[0]) if snakemake.log else contextlib.nullcontext():
@@ -101,7 +101,7 @@ def start(snakemake: Any) -> Iterator[Job]:
             yield Job(device, _provenance(snakemake))
         except Exception as error:
             sys.stdout.flush()
-            # The library's own errors say what to do; where they were raised is of no use to the user.
+            # Errors of the library name the remedy; a traceback would not help the user.
             expected = type(error).__module__.startswith("factlife")
             logging.error("%s failed: %s", snakemake.rule, error, exc_info=not expected)
             raise
@@ -120,9 +120,9 @@ def _output_to(path: str) -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for stream, before in zip((1, 2), saved, strict=True):
-                os.dup2(before, stream)
-                os.close(before)
+            for stream, descriptor in zip((1, 2), saved, strict=True):
+                os.dup2(descriptor, stream)
+                os.close(descriptor)
 
 
 def _set_up_torch(threads: int, gpus: int) -> str:
@@ -149,7 +149,7 @@ def _provenance(snakemake: Any) -> dict[str, Any]:
 
 
 def _input_hash(path: str) -> str:
-    """Of a file, or of a directory artifact's manifest, which holds the hashes of its files."""
+    """Hash of a file, or of a directory artifact's manifest, which contains the hashes of its files."""
     manifest = Path(path) / "manifest.json"
     if manifest.exists():
         return sha256(manifest)

@@ -1,7 +1,7 @@
-"""Messages to wherever the user wants them (Telegram, Slack, mail and others that Apprise knows).
+"""Notifications through Apprise (Telegram, Slack, mail and others).
 
-Addresses hold secrets, so they come from the environment alone: nothing of them reaches a log, a manifest, a report or a
-command line. A message that cannot be sent, or only slowly, changes nothing in a run.
+Addresses contain secrets, so they come from the environment only and never reach a log, a manifest, a report or a command
+line. A message that fails or is slow does not affect the run.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 
 VARIABLE = "FACTLIFE_NOTIFY"
 SECONDS = 20
-# In a process of its own, whose output nobody sees: libraries write addresses into their warnings.
+# A separate process with discarded output, because libraries write addresses into their warnings.
 _SEND = f"""
 import os, sys, apprise
-to = apprise.Apprise()
+notifier = apprise.Apprise()
 for address in os.environ[{VARIABLE!r}].split():
-    to.add(address)
-sys.exit(not to.notify(title=sys.argv[1], body=sys.argv[2]))
+    notifier.add(address)
+sys.exit(not notifier.notify(title=sys.argv[1], body=sys.argv[2]))
 """
 
 
@@ -26,17 +26,17 @@ def send(title: str, body: str, *, seconds: float = SECONDS) -> bool:
     """Send a message to all addresses in the environment variable ``FACTLIFE_NOTIFY``, if there are any.
 
     Args:
-        title: of the message.
-        body: of the message.
-        seconds: after which it is given up.
+        title: title of the message.
+        body: text of the message.
+        seconds: timeout.
 
     Returns:
-        Whether it was sent to all of them.
+        Whether all addresses received it.
     """
     if not os.environ.get(VARIABLE, "").split():
         return False
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", _SEND, title, body],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -45,4 +45,4 @@ def send(title: str, body: str, *, seconds: float = SECONDS) -> bool:
         )
     except (OSError, subprocess.SubprocessError):
         return False
-    return done.returncode == 0
+    return process.returncode == 0
