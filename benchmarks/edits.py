@@ -1,8 +1,8 @@
-"""Seconds of editing: target values all at once, one at a time, and as the originals find them; second moments in one pass.
+"""CPU seconds of editing: target vectors batched, one at a time, and as published; key covariance in one pass.
 
-All ways see the same sequences and take the same steps, so that they must end with the same values. The originals' way
-(ROME, MEMIT and what is built on them): one request at a time, the whole network at every step, the unembedding of all
-tokens, twice, and a number fetched at every step. CPU seconds of this process.
+All methods use the same sequences and take the same steps, so that they must arrive at the same vectors. The published code
+(ROME, MEMIT and derivatives) optimises one request at a time, runs the whole network at every step, computes the logits of all
+tokens twice, and copies a number to the CPU at every step.
 """
 
 from __future__ import annotations
@@ -23,65 +23,73 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import models, world  # noqa: E402
 from factlife.config.editing import EditRequests, EditSite, TargetVectorSettings  # noqa: E402
-from factlife.editing import compute_z, covariance, requests  # noqa: E402
+from factlife.editing import compute_ks, compute_z, covariance, requests  # noqa: E402
 from factlife.editing.editable import EditableModel  # noqa: E402
 from factlife.models.anatomy import capture, patch, unembed  # noqa: E402
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of some work, and what it returns."""
-    began = time.process_time()
-    found = work()
-    return time.process_time() - began, found
+    """CPU seconds of a function call, and its result."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
 
 
-def as_the_originals(
-    target: EditableModel, wanted: Any, place: EditSite, settings: TargetVectorSettings, vectors: int
+def as_published(
+    target: EditableModel, edits: Any, site: EditSite, settings: TargetVectorSettings, n_vectors: int
 ) -> Tensor:
-    """δ of the first vectors, each by itself, (vector, d_model)."""
-    needed = compute_z.vector_slots(target, wanted, place, joint=settings.one_vector_per_subject)
-    found = []
-    for vector in range(vectors):
-        made = compute_z._sequences(target, wanted, [slot for slot in needed if slot.vector == vector], place, settings)
-        found.append(_original(target, made, target.layer(place.layers[-1]), settings))
-    return torch.stack(found)
+    """δ of the first vectors, one at a time, (vector, d_model)."""
+    slots = compute_ks.vector_slots(target, edits, site, one_vector_per_subject=settings.one_vector_per_subject)
+    deltas = []
+    for vector in range(n_vectors):
+        own_slots = [slot for slot in slots if slot.vector == vector]
+        batch = compute_z.loss_sequences(target, edits, own_slots, site, settings)
+        deltas.append(_published_delta(target, batch, target.layer_index(site.layers[-1]), settings))
+    return torch.stack(deltas)
 
 
-def _original(target: EditableModel, made: Any, layer: int, settings: TargetVectorSettings) -> Tensor:
-    model, parts, rows = target.model, target.parts, made.rows
-    width = max(len(row.ids) for row in rows)
-    ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100)
-    for number, row in enumerate(rows):
-        ids[number, : len(row.ids)], mask[number, : len(row.ids)] = torch.tensor(row.ids), 1
-        labels[number, row.asked : row.asked + len(row.target)] = torch.tensor(row.target)
-    at = torch.arange(len(rows)), torch.tensor([row.place for row in rows])
-    told = torch.tensor([bool(row.target) for row in rows])
-    ends = torch.tensor([row.place if settings.kl_prompts == "essence" else row.asked for row in rows])
-    weight = torch.tensor(made.weight)
+def _published_delta(
+    target: EditableModel, batch: compute_z.LossSequences, layer: int, settings: TargetVectorSettings
+) -> Tensor:
+    model, parts, sequences = target.model, target.parts, batch.sequences
+    width = max(len(sequence.input_ids) for sequence in sequences)
+    ids, mask = torch.zeros(2, len(sequences), width, dtype=torch.long)
+    labels = torch.full((len(sequences), width), -100)
+    for row, sequence in enumerate(sequences):
+        length, end = len(sequence.input_ids), sequence.prompt_end + len(sequence.target_ids)
+        ids[row, :length], mask[row, :length] = torch.tensor(sequence.input_ids), 1
+        labels[row, sequence.prompt_end : end] = torch.tensor(sequence.target_ids)
+    rows = torch.arange(len(sequences))
+    edit_positions = rows, torch.tensor([sequence.edit_position for sequence in sequences])
+    has_target = torch.tensor([bool(sequence.target_ids) for sequence in sequences])
+    at_subject = settings.kl_prompts == "essence"
+    kl_positions = torch.tensor(
+        [sequence.edit_position if at_subject else sequence.prompt_end for sequence in sequences]
+    )
+    weight = torch.tensor(batch.weights)
     blocks = {"edited": parts.blocks[layer].module, "last": parts.blocks[-1].module}
-    with torch.no_grad(), capture(blocks) as first:
+    with torch.no_grad(), capture(blocks) as hidden:
         logits = model(ids, attention_mask=mask, use_cache=False).logits
-    before = logits.log_softmax(-1)[torch.arange(len(rows)), ends][~told]
-    bare = torch.tensor(made.bare)
-    start = first["edited"][at][bare].mean(0)
-    scale = start.norm() / len(start) ** 0.5
-    delta = torch.zeros_like(start, requires_grad=True)
+    original = logits.log_softmax(-1)[rows, kl_positions][~has_target]
+    initial = hidden["edited"][edit_positions][torch.tensor(batch.is_bare)].mean(0)
+    scale = initial.norm() / len(initial) ** 0.5
+    delta = torch.zeros_like(initial, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=settings.v_lr)
     for step in range(settings.v_num_grad_steps):
 
         def add(hidden: Tensor, change: Tensor = scale * delta) -> Tensor:
-            return hidden.index_put(at, change.expand(len(rows), -1), accumulate=True)
+            return hidden.index_put(edit_positions, change.expand(len(sequences), -1), accumulate=True)
 
         with patch(blocks["edited"], add), capture({"last": blocks["last"]}) as hidden:
             logits = model(ids, attention_mask=mask, use_cache=False).logits
-        again = unembed(parts, parts.final_norm(hidden["last"])).log_softmax(-1)
-        picked = again.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0].masked_fill(labels < 0, 0)
-        said = -(picked.sum(1) / (labels >= 0).sum(1).clamp(min=1) * weight)[told].sum()
-        now = logits.log_softmax(-1)[torch.arange(len(rows)), ends][~told]
-        drift = ((now.exp() * (now - before)).sum(1) * weight[~told]).sum()
-        loss = said + drift + settings.v_weight_decay * (delta**2).mean()
-        logging.info("%.3f = %.3f + %.3f", loss.item(), said.item(), drift.item())
+        log_probs = unembed(parts, parts.final_norm(hidden["last"])).log_softmax(-1)
+        token_log_probs = log_probs.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0].masked_fill(labels < 0, 0)
+        mean_log_probs = token_log_probs.sum(1) / (labels >= 0).sum(1).clamp(min=1)
+        nll = -(mean_log_probs * weight)[has_target].sum()
+        edited = logits.log_softmax(-1)[rows, kl_positions][~has_target]
+        kl = ((edited.exp() * (edited - original)).sum(1) * weight[~has_target]).sum()
+        loss = nll + kl + settings.v_weight_decay * (delta**2).mean()
+        logging.info("%.3f = %.3f + %.3f", loss.item(), nll.item(), kl.item())
         if step == settings.v_num_grad_steps - 1:
             break
         optimizer.zero_grad()
@@ -92,45 +100,46 @@ def _original(target: EditableModel, made: Any, layer: int, settings: TargetVect
     return (scale * delta).detach()
 
 
-def by_layer(model: Any, sequences: list[list[int]], multiple: int, fill: int, layers: int) -> dict[int, Tensor]:
-    """Second moments with a pass for each layer."""
-    return {
-        layer: covariance.compute_covariance(model, sequences, tokens_per_key_dim=multiple, pad_token_id=fill)[0][layer]
-        for layer in range(layers)
-    }
+def covariance_by_layer(
+    model: Any, sequences: list[list[int]], tokens_per_key_dim: int, pad_token_id: int, n_layers: int
+) -> dict[int, Tensor]:
+    """Key covariance with a separate pass for each layer."""
+    options = {"tokens_per_key_dim": tokens_per_key_dim, "pad_token_id": pad_token_id}
+    return {layer: covariance.compute_covariance(model, sequences, **options)[0][layer] for layer in range(n_layers)}
 
 
-def _target_values(
-    target: EditableModel, wanted: Any, place: EditSite, settings: TargetVectorSettings, few: int
+def _compare_target_vectors(
+    target: EditableModel, edits: Any, site: EditSite, settings: TargetVectorSettings, n_slow: int
 ) -> None:
-    """Print seconds a vector of the three ways, the slow two of which do a few requests only."""
-    some, one_by_one = wanted.head(few), settings.model_copy(update={"batch_size": 1})
-    count = len(compute_z.vector_slots(target, some, place, joint=False))
-    fast, found = timed(lambda: compute_z.compute_target_vectors(target, wanted, place, settings).delta)
-    each = fast / len(found)
-    print(f"{place.fact_token:14}{'all at once':22}{len(found):8}{each:10.4f}")
-    for way, work in (
-        ("one at a time", lambda: compute_z.compute_target_vectors(target, some, place, one_by_one).delta),
-        ("as the originals", lambda: as_the_originals(target, some, place, settings, count)),
+    """Print seconds per vector of three methods; the two slow ones run on a few requests only."""
+    few, one_by_one = edits.head(n_slow), settings.model_copy(update={"batch_size": 1})
+    count = len(compute_ks.vector_slots(target, few, site, one_vector_per_subject=False))
+    seconds, vectors = timed(lambda: compute_z.compute_target_vectors(target, edits, site, settings).delta)
+    fast = seconds / len(vectors)
+    print(f"{site.fact_token:14}{'batched':22}{len(vectors):8}{fast:10.4f}")
+    for method, work in (
+        ("one at a time", lambda: compute_z.compute_target_vectors(target, few, site, one_by_one).delta),
+        ("as published", lambda: as_published(target, few, site, settings, count)),
     ):
-        seconds, slow = timed(work)
-        differs = ((slow - found[:count]).norm(dim=1) / slow.norm(dim=1)).max().item()
-        print(
-            f"{place.fact_token:14}{way:22}{count:8}{seconds / count:10.4f}{seconds / count / each:8.1f}{differs:17.1e}"
-        )
+        seconds, slow_vectors = timed(work)
+        difference = ((slow_vectors - vectors[:count]).norm(dim=1) / slow_vectors.norm(dim=1)).max().item()
+        slow = seconds / count
+        print(f"{site.fact_token:14}{method:22}{count:8}{slow:10.4f}{slow / fast:8.1f}{difference:17.1e}")
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="results/models/people-pieces/seed-0", help="a model's folder")
-    parser.add_argument("--world", default="results/worlds/people", help="a world's folder")
+    parser.add_argument("--model", default="results/models/people-pieces/seed-0", help="folder of a model")
+    parser.add_argument("--world", default="results/worlds/people", help="folder of a world")
     parser.add_argument("--edits", type=int, default=64)
-    parser.add_argument("--slow", type=int, default=8, help="edits that the slow ways do")
-    parser.add_argument("--steps", type=int, default=25, help="gradient steps of all ways")
+    parser.add_argument("--slow", type=int, default=8, help="number of edits for the slow methods")
+    parser.add_argument("--steps", type=int, default=25, help="optimisation steps of all methods")
     parser.add_argument("--layer", type=int, default=1)
     parser.add_argument("--tokens", nargs="+", default=["subject_last", "last"])
-    parser.add_argument("--multiple", type=int, default=20, help="tokens of second moments; 0 for none")
+    parser.add_argument(
+        "--tokens-per-key-dim", type=int, default=20, help="tokens of the key covariance; 0 for no covariance"
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -138,12 +147,11 @@ def main() -> None:
 
     truth = world.load_world(arguments.world)
     model, tokenizer = models.load_model(arguments.model)
-    wanted = requests.validate_requests(
-        requests.requests_from_world(truth, EditRequests(count=arguments.edits)), tokenizer
-    )
-    wanted = wanted[wanted["dropped"] == ""].reset_index(drop=True)
-    others = world.load_world(arguments.world).probes.query("kind == 'forward'")["prompt"].tail(5).tolist()
-    target = EditableModel(model, tokenizer, others)
+    edits = requests.requests_from_world(truth, EditRequests(count=arguments.edits))
+    edits = requests.validate_requests(edits, tokenizer)
+    edits = edits[edits["dropped"] == ""].reset_index(drop=True)
+    contexts = truth.probes.query("kind == 'forward'")["prompt"].tail(5).tolist()
+    target = EditableModel(model, tokenizer, contexts)
     settings = TargetVectorSettings(
         v_num_grad_steps=arguments.steps,
         v_loss_threshold=0.0,
@@ -151,33 +159,28 @@ def main() -> None:
         kl_prompts="essence",
         batch_size=4 * arguments.edits,
     )
-    few = min(arguments.slow, len(wanted))
-    print(
-        f"{arguments.model}: {len(wanted)} edits, block {arguments.layer}, six contexts, {settings.v_num_grad_steps} steps"
-    )
-    print(f"{'edited token':14}{'way':22}{'vectors':>8}{'s/vector':>10}{'ratio':>8}{'rel. difference':>17}")
-    for token in arguments.tokens:
-        _target_values(target, wanted, EditSite(fact_token=token, layers=[arguments.layer]), settings, few)
-    if arguments.multiple:
+    n_slow = min(arguments.slow, len(edits))
+    print(f"{arguments.model}: {len(edits)} edits, block {arguments.layer}, six contexts, {arguments.steps} steps")
+    print(f"{'edited token':14}{'method':22}{'vectors':>8}{'s/vector':>10}{'ratio':>8}{'rel. difference':>17}")
+    for fact_token in arguments.tokens:
+        site = EditSite(fact_token=fact_token, layers=[arguments.layer])
+        _compare_target_vectors(target, edits, site, settings, n_slow)
+    if arguments.tokens_per_key_dim:
         passes: list[int] = []
         hook = target.parts.blocks[0].module.register_forward_hook(lambda *_: passes.append(1))
         sequences = tokenizer(truth.probes["prompt"].tolist())["input_ids"]
-        layers, fill = len(target.parts.blocks), tokenizer.pad_token_id or 0
-        found = {}
-        for way, work in (
-            (
-                "one pass",
-                lambda: covariance.compute_covariance(
-                    model, sequences, tokens_per_key_dim=arguments.multiple, pad_token_id=fill
-                )[0],
-            ),
-            ("a pass a layer", lambda: by_layer(model, sequences, arguments.multiple, fill, layers)),
+        options = {"tokens_per_key_dim": arguments.tokens_per_key_dim, "pad_token_id": tokenizer.pad_token_id or 0}
+        n_layers, results = len(target.parts.blocks), {}
+        for method, work in (
+            ("one pass", lambda: covariance.compute_covariance(model, sequences, **options)[0]),
+            ("one pass per layer", lambda: covariance_by_layer(model, sequences, *options.values(), n_layers)),
         ):
             passes.clear()
-            seconds, found[way] = timed(work)
-            print(f"second moments, {way}: {len(passes)} forward passes, {seconds:.1f} s")
-        same = all(torch.equal(moment, found["a pass a layer"][layer]) for layer, moment in found["one pass"].items())
-        print(f"the same moments: {same}")
+            seconds, results[method] = timed(work)
+            print(f"key covariance, {method}: {len(passes)} forward passes, {seconds:.1f} s")
+        by_layer = results["one pass per layer"]
+        equal = all(torch.equal(matrix, by_layer[layer]) for layer, matrix in results["one pass"].items())
+        print(f"equal covariance: {equal}")
         hook.remove()
 
 

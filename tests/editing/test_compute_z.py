@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from factlife.config.editing import EditRequests, EditSite, TargetVectorSettings
-from factlife.editing import compute_z
+from factlife.editing import compute_ks, compute_z
 from factlife.editing.editable import EditableModel, tokenize_prompt
 from factlife.editing.requests import EditError, requests_from_world
 from factlife.editing.suffix import Suffixes
@@ -56,9 +56,9 @@ def tiny(family):
 
 def obvious(target, requests, place, settings):
     """One vector at a time, whole sequences, whole model, torch's own Adam."""
-    needed = compute_z.vector_slots(target, requests, place, joint=settings.one_vector_per_subject)
-    block = target.parts.blocks[target.layer(place.layers[-1])].module
-    mlp = target.parts.blocks[target.layer(place.layers[-1])].mlp
+    needed = compute_ks.vector_slots(target, requests, place, one_vector_per_subject=settings.one_vector_per_subject)
+    block = target.parts.blocks[target.layer_index(place.layers[-1])].module
+    mlp = target.parts.blocks[target.layer_index(place.layers[-1])].mlp
     found = []
     for vector in range(needed[-1].vector + 1):
         slots = [slot for slot in needed if slot.vector == vector]
@@ -77,19 +77,23 @@ def obvious(target, requests, place, settings):
 
         def run(one, delta=None, initial=initial):
             def add(hidden):
-                initial.append(hidden[0, one.place].detach())
-                return None if delta is None else hidden.index_add(1, torch.tensor([one.place]), delta[None, None])
+                initial.append(hidden[0, one.edit_position].detach())
+                return (
+                    None if delta is None else hidden.index_add(1, torch.tensor([one.edit_position]), delta[None, None])
+                )
 
             with patch(block, add):
-                return target.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
+                return target.model(torch.tensor([one.input_ids])).logits[0].log_softmax(-1)
 
         contexts = 1 + min(settings.n_context_templates, len(target.contexts))
         for one in spoken[::contexts]:
-            with patch(mlp, lambda output, one=one, written=written: written.append(output[0, one.place].detach())):
+            with patch(
+                mlp, lambda output, one=one, written=written: written.append(output[0, one.edit_position].detach())
+            ):
                 run(one)
         home = torch.stack(initial).mean(0)
         with torch.no_grad():
-            before = [run(one)[one.asked] for one in kept]
+            before = [run(one)[one.prompt_end] for one in kept]
         unit = torch.zeros_like(home, requires_grad=True)
         home = torch.stack(written).mean(0) if settings.norm_site == "mlp" else home
         relative = settings.units == "relative"
@@ -100,10 +104,10 @@ def obvious(target, requests, place, settings):
             loss = settings.v_weight_decay * ((unit**2).mean() if relative else unit.norm() / home.norm() ** 2)
             for one in spoken:
                 said = run(one, unit * scale)
-                picked = [-said[one.asked + n, token] for n, token in enumerate(one.target)]
+                picked = [-said[one.prompt_end + n, token] for n, token in enumerate(one.target_ids)]
                 loss = loss + torch.stack(picked).mean() / contexts
             for one, was in zip(kept, before, strict=True):
-                now = run(one, unit * scale)[one.asked]
+                now = run(one, unit * scale)[one.prompt_end]
                 loss = loss + settings.kl_factor / len(kept) * (now.exp() * (now - was)).sum()
             if step == settings.v_num_grad_steps - 1:
                 break
@@ -186,7 +190,7 @@ def test_vectors_are_no_longer_than_the_clamp(target, requests):
     settings = SETTINGS.model_copy(update={"clamp_norm_factor": 0.1, "v_lr": 1.0})
     found = compute_z.compute_target_vectors(target, requests, PLACES[0], settings)
 
-    initial = found.wanted - found.delta
+    initial = found.z - found.delta
     torch.testing.assert_close(found.delta.norm(dim=1), 0.1 * initial.norm(dim=1))
 
 
@@ -210,12 +214,12 @@ def test_the_model_says_the_new_value_once_its_vector_is_added(target, requests)
     def add(hidden):
         hidden = hidden.clone()
         for slot, delta in zip(found.slots, found.delta, strict=True):
-            hidden[0, asked.place + slot.token] += delta
+            hidden[0, asked.edit_position + slot.token] += delta
         return hidden
 
     with patch(target.parts.blocks[1].module, add):
-        said = target.model(torch.tensor([asked.ids])).logits[0, asked.asked :].argmax(-1)
-    assert said.tolist() == asked.target
+        said = target.model(torch.tensor([asked.input_ids])).logits[0, asked.prompt_end :].argmax(-1)
+    assert said.tolist() == asked.target_ids
 
 
 def test_the_order_of_requests_about_several_subjects_does_not_matter(target, requests):
@@ -235,38 +239,45 @@ def test_requests_about_one_subject_share_a_vector_at_its_last_token_only(target
     subject, last = EditSite(fact_token="subject_last"), EditSite(fact_token="last")
     two = twice["subject"].nunique()
 
-    assert {slot.vector for slot in compute_z.vector_slots(target, twice, subject, joint=True)} == set(range(two))
-    assert len({slot.vector for slot in compute_z.vector_slots(target, twice, subject, joint=False)}) == 4
-    tokens = [len(tokenize_prompt(target, last, r.prompt, r.subject, r.target_new).target) for r in twice.itertuples()]
-    assert [slot.token for slot in compute_z.vector_slots(target, twice, last, joint=True)] == [
+    assert {
+        slot.vector for slot in compute_ks.vector_slots(target, twice, subject, one_vector_per_subject=True)
+    } == set(range(two))
+    assert (
+        len({slot.vector for slot in compute_ks.vector_slots(target, twice, subject, one_vector_per_subject=False)})
+        == 4
+    )
+    tokens = [
+        len(tokenize_prompt(target, last, r.prompt, r.subject, r.target_new).target_ids) for r in twice.itertuples()
+    ]
+    assert [slot.token for slot in compute_ks.vector_slots(target, twice, last, one_vector_per_subject=True)] == [
         token for count in tokens for token in range(count)
     ]
 
 
 def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, requests):
     place, layer = PLACES[0], 1
-    needed = compute_z.vector_slots(target, requests, place, joint=False)
+    needed = compute_ks.vector_slots(target, requests, place, one_vector_per_subject=False)
 
-    found = compute_z.compute_keys(target, requests, needed, place, layer, 2)
+    found = compute_ks.compute_keys(target, requests, needed, place, layer, 2)
 
     request, expected = requests.iloc[3], []
     for prefix in ("", *target.contexts):
         one = tokenize_prompt(target, place, f"{prefix} {request['prompt']}".strip(), request["subject"])
         seen = []
         with patch(target.parts.blocks[layer].mlp_out, seen.append, inputs=True), torch.no_grad():
-            target.model(torch.tensor([one.ids]))
-        expected.append(seen[0][0, one.place])
+            target.model(torch.tensor([one.input_ids]))
+        expected.append(seen[0][0, one.edit_position])
     torch.testing.assert_close(found[:, 3], expected[0] / 2 + (expected[1] + expected[2]) / 4)
 
 
 def test_blocks_after_the_one_that_is_read_do_not_run(target, requests):
-    needed = compute_z.vector_slots(target, requests, PLACES[0], joint=False)
+    needed = compute_ks.vector_slots(target, requests, PLACES[0], one_vector_per_subject=False)
     runs = []
     for number, block in enumerate(target.parts.blocks):
         block.module.register_forward_hook(lambda *_, number=number: runs.append(number))
 
-    compute_z.compute_keys(target, requests, needed, PLACES[0], 1, 2)
-    compute_z.compute_hidden_states(target, requests, needed, PLACES[0], 1)
+    compute_ks.compute_keys(target, requests, needed, PLACES[0], 1, 2)
+    compute_ks.compute_hidden_states(target, requests, needed, PLACES[0], 1)
 
     # A block whose down-projection is read does not return.
     assert runs == [0, 0, 0, 0, 1]
@@ -277,10 +288,10 @@ def test_the_subjects_last_token_is_found_behind_a_context(target, requests):
     made = tokenize_prompt(target, PLACES[0], f"The end . {one['prompt']}", one["subject"], one["target_new"])
 
     names = target.tokenizer(one["subject"])["input_ids"][1:]
-    assert made.ids[made.place] == names[-1]
-    assert made.ids[made.place - len(names) + 1 : made.place + 1] == names
+    assert made.input_ids[made.edit_position] == names[-1]
+    assert made.input_ids[made.edit_position - len(names) + 1 : made.edit_position + 1] == names
     assert (
-        tokenize_prompt(target, PLACES[1], one["prompt"], one["subject"]).place
+        tokenize_prompt(target, PLACES[1], one["prompt"], one["subject"]).edit_position
         == len(target.tokenizer(one["prompt"])["input_ids"]) - 1
     )
     with pytest.raises(EditError, match="is not in the prompt"):
@@ -302,7 +313,7 @@ def test_suffixes_say_what_the_whole_model_says(family, layer, generator):
     with torch.no_grad():
         changed = torch.cat([suffixes.hidden[:, :1] + change[:, None], suffixes.hidden[:, 1:]], 1)
         found = suffixes.rerun(changed, row, column)
-        some = suffixes.take(others).rerun(changed[others], torch.tensor([0, 1, 1]), torch.tensor([0, 0, 4]))
+        some = suffixes.select(others).rerun(changed[others], torch.tensor([0, 1, 1]), torch.tensor([0, 0, 4]))
 
     torch.testing.assert_close(some, found[[3, 0, 1]], rtol=1e-4, atol=1e-4)
     for number, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
@@ -318,7 +329,7 @@ def test_suffixes_say_what_the_whole_model_says(family, layer, generator):
 
 
 def test_an_editable_without_moments_says_so(target):
-    with pytest.raises(EditError, match="block 1 was not measured"):
+    with pytest.raises(EditError, match="block 1 was not computed"):
         EditableModel(target.model, target.tokenizer).key_covariance(1)
     with pytest.raises(EditError, match="layer 7 does not exist: the model has blocks 0 to 2"):
-        target.layer(7)
+        target.layer_index(7)

@@ -57,7 +57,7 @@ def test_of_some_blocks_the_same_is_found_and_later_ones_do_not_run(target, sequ
 
 
 def test_too_few_tokens_are_an_error(target):
-    with pytest.raises(EditError, match="3 tokens cannot span keys of 48 entries"):
+    with pytest.raises(EditError, match="3 tokens cannot span keys of 48 dimensions"):
         compute_covariance(target.model, [[4, 5, 6]], tokens_per_key_dim=10, pad_token_id=0)
 
 
@@ -73,5 +73,5 @@ def test_moments_of_other_weights_are_refused(target, tmp_path):
 
     read = load_covariance(tmp_path / "a.safetensors", model="abcdef0123")
     assert all(torch.equal(read[layer], moment) for layer, moment in target.covariance.items())
-    with pytest.raises(EditError, match="measured on other weights"):
+    with pytest.raises(EditError, match="computed on other weights"):
         load_covariance(tmp_path / "a.safetensors", model="0123abcdef")

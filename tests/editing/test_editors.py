@@ -16,7 +16,7 @@ from factlife.config.editing import (
     UltraEdit,
 )
 from factlife.config.editing_presets import PRESETS
-from factlife.editing import compute_z
+from factlife.editing import compute_ks, compute_z
 from factlife.editing.editable import EditError, apply_deltas, merge_deltas, tokenize_prompt
 from factlife.editing.editors import EDITORS
 from factlife.editing.editors.tuning import training_sequences
@@ -45,9 +45,10 @@ def test_rome_as_first_published_divides_by_the_bare_prompts_key(target, request
 
     found = EDITORS["rome"](target, one, settings, {})[target.weight_name(1)].double()
 
-    slots = compute_z.vector_slots(target, one, SUBJECT, joint=True)
+    slots = compute_ks.vector_slots(target, one, SUBJECT, one_vector_per_subject=True)
     mean, bare = (
-        compute_z.compute_keys(target, one, slots, SUBJECT, 1, number, halves=False)[:, 0].double() for number in (2, 0)
+        compute_ks.compute_keys(target, one, slots, SUBJECT, 1, number, half_bare=False)[:, 0].double()
+        for number in (2, 0)
     )
     direction = torch.linalg.solve(target.key_covariance(1), mean)
     delta = compute_z.compute_target_vectors(target, one, SUBJECT, FAST).delta[0].double()
@@ -57,10 +58,11 @@ def test_rome_as_first_published_divides_by_the_bare_prompts_key(target, request
 
 
 def test_rome_reads_the_plain_mean_of_bare_prompt_and_contexts(target, requests):
-    slots = compute_z.vector_slots(target, requests, SUBJECT, joint=True)
-    bare = compute_z.compute_keys(target, requests, slots, SUBJECT, 1, 0)
+    slots = compute_ks.vector_slots(target, requests, SUBJECT, one_vector_per_subject=True)
+    bare = compute_ks.compute_keys(target, requests, slots, SUBJECT, 1, 0)
     halves, mean = (
-        compute_z.compute_keys(target, requests, slots, SUBJECT, 1, 2, halves=halves) for halves in (True, False)
+        compute_ks.compute_keys(target, requests, slots, SUBJECT, 1, 2, half_bare=half_bare)
+        for half_bare in (True, False)
     )
 
     torch.testing.assert_close(mean, (bare + 2 * (2 * halves - bare)) / 3)
@@ -71,8 +73,8 @@ def test_without_the_corpus_rome_writes_along_the_key(target, requests):
 
     found = EDITORS["rome"](target, one, settings, {})[target.weight_name(1)]
 
-    slots = compute_z.vector_slots(target, one, SUBJECT, joint=True)
-    key = compute_z.compute_keys(target, one, slots, SUBJECT, 1, 2, halves=False)[:, 0]
+    slots = compute_ks.vector_slots(target, one, SUBJECT, one_vector_per_subject=True)
+    key = compute_ks.compute_keys(target, one, slots, SUBJECT, 1, 2, half_bare=False)[:, 0]
     rows_ = found / found.norm(dim=1, keepdim=True)
     assert torch.allclose((rows_ @ (key / key.norm())).abs(), torch.ones(len(found)), atol=1e-4)
 
@@ -90,8 +92,8 @@ def test_the_ridge_of_encore_is_added_to_what_is_spared(target, requests):
 
     place = EditSite(fact_token="last", layers=[2])
     found = compute_z.compute_target_vectors(target, requests, place, FAST)
-    keys = compute_z.compute_keys(target, requests, found.slots, place, 2, 2).double()
-    left = (found.wanted - compute_z.compute_hidden_states(target, requests, found.slots, place, 2)).double().T
+    keys = compute_ks.compute_keys(target, requests, found.slots, place, 2, 2).double()
+    left = (found.z - compute_ks.compute_hidden_states(target, requests, found.slots, place, 2)).double().T
     moment, name = target.key_covariance(2), target.weight_name(2)
     for change, ridge in ((plain, 0.0), (ridged, 7.0)):
         spared = 20 * moment + ridge * torch.eye(len(moment)) + keys @ keys.T
@@ -127,20 +129,20 @@ def test_what_is_to_be_written_has_the_norm_of_the_first_batch(target, requests)
     change = EDITORS["memit"](target, requests.tail(2), settings, memory)
 
     found = compute_z.compute_target_vectors(target, requests.head(3), place, settings.values)
-    norms = (found.written + found.delta).norm(dim=1)
+    norms = (found.mlp_output + found.delta).norm(dim=1)
     assert norm == pytest.approx(norms.mean().item(), rel=1e-5)
     assert memory["closed form"].norms == {2: norm}
     later = requests.tail(2).reset_index(drop=True)
-    slots = compute_z.vector_slots(target, later, place, joint=True)
+    slots = compute_ks.vector_slots(target, later, place, one_vector_per_subject=True)
     with apply_deltas(target.model, change):
         one = later.iloc[0]
         made = tokenize_prompt(target, place, one["prompt"], one["subject"], one["target_new"], slots[0].token)
         with capture({"mlp": target.parts.blocks[2].mlp}) as read, torch.no_grad():
-            target.model(torch.tensor([made.ids]))
+            target.model(torch.tensor([made.input_ids]))
     free = compute_z.compute_target_vectors(target, later, place, settings.values)
-    length = (free.written[0] + free.delta[0]).norm().item()
-    wanted = norm if length <= 2 * norm else free.written[0].norm().item()
-    assert read["mlp"][0, made.place].norm().item() == pytest.approx(wanted, rel=1e-3)
+    length = (free.mlp_output[0] + free.delta[0]).norm().item()
+    wanted = norm if length <= 2 * norm else free.mlp_output[0].norm().item()
+    assert read["mlp"][0, made.edit_position].norm().item() == pytest.approx(wanted, rel=1e-3)
 
 
 def test_no_entry_moves_farther_than_the_limit(target, requests):
@@ -170,11 +172,11 @@ def test_fine_tuning_ends_once_the_loss_is_low(target, requests):
 
 
 def test_answers_can_end_with_the_end_of_text(target, requests):
-    plain, ended = (training_sequences(target, requests, end=end) for end in (False, True))
+    plain, ended = (training_sequences(target, requests, append_eos=end) for end in (False, True))
 
     for short, long in zip(plain, ended, strict=True):
-        assert long.target == [*short.target, target.tokenizer.eos_token_id]
-        assert long.ids == [*short.ids, short.target[-1]] and long.asked == short.asked
+        assert long.target_ids == [*short.target_ids, target.tokenizer.eos_token_id]
+        assert long.input_ids == [*short.input_ids, short.target_ids[-1]] and long.prompt_end == short.prompt_end
 
 
 def test_lora_changes_have_the_rank_and_do_what_the_adapter_did(target, requests):
@@ -192,9 +194,15 @@ def test_lora_changes_have_the_rank_and_do_what_the_adapter_did(target, requests
     with torch.no_grad():
         before, after = [], []
         for one in made:
-            before.append(target.model(torch.tensor([one.ids])).logits[0, one.asked].log_softmax(-1)[one.target[0]])
+            before.append(
+                target.model(torch.tensor([one.input_ids])).logits[0, one.prompt_end].log_softmax(-1)[one.target_ids[0]]
+            )
             with apply_deltas(target.model, deltas):
-                after.append(target.model(torch.tensor([one.ids])).logits[0, one.asked].log_softmax(-1)[one.target[0]])
+                after.append(
+                    target.model(torch.tensor([one.input_ids]))
+                    .logits[0, one.prompt_end]
+                    .log_softmax(-1)[one.target_ids[0]]
+                )
     assert (torch.stack(after) > torch.stack(before) + 0.5).all()
 
 
@@ -207,7 +215,7 @@ def test_running_statistics_are_those_of_all_rows(generator):
 
     torch.testing.assert_close(running.mean, rows_.mean(0))
     expected = (rows_ - rows_.mean(0)) / rows_.std(0, correction=0)
-    torch.testing.assert_close(running.standardised(rows_), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(running.standardise(rows_), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_ultraedit_is_the_published_form_token_by_token(target, requests):
@@ -215,10 +223,10 @@ def test_ultraedit_is_the_published_form_token_by_token(target, requests):
     module, keys, slopes = target.parts.blocks[2].mlp_out, [], []
     for one in training_sequences(target, requests):
         with capture({"in": module}, inputs=True) as read, capture({"out": module}) as returned:
-            said = target.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
-        loss = -sum(said[one.asked + step, token] for step, token in enumerate(one.target))
+            said = target.model(torch.tensor([one.input_ids])).logits[0].log_softmax(-1)
+        loss = -sum(said[one.prompt_end + step, token] for step, token in enumerate(one.target_ids))
         (slope,) = torch.autograd.grad(loss, [returned["out"]])
-        places = slice(one.asked, one.asked + len(one.target))
+        places = slice(one.prompt_end, one.prompt_end + len(one.target_ids))
         keys.append(read["in"][0, places].detach().double())
         slopes.append(slope[0, places].double())
     keys, slopes = torch.cat(keys), torch.cat(slopes)

@@ -26,7 +26,7 @@ def requests(world):
 @pytest.fixture
 def network(target):
     shapes = {name: part.weight.shape[::-1] for name, part in mend.edited_modules(target, SETTINGS).items()}
-    return mend.Hypernetwork(shapes, rank=8, rate=0.01)
+    return mend.Hypernetwork(shapes, rank=8, edit_lr=0.01)
 
 
 def stirred(network, generator):
@@ -78,7 +78,7 @@ def test_a_batch_is_written_as_the_sum_of_its_requests(target, requests, network
     target = replace(target, hypernetwork=stirred(network, generator))
     together = EDITORS["mend"](target, requests, EDITOR, {})
     alone = [EDITORS["mend"](target, requests.iloc[[number]], EDITOR, {}) for number in range(len(requests))]
-    monkeypatch.setattr(mend, "_AT_ONCE", 4)
+    monkeypatch.setattr(mend, "_GRADIENT_BATCH_SIZE", 4)
     in_parts = EDITORS["mend"](target, requests, EDITOR, {})
 
     for name, change in together.items():
@@ -87,29 +87,29 @@ def test_a_batch_is_written_as_the_sum_of_its_requests(target, requests, network
 
 
 def test_the_network_is_its_formula(generator):
-    network = stirred(mend.Hypernetwork({"a": (3, 2), "b": (3, 2), "c": (2, 3)}, rank=4, rate=0.5), generator)
+    network = stirred(mend.Hypernetwork({"a": (3, 2), "b": (3, 2), "c": (2, 3)}, rank=4, edit_lr=0.5), generator)
     mean, deviation = torch.randn(5, generator=generator), torch.rand(5, generator=generator) + 0.5
-    network.standardise("b", mean, deviation)
+    network.set_statistics("b", mean, deviation)
     read, slopes = torch.randn(7, 3, generator=generator), torch.randn(7, 2, generator=generator)
 
-    found = network.change("b", read, slopes)
+    found = network.weight_change("b", read, slopes)
 
-    part, expected = network.parts["3x2"], torch.zeros(2, 3)
+    part, expected = network.networks["3x2"], torch.zeros(2, 3)
     for u, d in zip(read, slopes, strict=True):
         z = (torch.cat([u, d]) - mean) / deviation
         for layer in (part.first, part.second):
             z = z + torch.relu(layer.scale[1] * (layer.up @ (layer.down @ z) + layer.bias) + layer.shift[1])
-        expected -= part.log_rate[1].exp() * torch.outer(z[3:], z[:3])
+        expected -= part.log_edit_lr[1].exp() * torch.outer(z[3:], z[:3])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert set(network.parts) == {"3x2", "2x3"} and len(network.parts["3x2"].log_rate) == 2
+    assert set(network.networks) == {"3x2", "2x3"} and len(network.networks["3x2"].log_edit_lr) == 2
 
 
 def test_entries_that_never_vary_say_nothing(network):
     name = next(iter(network.shapes))
     width = sum(network.shapes[name])
-    network.standardise(name, torch.zeros(width), torch.zeros(width))
+    network.set_statistics(name, torch.zeros(width), torch.zeros(width))
 
-    assert not network.change(name, *torch.ones(1, width).split(network.shapes[name], 1)).any()
+    assert not network.weight_change(name, *torch.ones(1, width).split(network.shapes[name], 1)).any()
 
 
 def test_lessons_are_about_other_subjects_and_ask_no_held_out_template(target, requests, world):
@@ -122,15 +122,15 @@ def test_lessons_are_about_other_subjects_and_ask_no_held_out_template(target, r
     held_out = set(world.probes["prompt"][world.probes["held_out_template"]])
     values = world.facts.set_index("fact_id")["value"]
     for one in learned:
-        assert one.again[0] == one.request and len(one.again) > 1
-        for made in one.again:
-            assert target.tokenizer.decode(made.ids[: made.asked + 1]) not in held_out
-            assert made.target == one.request.target
-        assert len(one.kept) > 5
-        for about, made in one.kept:
+        assert one.rewrites[0] == one.request and len(one.rewrites) > 1
+        for made in one.rewrites:
+            assert target.tokenizer.decode(made.input_ids[: made.prompt_end + 1]) not in held_out
+            assert made.target_ids == one.request.target_ids
+        assert len(one.locality) > 5
+        for about, made in one.locality:
             assert about != one.edit_id and names[people[about]] not in subjects
             assert people[about] == people[one.edit_id] or values[about] == values[one.edit_id]
-            assert target.tokenizer.decode(made.target).strip() == values[about]
+            assert target.tokenizer.decode(made.target_ids).strip() == values[about]
 
 
 def test_requests_of_files_teach_by_their_paraphrases_and_neighbours(target, world, tmp_path):
@@ -157,8 +157,8 @@ def test_requests_of_files_teach_by_their_paraphrases_and_neighbours(target, wor
 
     assert len(learned) == 4
     for one in learned:
-        assert len(one.again) == 2 and len(one.kept) == 1
-    with pytest.raises(EditError, match="no request is about a subject"):
+        assert len(one.rewrites) == 2 and len(one.locality) == 1
+    with pytest.raises(EditError, match="every request is about a subject of an evaluated request"):
         everyone = facts.rename(columns={"name": "subject"})
         mend.select_train_edits(target, settings, everyone, n_edits=4, world=world, path=str(path))
 
@@ -167,20 +167,20 @@ def test_what_a_batch_edits_is_not_to_be_kept(target, requests, world):
     learned = mend.select_train_edits(target, EditRequests(count=6), requests, n_edits=10, world=world)
     subject = learned[0].edit_id.split(".")[0]
     facts = [one for one in learned if one.edit_id.startswith(f"{subject}.")]
-    batch = [mend.TrainEdit(one.edit_id, one.request, one.again, learned[0].kept) for one in facts]
-    batch += [mend.TrainEdit(about, made, [made], []) for about, made in learned[0].kept[:-1]]
+    batch = [mend.TrainEdit(one.edit_id, one.request, one.rewrites, learned[0].locality) for one in facts]
+    batch += [mend.TrainEdit(about, made, [made], []) for about, made in learned[0].locality[:-1]]
 
     _, kept = mend._sample_sequences(batch, batch, random.Random(0))
 
-    (about, free) = learned[0].kept[-1]
+    (about, free) = learned[0].locality[-1]
     assert kept and (about in {one.edit_id for one in facts} or all(made == free for made in kept))
 
 
 def test_the_losses_are_what_the_slow_obvious_way_finds(target, requests, world, network, generator):
     modules = mend.edited_modules(target, SETTINGS)
     learned = mend.select_train_edits(target, EditRequests(count=6), requests, n_edits=4, world=world)
-    asked, kept = [one.again[-1] for one in learned], [one.kept[0][1] for one in learned]
-    changes = stirred(network, generator).changes(
+    asked, kept = [one.rewrites[-1] for one in learned], [one.locality[0][1] for one in learned]
+    changes = stirred(network, generator).weight_changes(
         mend.gradient_factors(target, modules, [one.request for one in learned])
     )
 
@@ -189,15 +189,15 @@ def test_the_losses_are_what_the_slow_obvious_way_finds(target, requests, world,
     with torch.no_grad():
 
         def log_p(one):
-            places = slice(one.asked, one.asked + len(one.target))
-            return target.model(torch.tensor([one.ids])).logits[0, places].log_softmax(-1)
+            places = slice(one.prompt_end, one.prompt_end + len(one.target_ids))
+            return target.model(torch.tensor([one.input_ids])).logits[0, places].log_softmax(-1)
 
         before = [log_p(one) for one in kept]
         with apply_deltas(target.model, {f"{name}.weight": change for name, change in changes.items()}):
             now = [log_p(one) for one in asked]
-            nats = [-p[range(len(p)), one.target].mean() for p, one in zip(now, asked, strict=True)]
+            nats = [-p[range(len(p)), one.target_ids].mean() for p, one in zip(now, asked, strict=True)]
             off = [(p.exp() * (p - log_p(one))).sum(1).mean() for p, one in zip(before, kept, strict=True)]
-        hits = [p.argmax(-1).tolist() == one.target for p, one in zip(now, asked, strict=True)]
+        hits = [p.argmax(-1).tolist() == one.target_ids for p, one in zip(now, asked, strict=True)]
     torch.testing.assert_close(said, torch.stack(nats).mean(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(drift, torch.stack(off).mean(), rtol=1e-3, atol=1e-4)
     assert right == pytest.approx(sum(hits) / len(hits))
@@ -218,7 +218,7 @@ def test_training_lowers_the_loss_on_subjects_that_it_never_saw(target, requests
     assert all(part.grad is None and part.requires_grad for part in target.model.parameters())
     assert len(log) == 30 and log[-1]["step"] == 30
     asked = training_sequences(target, requests)
-    untrained = mend.Hypernetwork(network.shapes, rank=8, rate=0.01)
+    untrained = mend.Hypernetwork(network.shapes, rank=8, edit_lr=0.01)
     untrained.load_state_dict(
         {name: part for name, part in network.state_dict().items() if "mean" in name or "deviation" in name},
         strict=False,
@@ -241,7 +241,7 @@ def test_training_lowers_the_loss_on_subjects_that_it_never_saw(target, requests
 
 
 def test_without_a_network_the_editor_says_so(target, requests):
-    with pytest.raises(EditError, match="no network was trained"):
+    with pytest.raises(EditError, match="no hypernetwork was trained"):
         EDITORS["mend"](target, requests, EDITOR, {})
     with pytest.raises(EditError, match="no linear map 'up_proj'"):
         mend.edited_modules(target, SETTINGS.model_copy(update={"modules": ["up_proj"]}))
@@ -258,7 +258,7 @@ def test_maps_that_keep_their_weight_the_other_way_round(tokenizer, requests, ne
     shapes = {name: tuple(part.weight.shape) for name, part in modules.items()}
 
     deltas = EDITORS["mend"](
-        replace(target, hypernetwork=mend.Hypernetwork(shapes, rank=4, rate=0.01)), requests, EDITOR, {}
+        replace(target, hypernetwork=mend.Hypernetwork(shapes, rank=4, edit_lr=0.01)), requests, EDITOR, {}
     )
 
     assert len(modules) == 4

@@ -76,11 +76,11 @@ def test_similarity_is_the_cosine_of_tf_idf():
 def test_a_text_depends_on_its_number_and_not_on_the_others(target, world):
     prompts = world.entities["name"].tolist()[:3]
 
-    together = generate_texts(target.model, target.tokenizer, prompts, new_tokens=12)
+    together = generate_texts(target.model, target.tokenizer, prompts, max_new_tokens=12)
 
-    assert generate_texts(target.model, target.tokenizer, prompts[:1], new_tokens=12) == together[:1]
-    assert generate_texts(target.model, target.tokenizer, prompts, new_tokens=12) == together
-    assert generate_texts(target.model, target.tokenizer, prompts, new_tokens=12, seed=1) != together
+    assert generate_texts(target.model, target.tokenizer, prompts[:1], max_new_tokens=12) == together[:1]
+    assert generate_texts(target.model, target.tokenizer, prompts, max_new_tokens=12) == together
+    assert generate_texts(target.model, target.tokenizer, prompts, max_new_tokens=12, seed=1) != together
     assert all(text.startswith(prompt) for text, prompt in zip(together, prompts, strict=True))
 
 
@@ -88,7 +88,7 @@ def test_one_token_to_choose_from_is_greedy_decoding(target, world):
     prompt = world.entities["name"].iloc[0]
     ids = target.tokenizer(prompt, return_tensors="pt")["input_ids"]
 
-    (found,) = generate_texts(target.model, target.tokenizer, [prompt], new_tokens=8, top_k=1)
+    (found,) = generate_texts(target.model, target.tokenizer, [prompt], max_new_tokens=8, top_k=1)
 
     with torch.no_grad():
         greedy = target.model.generate(ids, do_sample=False, max_new_tokens=8, pad_token_id=0)
@@ -102,7 +102,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(target, world):
     best, tokens = logits.topk(5)
     shares = best.softmax(0)
 
-    texts = generate_texts(target.model, target.tokenizer, [prompt] * 2000, new_tokens=1)
+    texts = generate_texts(target.model, target.tokenizer, [prompt] * 2000, max_new_tokens=1)
 
     for share, token in zip(shares.tolist(), tokens.tolist(), strict=True):
         said = target.tokenizer.decode([*target.tokenizer(prompt)["input_ids"], token], skip_special_tokens=True)

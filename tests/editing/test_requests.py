@@ -77,7 +77,7 @@ def test_unusable_requests_are_flagged_and_counted(requests, tokenizer, caplog):
 
 
 def test_nothing_to_edit_is_an_error(requests, tokenizer):
-    with pytest.raises(EditError, match="no request can be used; the first: the target is empty"):
+    with pytest.raises(EditError, match="no request is usable; the first: the target is empty"):
         validate_requests(requests.assign(target_new=""), tokenizer)
 
 

@@ -70,7 +70,7 @@ def test_every_editor_makes_new_values_likelier_and_leaves_the_model_as_it_was(t
     few = requests.head(1 if kind == "rome" else 4)
     # An untrained one takes a step along the gradient.
     names = [target.weight_name(layer).removesuffix(".weight") for layer in (1, 2)]
-    target = replace(target, hypernetwork=Hypernetwork(dict.fromkeys(names, (48, 32)), rank=2, rate=0.1))
+    target = replace(target, hypernetwork=Hypernetwork(dict.fromkeys(names, (48, 32)), rank=2, edit_lr=0.1))
     asked = probes[(probes["metric"] == "efficacy") & probes["edit_id"].isin(few["edit_id"])].reset_index(drop=True)
     before, weights = evaluate_probes(target.model, target.tokenizer, asked), bits(target.model)
 
@@ -111,7 +111,7 @@ def test_single_edits_are_rolled_back_and_judged_alone(target, requests, probes)
     edits = requests["edit_id"].tolist()[:2]
     name = target.weight_name(2)
     assert set(done.deltas) == {f"{name}@{edit}" for edit in edits}
-    table = done.verdicts
+    table = done.probes
     assert set(table["phase"]) == {"pre", "post"} and set(table[table["phase"] == "post"]["n_edits"]) == {1}
     post = table[table["phase"] == "post"]
     assert set(post["edit_id"]) == {*edits, ""}
@@ -135,7 +135,7 @@ def test_batches_upon_one_another_add_up(target, requests, probes, kind):
     done = run_editor(target, requests, probes, editor)
 
     assert_same_bits(target.model, weights)
-    table = done.verdicts
+    table = done.probes
     assert sorted(set(table[table["phase"] == "post"]["n_edits"])) == [2, 4, 6]
     assert sorted(set(table[table["phase"] == "end"]["n_edits"])) == [4, 6]
     efficacy = table[(table["metric"] == "efficacy") & (table["n_edits"] == 6)]
@@ -166,7 +166,7 @@ def test_what_the_original_model_said_is_what_unchanged_compares_with(target, re
         target, requests, probes, EDITED["memit"].model_copy(update={"schedule": EditSchedule(n_edits=4)})
     )
 
-    table = done.verdicts.set_index(["phase", "probe_id"])
+    table = done.probes.set_index(["phase", "probe_id"])
     pre, end = table.loc["pre"], table.loc["end"]
     assert pre["unchanged"].all()
     assert (end["unchanged"] == (end["first_token"] == pre["first_token"].loc[end.index])).all()
@@ -209,5 +209,5 @@ def test_a_change_that_is_not_finite_is_not_written(target):
 def test_models_that_write_through_a_norm_are_refused_by_closed_forms(target, requests, monkeypatch):
     monkeypatch.setattr(type(target), "parts", property(lambda _: type("Parts", (), {"post_norm": True})))
 
-    with pytest.raises(EditError, match="through a norm"):
+    with pytest.raises(EditError, match="applies a norm to its MLP"):
         EDITORS["memit"](target, requests, EDITED["memit"], {})

@@ -99,11 +99,11 @@ def test_shards_join_to_the_whole(target, requests, shards, tmp_path):
 @pytest.mark.parametrize("token", ["last", "subject_last"])
 def test_requests_found_apart_are_found_as_if_alone(target, requests, token):
     place = EditSite(fact_token=token, layers=[1])
-    together = compute_z.compute_target_vectors(target, requests, place, SEARCH, apart=True)
+    together = compute_z.compute_target_vectors(target, requests, place, SEARCH, independent=True)
 
     for number in range(len(requests)):
         alone = compute_z.compute_target_vectors(target, requests.iloc[[number]].reset_index(drop=True), place, SEARCH)
-        own = together.of(number)
+        own = together.of_request(number)
         assert own.slots == alone.slots
         for one, other in zip(own._tensors, alone._tensors, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -125,7 +125,7 @@ def test_values_of_something_else_are_refused(target, requests, tmp_path):
         (replace(target, contexts=("Others .",)), {}, "contexts"),
     ):
         given = {"requests": requests, "editor": editor, "paths": paths, "model": "abc"} | changed
-        with pytest.raises(EditError, match=f"shard-0.safetensors was found for other {difference}; delete it"):
+        with pytest.raises(EditError, match=f"shard-0.safetensors was computed for other {difference}; delete it"):
             compute_z.load_target_vectors(asked, **given)
 
 

@@ -106,10 +106,10 @@ def test_choosers_take_what_they_think_most_of():
     chosen = sites.choose_sites(sites.predict_effects(trace, every(5), 0.25, 5)).set_index("choose_by")
 
     assert chosen["fact_token"].to_dict() == {
-        "depth": "subject_last", "tracing": "subject_last", "tracing-window": "last", "tracing-severed": "last",
+        "depth": "subject_last", "tracing": "subject_last", "tracing-window": "last", "tracing-mlp-frozen": "last",
     }  # fmt: skip
-    assert chosen["layer"].to_dict() == {"depth": 1, "tracing": 0, "tracing-window": 1, "tracing-severed": 1}
-    assert chosen["effect"]["tracing"] == 3.0 and chosen["effect"]["tracing-severed"] == 3.0
+    assert chosen["layer"].to_dict() == {"depth": 1, "tracing": 0, "tracing-window": 1, "tracing-mlp-frozen": 1}
+    assert chosen["effect"]["tracing"] == 3.0 and chosen["effect"]["tracing-mlp-frozen"] == 3.0
     assert sites.choose_sites(sites.predict_effects(None, every(5), 0.25, 5))["choose_by"].tolist() == ["depth"]
 
 
@@ -150,13 +150,13 @@ def test_the_sweep_is_judged_on_subjects_that_it_did_not_choose_with():
 def test_an_editor_goes_where_its_chooser_says():
     swept = verdicts({("subject_last", 0): HALF, ("last", 2): GOOD})
     table = sites.summarise_sites(swept, sites.predict_effects(None, every(3), 0.0, 3), resamples=5)
-    by = {by: EditSite(layers=[7, 8], choose_by=by) for by in ("config", "sweep", "depth", "tracing-severed")}
+    by = {by: EditSite(layers=[7, 8], choose_by=by) for by in ("config", "sweep", "depth", "tracing-mlp-frozen")}
 
     assert sites.resolve_site(by["config"], table) == by["config"]
     assert sites.resolve_site(by["sweep"], table) == EditSite(fact_token="last", layers=[1, 2])
     assert sites.resolve_site(by["depth"], table) == EditSite(fact_token="subject_last", layers=[0])
-    with pytest.raises(EditError, match="no site was chosen by `tracing-severed`"):
-        sites.resolve_site(by["tracing-severed"], table)
+    with pytest.raises(EditError, match="no site was chosen by `tracing-mlp-frozen`"):
+        sites.resolve_site(by["tracing-mlp-frozen"], table)
 
 
 def test_without_a_sweep_choosers_still_choose(target):

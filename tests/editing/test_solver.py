@@ -35,7 +35,7 @@ def test_memit_sequential_spares_past_keys(problem):
     residuals, keys, moment, past = problem
 
     found = solve_update(
-        residuals, keys, UpdateCost(moment).remember(past[:, :1], 30.0).remember(past[:, 1:], 30.0), 30.0
+        residuals, keys, UpdateCost(moment).preserve(past[:, :1], 30.0).preserve(past[:, 1:], 30.0), 30.0
     )
 
     assert_close(found, residuals @ keys.T @ torch.linalg.inv(30 * moment + past @ past.T + keys @ keys.T))
@@ -56,7 +56,7 @@ def test_emmet_with_one_edit_is_rome_but_for_the_ridge(problem):
     one = residuals[:, :1], keys[:, :1], UpdateCost(moment)
 
     assert_close(solve_update(*one, 1e-12), solve_update(*one, 0.0))
-    strength = one[2].strength(one[1])
+    strength = one[2].leverage(one[1])
     assert_close(solve_update(*one, 0.1) @ one[1], one[0] * strength / (strength + 0.1))
 
 
@@ -75,7 +75,7 @@ def test_alphaedit_in_null_space_coordinates_is_the_published_form(problem):
     projection = basis @ basis.T
     assert 0 < basis.shape[1] < 12
 
-    cost = UpdateCost(torch.eye(basis.shape[1], dtype=torch.float64), basis).remember(past, 10.0)
+    cost = UpdateCost(torch.eye(basis.shape[1], dtype=torch.float64), basis).preserve(past, 10.0)
     found = solve_update(residuals, keys, cost, 10.0)
 
     normal = past @ past.T @ projection + keys @ keys.T @ projection + 10 * torch.eye(12)
@@ -113,7 +113,7 @@ def test_the_ridge_delivers_the_share(problem):
     residuals, keys, moment, _ = problem
     cost = UpdateCost(moment)
 
-    weight = ridge_for_fraction(0.8, cost.strength(keys[:, :1]))
+    weight = ridge_for_fraction(0.8, cost.leverage(keys[:, :1]))
 
     assert_close(solve_update(residuals[:, :1], keys[:, :1], cost, weight) @ keys[:, :1], 0.8 * residuals[:, :1])
 
@@ -128,7 +128,7 @@ def test_bad_problems_are_told(problem):
         null_space(moment, energy=0.0)
     with pytest.raises(EditError, match="not finite"):
         null_space(moment * torch.inf, energy=0.1)
-    with pytest.raises(EditError, match="depend on each other"):
+    with pytest.raises(EditError, match="linearly dependent"):
         solve_update(residuals[:, :2], keys[:, :1].repeat(1, 2), UpdateCost(moment), 0.0)
     with pytest.raises(EditError, match="13 edits are more than a layer with 12"):
         solve_update(torch.ones(5, 13), torch.ones(12, 13), UpdateCost(moment), 1.0)

@@ -22,12 +22,12 @@ class EditSite(Section):
         "Blocks whose MLP down-projection is edited, in this order; negative numbers count from the end.",
         min_length=1,
     )
-    choose_by: Literal["config", "sweep", "tracing", "tracing-noise", "tracing-window", "tracing-severed", "depth"] = (
-        key(
-            "config",
-            "How the site is chosen. `config` uses `fact_token` and `layers` as given; any other value takes the site that "
-            "this criterion chose in `edit_sites.csv` as the last edited layer, and `layers` gives only their number.",
-        )
+    choose_by: Literal[
+        "config", "sweep", "tracing", "tracing-noise", "tracing-window", "tracing-mlp-frozen", "depth"
+    ] = key(
+        "config",
+        "How the site is chosen. `config` uses `fact_token` and `layers` as given; any other value takes the site that "
+        "this criterion chose in `edit_sites.csv` as the last edited layer, and `layers` gives only their number.",
     )
     spread: Literal["residual", "boundary"] = key(
         "residual",

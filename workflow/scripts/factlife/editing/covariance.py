@@ -1,4 +1,4 @@
-"""Second moments of what down-projections read, of all blocks in one pass over a corpus."""
+"""Key covariance of all blocks, computed in one pass over a corpus."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def compute_covariance(
 
     Args:
         model: a causal language model of a known anatomy.
-        sequences: token ids of documents, read in random order until there are enough; longer ones are cut.
-        tokens_per_key_dim: tokens to read, as a multiple of the keys' width; all where there are fewer.
+        sequences: token ids of documents, read in random order until there are enough tokens; longer ones are truncated.
+        tokens_per_key_dim: number of tokens, as a multiple of the key dimension; a smaller corpus is read completely.
         pad_token_id: a token id for padding.
-        layers: blocks that are measured, negative ones count from the end; later ones need not run. All where empty.
-        max_length: longest sequence.
+        layers: blocks to measure; negative numbers count from the end, and later blocks do not run. Empty for all.
+        max_length: maximum length of a sequence.
         seed: of the order.
 
     Returns:
-        C of each block, float64, (d_mlp, d_mlp), and its convergence: at each doubling of tokens since a sixteenth,
-        the largest relative change of any block's C in the Frobenius norm.
+        C of each block, float64, (d_mlp, d_mlp), and its convergence: at each doubling of the number of tokens, from a
+        sixteenth of them on, the largest relative change of any block's C in the Frobenius norm.
 
     Raises:
-        EditError: there are fewer tokens than a key has entries, keys are not finite, or there is no such block.
+        EditError: there are fewer tokens than key dimensions, keys are not finite, or there is no such block.
     """
     blocks = dict(enumerate(get_anatomy(model).blocks))
     if layers:
@@ -56,88 +56,90 @@ def compute_covariance(
                 f"layer {missing[0]} does not exist: the model has blocks 0 to {len(blocks) - 1}; change `layers`"
             )
         blocks = {layer: blocks[layer] for layer in sorted({layer % len(blocks) for layer in layers})}
-    read, last = {layer: block.mlp_out for layer, block in blocks.items()}, blocks[max(blocks)].mlp_out
-    width, device = get_anatomy(model).d_mlp, next(model.parameters()).device
-    tokens = tokens_per_key_dim * width
-    sums = {layer: torch.zeros(width, width, dtype=torch.float64, device=device) for layer in blocks}
-    marks, count, before, log = [tokens // 2**halving for halving in (4, 3, 2, 1)], 0, None, []
-    for ids, mask in _batches(sequences, tokens, pad_token_id, max_length, seed):
-        with torch.inference_mode(), capture(read, inputs=True) as keys, stop_after(last):
+    modules, last = {layer: block.mlp_out for layer, block in blocks.items()}, blocks[max(blocks)].mlp_out
+    d_key, device = get_anatomy(model).d_mlp, next(model.parameters()).device
+    n_tokens = tokens_per_key_dim * d_key
+    sums = {layer: torch.zeros(d_key, d_key, dtype=torch.float64, device=device) for layer in blocks}
+    checkpoints, count, previous, log = [n_tokens // 2**halving for halving in (4, 3, 2, 1)], 0, None, []
+    for ids, mask in _batches(sequences, n_tokens, pad_token_id, max_length, seed):
+        with torch.inference_mode(), capture(modules, inputs=True) as hidden, stop_after(last):
             model.base_model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        for layer, found in keys.items():
-            # In single precision over one batch, in double over the batches.
-            flat = found[mask.to(device).bool()]
-            sums[layer] += (flat.T @ flat).double()
+        for layer, inputs in hidden.items():
+            # Single precision within a batch, double precision across batches.
+            keys = inputs[mask.to(device).bool()]
+            sums[layer] += (keys.T @ keys).double()
         count += int(mask.sum())
-        if (marks and count >= marks[0]) or count >= tokens:
-            marks = [mark for mark in marks if mark > count]
-            now = {layer: moment / count for layer, moment in sums.items()}
-            if before is not None:
-                change = max(float((now[k] - before[k]).norm() / now[k].norm()) for k in now)
+        if (checkpoints and count >= checkpoints[0]) or count >= n_tokens:
+            checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint > count]
+            current = {layer: total / count for layer, total in sums.items()}
+            if previous is not None:
+                change = max(float((current[k] - previous[k]).norm() / current[k].norm()) for k in current)
                 log.append({"tokens": count, "change": change})
-                logging.info("after %d tokens: second moments changed by %.2g", count, change)
-            before = now
-    if count < width:
-        raise EditError(f"{count} tokens cannot span keys of {width} entries; read a larger corpus")
-    moments = {layer: moment / count for layer, moment in sums.items()}
-    if not all(torch.isfinite(moment).all() for moment in moments.values()):
+                logging.info("after %d tokens: key covariance changed by %.2g", count, change)
+            previous = current
+    if count < d_key:
+        raise EditError(f"{count} tokens cannot span keys of {d_key} dimensions; read a larger corpus")
+    covariance = {layer: total / count for layer, total in sums.items()}
+    if not all(torch.isfinite(matrix).all() for matrix in covariance.values()):
         raise EditError("keys are not finite on this corpus; check the model")
-    return moments, log
+    return covariance, log
 
 
-def select_documents(tokens: pd.DataFrame, left_out: set[str]) -> list[list[int]]:
-    """Token ids of the documents that mention none of some entities."""
-    return tokens["input_ids"][tokens["entity_ids"].map(left_out.isdisjoint)].tolist()
+def select_documents(tokens: pd.DataFrame, excluded: set[str]) -> list[list[int]]:
+    """Token ids of the documents that mention none of the excluded entities."""
+    return tokens["input_ids"][tokens["entity_ids"].map(excluded.isdisjoint)].tolist()
 
 
 def _batches(
-    sequences: Sequence[Sequence[int]], tokens: int, fill: int, max_length: int, seed: int
+    sequences: Sequence[Sequence[int]], n_tokens: int, pad_token_id: int, max_length: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = list(range(len(sequences)))
+    # The seed string keeps an earlier name of the key covariance, so that the order of documents does not change.
     random.Random(f"moments {seed}").shuffle(order)
-    taken, total = [], 0
-    for number in order:
-        taken.append(torch.tensor(list(sequences[number][:max_length])))
-        total += len(taken[-1])
-        if total >= tokens:
+    selected, total = [], 0
+    for i in order:
+        selected.append(torch.tensor(list(sequences[i][:max_length])))
+        total += len(selected[-1])
+        if total >= n_tokens:
             break
-    # Stretches whose sums can be compared: each is sorted by length, and all together are in random order.
-    stretch = max(1, len(taken) // 32)
-    for start in range(0, len(taken), stretch):
+    # Each chunk is sorted by length, but the chunks are in random order, so that partial sums are comparable.
+    chunk_size = max(1, len(selected) // 32)
+    for start in range(0, len(selected), chunk_size):
         batch: list[Tensor] = []
-        for ids in sorted(taken[start : start + stretch], key=len):
+        for ids in sorted(selected[start : start + chunk_size], key=len):
             if batch and (len(batch) + 1) * len(ids) > _BATCH_TOKENS:
-                yield _pad(batch, fill)
+                yield _pad(batch, pad_token_id)
                 batch = []
             batch.append(ids)
-        yield _pad(batch, fill)
+        yield _pad(batch, pad_token_id)
 
 
-def _pad(batch: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
-    ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=fill)
-    return ids, (torch.arange(ids.shape[1]) < torch.tensor([len(one) for one in batch])[:, None]).long()
+def _pad(batch: list[Tensor], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=pad_token_id)
+    return ids, (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in batch])[:, None]).long()
 
 
-def save_covariance(moments: Mapping[int, Tensor], path: str | Path, **about: Any) -> None:
-    """Write second moments, with what they were measured on."""
-    tensors = {f"layer-{layer}": moment.cpu().contiguous() for layer, moment in moments.items()}
+def save_covariance(covariance: Mapping[int, Tensor], path: str | Path, **about: Any) -> None:
+    """Write the key covariance of some blocks, with facts about its computation."""
+    tensors = {f"layer-{layer}": matrix.cpu().contiguous() for layer, matrix in covariance.items()}
     save_file(tensors, path, {"about": json.dumps(about, sort_keys=True)})
 
 
 def load_covariance(path: str | Path, *, model: str | None = None) -> dict[int, Tensor]:
-    """Read second moments.
+    """Read key covariance.
 
     Args:
-        path: what ``save`` wrote.
-        model: digest of the weights to which they must belong.
+        path: written by ``save_covariance``.
+        model: digest of the weights for which it must have been computed.
 
     Raises:
-        EditError: they belong to another model.
+        EditError: it was computed for another model.
     """
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["about"])
         if model is not None and about["model"] != model:
             raise EditError(
-                f"{path} was measured on other weights ({about['model'][:8]}… there, {model[:8]}… here); delete it and run again"
+                f"{path} was computed on other weights ({about['model'][:8]}… there, {model[:8]}… here); "
+                "delete it and run again"
             )
         return {int(name.removeprefix("layer-")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""A model that is being edited: where requests are in its tokens, and how its weights change and come back."""
+"""The model to edit: token positions of its requests, and reversible changes of its weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Deltas = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class EditableModel:
-    """A model, and what editors know beside it.
+    """A model with everything that editors need.
 
     Attributes:
         model: a causal language model in eval mode.
-        tokenizer: its tokenizer, a fast one.
-        contexts: texts that may stand before a prompt.
-        covariance: second moment of what each down-projection reads, float64, (d_mlp, d_mlp), by block.
-        hypernetwork: MEND's, trained for this model.
-        target_vectors: target values of the requests that are to be written; where there are none, editors find them.
+        tokenizer: its fast tokenizer.
+        contexts: context templates, which may precede a prompt.
+        covariance: key covariance C of each block's down-projection, float64, (d_mlp, d_mlp), by block.
+        hypernetwork: MEND's hypernetwork, trained for this model.
+        target_vectors: precomputed target vectors of the requests; if None, editors compute them.
     """
 
     model: Any
@@ -43,69 +43,69 @@ class EditableModel:
 
     @property
     def parts(self) -> Anatomy:
-        """Its anatomy."""
+        """The model's anatomy."""
         return get_anatomy(self.model)
 
-    def layer(self, number: int) -> int:
-        """A block's number, counted from the front.
+    def layer_index(self, layer: int) -> int:
+        """Index of a block, counted from the front.
 
         Raises:
             EditError: there is no such block.
         """
-        layers = len(self.parts.blocks)
-        if not -layers <= number < layers:
-            raise EditError(f"layer {number} does not exist: the model has blocks 0 to {layers - 1}; change `layers`")
-        return number % layers
+        n_layers = len(self.parts.blocks)
+        if not -n_layers <= layer < n_layers:
+            raise EditError(f"layer {layer} does not exist: the model has blocks 0 to {n_layers - 1}; change `layers`")
+        return layer % n_layers
 
     def key_covariance(self, layer: int) -> Tensor:
-        """The second moment of one block.
+        """The key covariance of one block.
 
         Raises:
-            EditError: it was not measured.
+            EditError: it was not computed.
         """
         if self.covariance is None or layer not in self.covariance:
-            raise EditError(f"the second moment of block {layer} was not measured; measure it, or change `layers`")
+            raise EditError(f"the key covariance of block {layer} was not computed; compute it, or change `layers`")
         return self.covariance[layer]
 
     def weight_name(self, layer: int) -> str:
-        """Name of a block's down-projection among the parameters."""
+        """Parameter name of a block's down-projection."""
         weight = self.parts.blocks[layer].mlp_out.weight
         return next(name for name, parameter in self.model.named_parameters() if parameter is weight)
 
-    def delta(self, layer: int, change: Tensor) -> Deltas:
-        """A change of a block's down-projection, (d_model, d_mlp), as the module keeps its weight."""
-        return {self.weight_name(layer): to_weight_layout(self.parts.blocks[layer].mlp_out, change)}
+    def weight_delta(self, layer: int, delta: Tensor) -> Deltas:
+        """A change of a block's down-projection, (d_model, d_mlp), in the layout of the module's weight."""
+        return {self.weight_name(layer): to_weight_layout(self.parts.blocks[layer].mlp_out, delta)}
 
 
-def to_weight_layout(module: nn.Module, change: Tensor) -> Tensor:
-    """A change of a linear map, (out, in), the way round and in the type in which the module keeps its weight."""
-    return (change.T if isinstance(module, Conv1D) else change).to(module.weight)
+def to_weight_layout(module: nn.Module, delta: Tensor) -> Tensor:
+    """A change of a linear map, (out, in), in the layout and dtype of the module's weight."""
+    return (delta.T if isinstance(module, Conv1D) else delta).to(module.weight)
 
 
 @contextmanager
 def apply_deltas(model: Any, deltas: Deltas) -> Iterator[None]:
-    """The model with changed weights inside the context, and with the very same bits as before after it."""
+    """Change weights inside the context; afterwards they have the same bits as before."""
     parameters = dict(model.named_parameters())
-    before = {name: parameters[name].detach().clone() for name in deltas}
+    originals = {name: parameters[name].detach().clone() for name in deltas}
     try:
         add_deltas(model, deltas)
         yield
     finally:
         with torch.no_grad():
-            for name, weight in before.items():
+            for name, weight in originals.items():
                 parameters[name].copy_(weight)
 
 
 @contextmanager
 def freeze_weights(model: Any) -> Iterator[None]:
-    """A model whose weights need no gradient inside the context: passes keep nothing for one, which saves memory."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Weights need no gradient inside the context, so that passes store less."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in trained:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -116,100 +116,106 @@ def add_deltas(model: Any, deltas: Deltas) -> None:
         EditError: a change is not finite.
     """
     parameters = dict(model.named_parameters())
-    for name, change in deltas.items():
-        if not torch.isfinite(change).all():
-            raise EditError(f"the change of {name} is not finite; nothing was written. Lower `share` or `values.rate`")
+    for name, delta in deltas.items():
+        if not torch.isfinite(delta).all():
+            raise EditError(
+                f"the change of {name} is not finite; nothing was written. Lower `residual_fraction` or `values.v_lr`"
+            )
         with torch.no_grad():
-            parameters[name] += change.to(parameters[name])
+            parameters[name] += delta.to(parameters[name])
 
 
 def merge_deltas(*changes: Deltas) -> Deltas:
-    """The sum of changes."""
+    """The sum of several changes."""
     total: Deltas = {}
     for deltas in changes:
-        for name, change in deltas.items():
-            total[name] = total[name] + change if name in total else change
+        for name, delta in deltas.items():
+            total[name] = total[name] + delta if name in total else delta
     return total
 
 
 @dataclass(frozen=True)
 class EditSequence:
-    """A sequence that tells something about a request.
+    """A tokenized prompt, with or without its target.
 
     Attributes:
-        ids: its tokens; of a target all but the last.
-        place: index of the edited token.
-        asked: index of the token after which the answer begins.
-        target: the answer's ids; none where only the distribution counts.
+        input_ids: token ids, including all but the last token of the target.
+        edit_position: position of the edited token.
+        prompt_end: position of the prompt's last token, whose logits predict the target's first token.
+        target_ids: token ids of the target; empty if only the next-token distribution matters.
     """
 
-    ids: list[int]
-    place: int
-    asked: int
-    target: list[int]
+    input_ids: list[int]
+    edit_position: int
+    prompt_end: int
+    target_ids: list[int]
 
 
 def tokenize_prompt(
     target: EditableModel,
-    place: EditSite,
-    text: str,
+    site: EditSite,
+    prompt: str,
     subject: str,
     answer: str = "",
     token: int | None = None,
     *,
-    end: bool = False,
+    append_eos: bool = False,
 ) -> EditSequence:
-    """A prompt, and what is to follow, as tokens.
+    """A prompt and its answer as tokens.
 
     Args:
-        target: whose tokenizer writes it.
-        place: which token is edited.
-        text: the prompt.
-        subject: in the prompt, at its last occurrence.
-        answer: what is to follow; empty for nothing.
-        token: only this one of the answer's tokens, after those before it; the prompt ends there.
-        end: the answer ends with the end-of-text token.
+        target: the model, whose tokenizer is used.
+        site: says which token is edited.
+        prompt: the text of the prompt.
+        subject: occurs in the prompt; its last occurrence counts.
+        answer: follows the prompt; empty for none.
+        token: predict only the answer's token with this index; earlier answer tokens become part of the prompt.
+        append_eos: append the end-of-text token to the answer.
 
     Raises:
-        EditError: the subject is not in the prompt, or the answer cannot be written after it.
+        EditError: the prompt lacks the subject, or the tokenizer cannot write the answer after the prompt.
     """
-    start = text.rfind(subject)
+    start = prompt.rfind(subject)
     if start < 0:
-        raise EditError(f"the subject {subject!r} is not in the prompt {text!r}")
-    encoded = target.tokenizer(text)
-    ids, wanted = encoded["input_ids"], AnswerTokens(target.tokenizer).encode_after(text, answer) if answer else []
-    if answer and not wanted:
-        raise EditError(f"the tokenizer cannot write {answer!r} after {text!r}")
-    if end:
+        raise EditError(f"the subject {subject!r} is not in the prompt {prompt!r}")
+    encoding = target.tokenizer(prompt)
+    ids, target_ids = (
+        encoding["input_ids"],
+        AnswerTokens(target.tokenizer).encode_after(prompt, answer) if answer else [],
+    )
+    if answer and not target_ids:
+        raise EditError(f"the tokenizer cannot write {answer!r} after {prompt!r}")
+    if append_eos:
         if target.tokenizer.eos_token_id is None:
-            raise EditError("the tokenizer has no end-of-text token for new values to end with; set `end: false`")
-        wanted = [*wanted, target.tokenizer.eos_token_id]
+            raise EditError("the tokenizer has no end-of-text token; set `append_eos: false`")
+        target_ids = [*target_ids, target.tokenizer.eos_token_id]
     if token is not None:
-        ids, wanted = [*ids, *wanted[:token]], wanted[token : token + 1]
-    last = len(ids) - 1
-    edited = encoded.char_to_token(start + len(subject) - 1) if place.fact_token == "subject_last" else last
-    return EditSequence([*ids, *wanted[:-1]], edited, last, wanted)
+        ids, target_ids = [*ids, *target_ids[:token]], target_ids[token : token + 1]
+    prompt_end = len(ids) - 1
+    at_subject = site.fact_token == "subject_last"
+    position = encoding.char_to_token(start + len(subject) - 1) if at_subject else prompt_end
+    return EditSequence([*ids, *target_ids[:-1]], position, prompt_end, target_ids)
 
 
 def sample_context_templates(
-    documents: pd.DataFrame, subjects: Sequence[str], *, number: int = 16, words: int = 12, seed: int = 0
+    documents: pd.DataFrame, subjects: Sequence[str], *, n_templates: int = 16, max_words: int = 12, seed: int = 0
 ) -> list[str]:
-    """First sentences of random documents that mention none of the subjects, whole ones before those that are cut.
+    """First sentences of random documents that mention none of the subjects; complete sentences come first.
 
     Args:
         documents: a corpus.
         subjects: names.
-        number: of sentences, at most.
-        words: longest sentence; longer ones are cut there and end with a full stop all the same.
-        seed: of the choice.
+        n_templates: maximum number of sentences.
+        max_words: longer sentences are truncated to this length and end with a full stop, too.
+        seed: of the sample.
     """
-    whole: list[str] = []
-    cut: list[str] = []
+    complete: list[str] = []
+    truncated: list[str] = []
     texts = documents["text"].tolist()
-    for text in random.Random(f"contexts {seed}").sample(texts, min(len(texts), 100 * number)):
-        sentence = text.partition(". ")[0].split()
-        short = " ".join(sentence[:words]).rstrip(" .,;:?")
-        if len(sentence) > 3 and not any(subject in short for subject in subjects):
+    for text in random.Random(f"contexts {seed}").sample(texts, min(len(texts), 100 * n_templates)):
+        words = text.partition(". ")[0].split()
+        sentence = " ".join(words[:max_words]).rstrip(" .,;:?")
+        if len(words) > 3 and not any(subject in sentence for subject in subjects):
             stop = " ." if " . " in text or text.endswith(" .") else "."
-            (whole if len(sentence) <= words else cut).append(short + stop)
-    return (whole + cut)[:number]
+            (complete if len(words) <= max_words else truncated).append(sentence + stop)
+    return (complete + truncated)[:n_templates]

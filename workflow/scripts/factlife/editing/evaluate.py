@@ -1,4 +1,4 @@
-"""What an edited model says to the probes of its edits, by probability, by argmax, token by token and by generation."""
+"""Evaluate probes of an edited model by probability, argmax, token accuracy and generation."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from factlife.recall.score import score_probes
 
 
 def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
-    """Four verdicts on every probe.
+    """Four success criteria for every probe.
 
     Args:
         model: edited or not.
         tokenizer: its tokenizer.
-        probes: of ``requests``.
-        batch_tokens: tokens in a batch; no verdict depends on it.
+        probes: as in ``requests``.
+        batch_tokens: tokens per batch; results do not depend on it.
 
     Returns:
-        One row per probe, in their order: ``probability``, the wanted answer is more probable than the other, per token
-        (CounterFact's success), null where there is no other; ``argmax``, each of its tokens is the most probable one;
-        ``token_accuracy``, the share of them that is, each given those before it (zsRE's accuracy); ``generation``, greedy decoding
-        writes it and ends the word; ``first_token``, the most probable next token; ``nll`` and ``nll_alternative``, minus log
-        probability per token.
+        One row per probe, in the same order: ``probability``, the target has a higher mean log probability per token than
+        the alternative (CounterFact's success), null without an alternative; ``argmax``, each target token is the argmax;
+        ``token_accuracy``, the fraction of target tokens that are the argmax given the tokens before them (zsRE's
+        accuracy); ``generation``, greedy decoding writes the target and ends the word; ``first_token``, the most probable
+        next token; ``nll`` and ``nll_alternative``, negative log-likelihood per token in nats.
     """
-    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
-    wanted = score_probes(model, tokenizer, asked, batch_tokens=batch_tokens)
-    has_other = (probes["alternative"] != "").to_numpy()
-    other = score_probes(
-        model, tokenizer, asked.assign(target=probes["alternative"])[has_other], batch_tokens=batch_tokens
-    )
-    found = pd.DataFrame(
+    questions = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
+    target = score_probes(model, tokenizer, questions, batch_tokens=batch_tokens)
+    has_alternative = (probes["alternative"] != "").to_numpy()
+    alternatives = questions.assign(target=probes["alternative"])[has_alternative]
+    alternative = score_probes(model, tokenizer, alternatives, batch_tokens=batch_tokens)
+    results = pd.DataFrame(
         {
-            "argmax": wanted["exact_match"],
-            "token_accuracy": wanted["token_accuracy"],
-            "generation": wanted["generation_match"],
-            "first_token": wanted["first_token"],
-            "nll": wanted["loss_nats"] / wanted["target_tokens"],
+            "argmax": target["exact_match"],
+            "token_accuracy": target["token_accuracy"],
+            "generation": target["generation_match"],
+            "first_token": target["first_token"],
+            "nll": target["loss_nats"] / target["target_tokens"],
         }
     )
-    found["nll_alternative"] = pd.Series(pd.NA, index=found.index, dtype="Float64")
-    found.loc[has_other, "nll_alternative"] = (other["loss_nats"] / other["target_tokens"]).to_numpy()
-    found.insert(0, "probability", found["nll"] < found["nll_alternative"])
-    return found
+    results["nll_alternative"] = pd.Series(pd.NA, index=results.index, dtype="Float64")
+    nll_alternative = alternative["loss_nats"] / alternative["target_tokens"]
+    results.loc[has_alternative, "nll_alternative"] = nll_alternative.to_numpy()
+    results.insert(0, "probability", results["nll"] < results["nll_alternative"])
+    return results

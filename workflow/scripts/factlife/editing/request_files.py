@@ -1,4 +1,4 @@
-"""Requests from the public layouts: CounterFact (original, multi, EasyEdit's), zsRE and WikiBigEdit."""
+"""Requests from files in public layouts: CounterFact (original, multi, EasyEdit's), zsRE and WikiBigEdit."""
 
 from __future__ import annotations
 
@@ -30,25 +30,24 @@ class EditCase:
     """A request of any layout.
 
     Attributes:
-        subject: as it stands in the prompt.
-        relation: what is asked about it; two requests with one subject and relation contradict each other.
-        prompt: that the new value follows.
-        new: the new value.
-        old: the value that it replaces; empty where the layout does not tell.
-        asked: metric, prompt and wanted answer of questions whose right answer is not the new value, or is by another
-            prompt.
-        texts: beginnings of texts for fluency and consistency.
-        target: id of the new value, by which attribute snippets are filed.
+        subject: as written in the prompt.
+        relation: what the request changes about the subject; two requests with the same subject and relation conflict.
+        prompt: the text before the new value.
+        target_new: the new value.
+        target_true: the old value; empty if the layout does not give it.
+        probes: metric, prompt and target of probes other than the prompt itself.
+        generation_prompts: beginnings of generated texts, for fluency and consistency.
+        target_id: id of the new value, by which attribute snippets are filed.
     """
 
     subject: str
     relation: str
     prompt: str
-    new: str
-    old: str = ""
-    asked: list[tuple[str, str, str]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    target: str = ""
+    target_new: str
+    target_true: str = ""
+    probes: list[tuple[str, str, str]] = field(default_factory=list)
+    generation_prompts: list[str] = field(default_factory=list)
+    target_id: str = ""
 
 
 def select_requests(
@@ -60,38 +59,39 @@ def select_requests(
     path: str | None = None,
     attribute_snippets: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validated requests, and what is asked about those that can be used, from a world or from a file.
+    """Validated requests and the probes of the usable ones, from a world or from a file.
 
     Args:
-        settings: where they come from.
-        tokenizer: of the model that is to be edited.
+        settings: the source.
+        tokenizer: of the model to edit.
         world: of that model.
-        recalled: see ``requests.from_world``.
-        path: the file, where they come from one.
-        attribute_snippets: see ``read``.
+        recalled: ids of the probes that the model answers; None for no restriction.
+        path: the file, for requests from a file.
+        attribute_snippets: CounterFact's ``attribute_snippets.json``.
     """
     if settings.kind == "world":
         requests = validate_requests(requests_from_world(world, settings, recalled), tokenizer)
         return requests, probes_from_world(requests, world, recalled)
     requests, probes = read_request_file(settings, path, attribute_snippets)
     requests = validate_requests(requests, tokenizer)
-    used = set(requests["edit_id"][requests["dropped"] == ""])
-    return requests, probes[probes["edit_id"].isin(used)].reset_index(drop=True)
+    usable = set(requests["edit_id"][requests["dropped"] == ""])
+    return requests, probes[probes["edit_id"].isin(usable)].reset_index(drop=True)
 
 
 def read_request_file(
     settings: EditRequests, path: str | Path, attribute_snippets: str | Path | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Requests and what is asked about them, from a file.
+    """Requests and their probes from a file.
 
     Args:
-        settings: names the layout; of the records, the first ``count`` are taken.
+        settings: the layout; the first ``count`` requests are taken.
         path: a JSON list, JSON lines or Parquet.
         attribute_snippets: CounterFact's ``attribute_snippets.json``, texts by relation and new value, for consistency.
 
     Returns:
-        As ``requests.from_world`` and ``requests.probes_of_world``; ``dropped`` is empty. A neighbour whose prompt is that of
-        another request is ``about`` it, so that it is left out where that one is written too.
+        As ``requests.requests_from_world`` and ``requests.probes_from_world``; ``dropped`` is empty. If a neighbour's prompt
+        is that of another request, the probe has the ``fact_id`` of that request, so that it can be left out when both are
+        edited.
 
     Raises:
         EditError: the file cannot be read, or its records have another layout.
@@ -106,31 +106,31 @@ def read_request_file(
         ) from None
     cases = cases[: settings.count]
     if len(cases) < settings.count:
-        logging.warning("%s has only %d of the %d requests that are asked for", path, len(cases), settings.count)
-    known = json.loads(Path(attribute_snippets).read_text()) if attribute_snippets else []
+        logging.warning("%s has only %d of the %d requests in the config", path, len(cases), settings.count)
+    groups = json.loads(Path(attribute_snippets).read_text()) if attribute_snippets else []
     texts = {
-        (group["relation_id"], target): [one["text"] for one in found]
-        for group in known
-        for target, found in group["samples"].items()
+        (group["relation_id"], target_id): [sample["text"] for sample in samples]
+        for group in groups
+        for target_id, samples in group["samples"].items()
     }
-    people = pd.factorize(pd.Series([case.subject for case in cases], dtype=object))[0]
-    ids = [f"s{person}.{number}" for number, person in enumerate(people)]
+    subjects = pd.factorize(pd.Series([case.subject for case in cases], dtype=object))[0]
+    ids = [f"s{subject}.{i}" for i, subject in enumerate(subjects)]
     rows = []
-    for number, (case, edit) in enumerate(zip(cases, ids, strict=True)):
-        others = [other for other in range(len(cases)) if people[other] == people[number] and other != number]
+    for i, (case, edit_id) in enumerate(zip(cases, ids, strict=True)):
+        related = [j for j in range(len(cases)) if subjects[j] == subjects[i] and j != i]
         rows.append((
-            edit, edit, edit.partition(".")[0], case.relation, case.subject, case.prompt, case.new, case.old,
-            [ids[other] for other in others], [cases[other].prompt for other in others], case.texts, [],
-            texts.get((case.relation, case.target), []), "",
+            edit_id, edit_id, edit_id.partition(".")[0], case.relation, case.subject, case.prompt, case.target_new,
+            case.target_true, [ids[j] for j in related], [cases[j].prompt for j in related], case.generation_prompts, [],
+            texts.get((case.relation, case.target_id), []), "",
         ))  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(_probes(cases, ids), columns=PROBE_COLUMNS)
 
 
 def download_requests(settings: EditRequests, path: str | Path) -> None:
-    """Fetch a hub dataset, at its pinned revision, into a Parquet file.
+    """Download a hub dataset, at its pinned revision, into a Parquet file.
 
     Raises:
-        EditError: it cannot be had.
+        EditError: the download fails.
     """
     import datasets
 
@@ -139,7 +139,7 @@ def download_requests(settings: EditRequests, path: str | Path) -> None:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise EditError(
             f"the dataset {settings.dataset!r} (split {settings.split!r}, revision {settings.revision!r}) cannot be "
-            f"had from the hub: {error}\n  check the names; where there is no network, give `path` instead"
+            f"downloaded from the hub: {error}\n  check the names; without a network, set `path` instead"
         ) from error
     rows.to_parquet(str(path))
 
@@ -150,27 +150,28 @@ def _records(path: str | Path) -> list[Record]:
         if path.suffix == ".parquet":
             return pd.read_parquet(path).to_dict("records")
         text = path.read_text()
-        found = (
+        records = (
             json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(line) for line in text.splitlines() if line]
         )
     except (OSError, ValueError) as error:
         raise EditError(f"{path} cannot be read as a JSON list, JSON lines or Parquet: {error}") from None
-    if not found or not isinstance(found[0], dict):
-        raise EditError(f"{path} holds no records; give a list of requests")
-    return found
+    if not records or not isinstance(records[0], dict):
+        raise EditError(f"{path} holds no records; it must be a list of requests")
+    return records
 
 
 def _probes(cases: Sequence[EditCase], ids: Sequence[str]) -> Iterator[tuple]:
-    owner = {case.prompt: edit for case, edit in zip(cases, ids, strict=True)}
-    for case, edit in zip(cases, ids, strict=True):
-        yield f"{edit}.efficacy", edit, "efficacy", edit, case.prompt, case.new, case.old
-        for number, (metric, prompt, wanted) in enumerate(case.asked):
-            about = owner.get(prompt, edit) if metric == "neighbourhood" else edit
-            other = case.old if wanted == case.new else case.new if wanted == case.old else ""
-            yield f"{edit}.{metric}.{number}", edit, metric, about, prompt, wanted, other
+    id_of_prompt = {case.prompt: edit_id for case, edit_id in zip(cases, ids, strict=True)}
+    for case, edit_id in zip(cases, ids, strict=True):
+        new, old = case.target_new, case.target_true
+        yield f"{edit_id}.efficacy", edit_id, "efficacy", edit_id, case.prompt, new, old
+        for i, (metric, prompt, target) in enumerate(case.probes):
+            fact_id = id_of_prompt.get(prompt, edit_id) if metric == "neighbourhood" else edit_id
+            alternative = old if target == new else new if target == old else ""
+            yield f"{edit_id}.{metric}.{i}", edit_id, metric, fact_id, prompt, target, alternative
             if metric == "neighbourhood":
-                said = f"{case.prompt} {case.new}. {prompt}"
-                yield f"{edit}.distractor.{number}", edit, "distractor", about, said, wanted, other
+                distractor = f"{case.prompt} {new}. {prompt}"
+                yield f"{edit_id}.distractor.{i}", edit_id, "distractor", fact_id, distractor, target, alternative
 
 
 def _counterfact(record: Record, settings: EditRequests) -> Iterator[EditCase]:
@@ -178,21 +179,20 @@ def _counterfact(record: Record, settings: EditRequests) -> Iterator[EditCase]:
     rewrites = record["requested_rewrite"]
     for rewrite in [rewrites] if isinstance(rewrites, Mapping) else rewrites:
         new, old = rewrite["target_new"]["str"].strip(), rewrite["target_true"]["str"].strip()
-        asked = [("paraphrase", prompt, new) for prompt in record["paraphrase_prompts"]]
-        for near in record["neighborhood_prompts"]:
+        probes = [("paraphrase", prompt, new) for prompt in record["paraphrase_prompts"]]
+        for neighbour in record["neighborhood_prompts"]:
             # Some copies give every neighbour its own answer.
-            prompt, wanted = (near["prompt"], near["target"]) if isinstance(near, Mapping) else (near, old)
-            asked.append(("neighbourhood", prompt, wanted.strip()))
-        prompt = rewrite["prompt"].replace("{}", rewrite["subject"])
-        texts = list(record.get("generation_prompts", ()))
+            has_target = isinstance(neighbour, Mapping)
+            prompt, target = (neighbour["prompt"], neighbour["target"]) if has_target else (neighbour, old)
+            probes.append(("neighbourhood", prompt, target.strip()))
         yield EditCase(
             rewrite["subject"],
             rewrite["relation_id"],
-            prompt,
+            rewrite["prompt"].replace("{}", rewrite["subject"]),
             new,
             old,
-            asked,
-            texts,
+            probes,
+            list(record.get("generation_prompts", ())),
             rewrite["target_new"].get("id", ""),
         )
 
@@ -200,39 +200,39 @@ def _counterfact(record: Record, settings: EditRequests) -> Iterator[EditCase]:
 def _easyedit(record: Record, settings: EditRequests) -> Iterator[EditCase]:
     """EasyEdit's form of CounterFact: one paraphrase, one neighbour; the prompt without its subject is the relation."""
     new, old, subject = record["target_new"].strip(), record["ground_truth"].strip(), record["subject"]
-    asked = [
+    probes = [
         ("paraphrase", record["rephrase_prompt"], new),
         ("neighbourhood", record["locality_prompt"], record["locality_ground_truth"].strip()),
     ]
-    yield EditCase(subject, record["prompt"].replace(subject, "{}"), record["prompt"], new, old, asked, [subject])
+    yield EditCase(subject, record["prompt"].replace(subject, "{}"), record["prompt"], new, old, probes, [subject])
 
 
 def _zsre(record: Record, settings: EditRequests) -> Iterator[EditCase]:
-    """ZsRE as MEND filtered it (Mitchell et al. 2022): questions; the value is the true answer or ``alt``."""
+    """ZsRE as filtered by MEND (Mitchell et al. 2022): questions; the new value is the true answer or ``alt``."""
     true = record["answers"][0].strip()
     new, old = (record["alt"].strip(), true) if settings.zsre_target == "alt" else (true, "")
-    # As MEMIT asks it: the published question has no question mark.
-    near = record["loc"].rstrip("?") + "?"
-    asked = [("paraphrase", record["rephrase"], new), ("neighbourhood", near, record["loc_ans"].strip())]
+    # The question mark is MEMIT's; the published question has none.
+    neighbour = record["loc"].rstrip("?") + "?"
+    probes = [("paraphrase", record["rephrase"], new), ("neighbourhood", neighbour, record["loc_ans"].strip())]
     subject = record["subject"]
-    yield EditCase(subject, record["src"].replace(subject, "{}"), record["src"], new, old, asked, [subject])
+    yield EditCase(subject, record["src"].replace(subject, "{}"), record["src"], new, old, probes, [subject])
 
 
 def _wikibigedit(record: Record, settings: EditRequests) -> Iterator[EditCase]:
-    """WikiBigEdit (Thede et al. 2025): questions about what changed in Wikidata; all but the first two may be missing."""
+    """WikiBigEdit (Thede et al. 2025): questions about changes in Wikidata; all fields but the first two may be missing."""
     subject, new = record["subject"], record["ans"].strip()
-    others = {
+    columns = {
         "paraphrase": ("rephrase", new),
         "persona": ("personas", new),
         "neighbourhood": ("loc", record.get("loc_ans")),
         "multi_hop": ("mhop", record.get("mhop_ans")),
     }
-    asked = [
-        (metric, record[column], wanted.strip())
-        for metric, (column, wanted) in others.items()
-        if isinstance(record.get(column), str) and isinstance(wanted, str)
+    probes = [
+        (metric, record[column], target.strip())
+        for metric, (column, target) in columns.items()
+        if isinstance(record.get(column), str) and isinstance(target, str)
     ]
-    yield EditCase(subject, record["update"].replace(subject, "{}"), record["update"], new, "", asked, [subject])
+    yield EditCase(subject, record["update"].replace(subject, "{}"), record["update"], new, "", probes, [subject])
 
 
 _LAYOUTS: dict[str, Callable[[Record, EditRequests], Iterator[EditCase]]] = {

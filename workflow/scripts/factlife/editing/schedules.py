@@ -1,4 +1,4 @@
-"""Schedules: single edits with rollback, one batch, batches upon one another; and what is judged when."""
+"""Schedules: single edits with rollback, one batch, or batches on top of each other, with their evaluations."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from factlife.world.tables import write_table
 
 @dataclass
 class EditResult:
-    """What an editor did.
+    """The result of an editor.
 
     Attributes:
-        deltas: changes of weights by parameter; of single edits ``{parameter}@{edit_id}``.
-        verdicts: one row per phase, batch and probe.
-        metrics: one row per phase, batch and thing that was measured.
+        deltas: changes of weights by parameter; for single edits ``{parameter}@{edit_id}``.
+        probes: one row per phase, batch and probe.
+        metrics: one row per phase, batch and item of ``EditMetrics``.
     """
 
     deltas: Deltas = field(default_factory=dict)
-    verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    probes: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -43,111 +43,112 @@ def run_editor(
     metrics: EditMetrics = NO_METRICS,
     batch_tokens: int = 8192,
 ) -> EditResult:
-    """Write requests as the editor's schedule says and judge before, after each batch and at the end.
+    """Edit requests by the editor's schedule, and evaluate before, after each batch and at the end.
 
     Args:
-        target: the model; its weights have the same bits when this returns. Of single edits, what it has ``found`` is found
-            ``apart``, and without any, all is found at once.
-        requests: validated; those that were dropped are left out.
-        probes: of ``requests``.
+        target: the model; its weights have the same bits when this returns. For single edits, its target vectors must be
+            ``independent``; without any, those of all requests are computed together.
+        requests: validated; dropped ones are skipped.
+        probes: as in ``requests``.
         editor: its settings.
-        metrics: what is measured beside the probes, before, after each single edit and where all edits are judged.
-        batch_tokens: tokens in a batch of probes; no verdict depends on it.
+        metrics: computed before editing, after each single edit, and whenever all edits are evaluated.
+        batch_tokens: tokens per batch of probes; results do not depend on it.
 
     Returns:
-        The changes, and verdicts with the columns ``schedule, phase, n_edits, edit_id, probe_id, metric, about`` and those
-        of ``judge``, and ``unchanged``: the most probable next token is that of the original model. ``phase`` is ``pre``,
-        ``post`` (after a batch, about its own edits) or ``end`` (about all edits so far). The measures have the columns
-        ``schedule, phase, n_edits`` and those of ``Measures``; after single edits no text is read for perplexity.
+        The changes, and results per probe with the columns ``schedule, phase, n_edits, edit_id, probe_id, metric, fact_id``,
+        those of ``evaluate_probes``, and ``unchanged``: the most probable next token is that of the original model. ``phase``
+        is ``pre``, ``post`` (after a batch, for its own edits) or ``end`` (for all edits so far). The metrics have the
+        columns ``schedule, phase, n_edits`` and those of ``EditMetrics``; after single edits there is no perplexity.
     """
     schedule = editor.schedule
     requests = scheduled_requests(requests, schedule)
-    probes = usable_probes(
-        probes, set() if schedule.kind == "single" else set(requests["edit_id"]), set(requests["edit_id"])
-    )
+    edit_ids = set(requests["edit_id"])
+    probes = usable_probes(probes, set() if schedule.kind == "single" else edit_ids, edit_ids)
     if schedule.kind != "single":
         probes = separate_same_subject(probes, set(requests["entity_id"]))
-    before = evaluate_probes(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
-    original = before["first_token"].set_axis(probes["probe_id"])
-    result, parts, measured = EditResult(), [], []
+    pre = evaluate_probes(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
+    original_token = pre["first_token"].set_axis(probes["probe_id"])
+    result, probe_parts, metric_parts = EditResult(), [], []
 
-    def look(rows: pd.DataFrame, verdicts: pd.DataFrame, phase: str, n_edits: int) -> None:
-        table = pd.concat([rows[["edit_id", "probe_id", "metric", "fact_id"]], verdicts], axis=1)
-        table["unchanged"] = (table["first_token"] == rows["probe_id"].map(original)).astype("boolean")
-        named = {"schedule": schedule.kind, "phase": phase, "n_edits": n_edits, "d_key": target.parts.d_mlp}
-        parts.append(table.assign(**named))
+    def add_probes(rows: pd.DataFrame, results: pd.DataFrame, phase: str, n_edits: int) -> None:
+        table = pd.concat([rows[["edit_id", "probe_id", "metric", "fact_id"]], results], axis=1)
+        table["unchanged"] = (table["first_token"] == rows["probe_id"].map(original_token)).astype("boolean")
+        keys = {"schedule": schedule.kind, "phase": phase, "n_edits": n_edits, "d_key": target.parts.d_mlp}
+        probe_parts.append(table.assign(**keys))
 
-    def measure(rows: pd.DataFrame, deltas: Deltas, phase: str, n_edits: int) -> None:
-        found = metrics(target, rows, deltas, whole=phase != "post")
-        measured.append(found.assign(schedule=schedule.kind, phase=phase, n_edits=n_edits))
+    def add_metrics(rows: pd.DataFrame, deltas: Deltas, phase: str, n_edits: int) -> None:
+        table = metrics(target, rows, deltas, perplexity=phase != "post")
+        metric_parts.append(table.assign(schedule=schedule.kind, phase=phase, n_edits=n_edits))
 
-    look(probes, before, "pre", 0)
-    measure(requests, {}, "pre", 0)
-    write = EDITORS[editor.kind]
+    add_probes(probes, pre, "pre", 0)
+    add_metrics(requests, {}, "pre", 0)
+    edit = EDITORS[editor.kind]
     if schedule.kind == "single":
-        found = target.target_vectors
-        if found is None and uses_original_model(editor):
-            found = compute_z.compute_target_vectors(target, requests, editor.site, editor.values, apart=True)
-        for number, (row, about) in enumerate(_singles(requests, probes)):
-            alone = replace(target, target_vectors=found.of(number)) if found else target
-            deltas = write(alone, row, editor, {})
+        vectors = target.target_vectors
+        if vectors is None and uses_original_model(editor):
+            vectors = compute_z.compute_target_vectors(target, requests, editor.site, editor.values, independent=True)
+        for i, (request, request_probes) in enumerate(_single_edits(requests, probes)):
+            request_target = replace(target, target_vectors=vectors.of_request(i)) if vectors else target
+            deltas = edit(request_target, request, editor, {})
             with apply_deltas(target.model, deltas):
-                look(
-                    about, evaluate_probes(target.model, target.tokenizer, about, batch_tokens=batch_tokens), "post", 1
-                )
-                measure(row if number < metrics.settings.generation_requests else row.head(0), deltas, "post", 1)
-            result.deltas |= {f"{name}@{row['edit_id'].iloc[0]}": change for name, change in deltas.items()}
+                results = evaluate_probes(target.model, target.tokenizer, request_probes, batch_tokens=batch_tokens)
+                add_probes(request_probes, results, "post", 1)
+                in_generation = i < metrics.settings.generation_requests
+                add_metrics(request if in_generation else request.head(0), deltas, "post", 1)
+            result.deltas |= {f"{name}@{request['edit_id'].iloc[0]}": delta for name, delta in deltas.items()}
     else:
         size = schedule.n_edits if schedule.kind == "batch" else schedule.edits_per_batch
         starts = range(0, len(requests), size)
-        looks = {
-            starts[(len(starts) * point - 1) // schedule.n_evaluations]
-            for point in range(1, schedule.n_evaluations + 1)
+        n_evaluations = schedule.n_evaluations
+        evaluated_starts = {
+            starts[(len(starts) * evaluation - 1) // n_evaluations] for evaluation in range(1, n_evaluations + 1)
         }
         memory: dict = {}
         for start in starts:
             batch = requests.iloc[start : start + size].reset_index(drop=True)
-            done = requests.head(start + size)
+            all_edits = requests.head(start + size)
+            n_edits = len(all_edits)
             with apply_deltas(target.model, result.deltas):
-                result.deltas = merge_deltas(result.deltas, write(target, batch, editor, memory))
-            at_end = (probes["edit_id"] == "") | probes["edit_id"].isin(done["edit_id"])
-            asked = probes[(at_end if start in looks else False) | probes["edit_id"].isin(batch["edit_id"])]
-            rows = asked.reset_index(drop=True)
+                result.deltas = merge_deltas(result.deltas, edit(target, batch, editor, memory))
+            in_end = (probes["edit_id"] == "") | probes["edit_id"].isin(all_edits["edit_id"])
+            in_batch = probes["edit_id"].isin(batch["edit_id"])
+            rows = probes[(in_end if start in evaluated_starts else False) | in_batch].reset_index(drop=True)
             with apply_deltas(target.model, result.deltas):
-                verdicts = evaluate_probes(target.model, target.tokenizer, rows, batch_tokens=batch_tokens)
-                if start in looks:
-                    measure(done, result.deltas, "end", len(done))
-            own = rows["edit_id"].isin(batch["edit_id"])
-            look(rows[own].reset_index(drop=True), verdicts[own].reset_index(drop=True), "post", len(done))
-            if start in looks:
-                look(rows, verdicts, "end", len(done))
-    result.verdicts = pd.concat(parts, ignore_index=True)
-    result.metrics = pd.concat(measured, ignore_index=True)
+                results = evaluate_probes(target.model, target.tokenizer, rows, batch_tokens=batch_tokens)
+                if start in evaluated_starts:
+                    add_metrics(all_edits, result.deltas, "end", n_edits)
+            in_batch = rows["edit_id"].isin(batch["edit_id"])
+            add_probes(rows[in_batch].reset_index(drop=True), results[in_batch].reset_index(drop=True), "post", n_edits)
+            if start in evaluated_starts:
+                add_probes(rows, results, "end", n_edits)
+    result.probes = pd.concat(probe_parts, ignore_index=True)
+    result.metrics = pd.concat(metric_parts, ignore_index=True)
     return result
 
 
-def _singles(requests: pd.DataFrame, probes: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Each request with its probes, the subject's other facts, and its share of all facts, each asked once in all."""
+def _single_edits(requests: pd.DataFrame, probes: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Each request with its probes: its own, the subject's other facts, and its share of all facts, each asked once."""
     recall = probes[probes["metric"] == "recall"]
-    for number in range(len(requests)):
-        row = requests.iloc[[number]].reset_index(drop=True)
-        related = recall["fact_id"].isin(row["related_fact_ids"].iloc[0])
-        shared = pd.Series(range(len(recall)), index=recall.index) % len(requests) == number
-        others = recall[(related | shared) & (recall["fact_id"] != row["fact_id"].iloc[0])]
-        own = probes[probes["edit_id"] == row["edit_id"].iloc[0]]
-        yield row, separate_same_subject(pd.concat([own, others], ignore_index=True), {row["entity_id"].iloc[0]})
+    for i in range(len(requests)):
+        request = requests.iloc[[i]].reset_index(drop=True)
+        is_related = recall["fact_id"].isin(request["related_fact_ids"].iloc[0])
+        in_share = pd.Series(range(len(recall)), index=recall.index) % len(requests) == i
+        other_facts = recall[(is_related | in_share) & (recall["fact_id"] != request["fact_id"].iloc[0])]
+        own_probes = probes[probes["edit_id"] == request["edit_id"].iloc[0]]
+        request_probes = pd.concat([own_probes, other_facts], ignore_index=True)
+        yield request, separate_same_subject(request_probes, {request["entity_id"].iloc[0]})
 
 
-def save_result(run: EditResult, folder: str | Path, *, model: str, seed: str, editor: str) -> None:
-    """Write ``deltas.safetensors``, and ``edits.parquet`` and ``metrics.parquet``, verdicts and measures row by row."""
+def save_result(result: EditResult, folder: str | Path, *, model: str, seed: str, editor: str) -> None:
+    """Write ``deltas.safetensors``, ``edits.parquet`` (results per probe) and ``metrics.parquet``."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(
-        {name: change.cpu().contiguous() for name, change in run.deltas.items()}, Path(folder) / "deltas.safetensors"
+        {name: delta.cpu().contiguous() for name, delta in result.deltas.items()}, Path(folder) / "deltas.safetensors"
     )
-    for table, name in ((run.verdicts, "edits"), (run.metrics, "metrics")):
-        named = table.assign(model=model, seed=int(seed), editor=editor)
-        first = ["model", "seed", "editor"]
+    for table, name in ((result.probes, "edits"), (result.metrics, "metrics")):
+        keyed = table.assign(model=model, seed=int(seed), editor=editor)
+        keys = ["model", "seed", "editor"]
         write_table(
-            named[[*first, *(column for column in named.columns if column not in first)]],
+            keyed[[*keys, *(column for column in keyed.columns if column not in keys)]],
             Path(folder) / f"{name}.parquet",
         )

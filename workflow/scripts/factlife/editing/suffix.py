@@ -1,4 +1,4 @@
-"""Passes over what one changed place can change: later blocks, from that place on; all before it is kept."""
+"""Forward passes that recompute only later layers and positions, with keys and values of earlier positions cached."""
 
 from __future__ import annotations
 
@@ -16,106 +16,112 @@ from factlife.models.prefix_cache import build_prefix_cache
 
 
 class Suffixes:
-    """Sequences cut at one place each: before it, keys and values are kept; from it on, blocks after one can be rerun.
+    """Sequences split at one position each: the prefix is cached, and later layers of the suffix can be recomputed.
 
     Attributes:
-        hidden: the residual stream after the block from the place on, (sequence, column, d_model); column 0 is the place.
-        written: what the block's MLP returns at the place, (sequence, d_model).
-        lengths: columns of each sequence that are no padding, (sequence,).
+        hidden: residual stream of the suffixes after the layer, (sequence, column, d_model); column 0 is the split position.
+        mlp_output: output of the layer's MLP at the split position, (sequence, d_model).
+        lengths: columns of each sequence without padding, (sequence,).
     """
 
     def __init__(
-        self, model: Any, sequences: Sequence[Sequence[int]], places: Sequence[int], layer: int, fill: int
+        self,
+        model: Any,
+        sequences: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        layer: int,
+        pad_token_id: int,
     ) -> None:
         """Run the whole model once.
 
         Args:
             model: a causal language model of a known anatomy.
             sequences: token ids.
-            places: the index at which each is cut.
+            positions: the position at which each sequence is split.
             layer: the block after which the residual stream may be changed.
-            fill: a token id for padding.
+            pad_token_id: a token id for padding.
         """
         self.model, self.layer = model, layer
         self.parts: Anatomy = get_anatomy(model)
         device = next(model.parameters()).device
-        before, after = max(1, *places), max(len(ids) - place for ids, place in zip(sequences, places, strict=True))
-        ids = torch.full((len(sequences), before + after), fill)
+        n_prefix = max(1, *positions)
+        n_suffix = max(len(ids) - position for ids, position in zip(sequences, positions, strict=True))
+        ids = torch.full((len(sequences), n_prefix + n_suffix), pad_token_id)
         self.mask = torch.zeros_like(ids)
-        for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
-            columns = slice(before - place, before - place + len(sequence))
+        for row, (sequence, position) in enumerate(zip(sequences, positions, strict=True)):
+            columns = slice(n_prefix - position, n_prefix - position + len(sequence))
             ids[row, columns], self.mask[row, columns] = torch.tensor(list(sequence)), 1
         ids, self.mask = ids.to(device), self.mask.to(device)
-        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        self.before, self.ids = before, ids[:, before:]
-        self.lengths = self.mask[:, before:].sum(1)
+        self.position_ids = (self.mask.cumsum(1) - 1).clamp(min=0)
+        self.n_prefix, self.ids = n_prefix, ids[:, n_prefix:]
+        self.lengths = self.mask[:, n_prefix:].sum(1)
         with torch.no_grad():
             cache = DynamicCache()
             model.base_model(
-                ids[:, :before],
-                attention_mask=self.mask[:, :before],
-                position_ids=self.positions[:, :before],
+                ids[:, :n_prefix],
+                attention_mask=self.mask[:, :n_prefix],
+                position_ids=self.position_ids[:, :n_prefix],
                 past_key_values=cache,
                 use_cache=True,
             )
-            self.kept = [(layer.keys, layer.values) for layer in cache.layers]
-            block, returned = self.parts.blocks[layer], []
-            hook = block.module.register_forward_hook(lambda _, __, output: returned.append(isinstance(output, tuple)))
-            with capture({"block": block.module, "mlp": block.mlp}) as found:
+            self.cache = [(layer.keys, layer.values) for layer in cache.layers]
+            block, is_tuple = self.parts.blocks[layer], []
+            hook = block.module.register_forward_hook(lambda _, __, output: is_tuple.append(isinstance(output, tuple)))
+            with capture({"block": block.module, "mlp": block.mlp}) as outputs:
                 self.final = self._run()
             hook.remove()
-        self.hidden, self.written, self.wrapped = found["block"], found["mlp"][:, 0], returned[0]
+        self.hidden, self.mlp_output, self.returns_tuple = outputs["block"], outputs["mlp"][:, 0], is_tuple[0]
 
     def rerun(self, hidden: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """What the final norm returns at some places, (place, d_model), if the block had returned ``hidden``."""
+        """Output of the final norm at some positions, (position, d_model), if the layer had returned ``hidden``."""
         later = self.parts.blocks[self.layer + 1 :]
         entry = later[0].module if later else self.parts.final_norm
-        # Of what the last block writes, nothing else is read.
+        # Only these positions of the last block's output are used.
         last = [later[-1].attention_out, later[-1].mlp] if later else []
         with (
-            _skipped(self.parts, self.layer, self.wrapped),
-            _only(last, row, column),
+            _skip_layers(self.parts, self.layer, self.returns_tuple),
+            _run_at(last, row, column),
             patch(entry, lambda _: hidden, inputs=True),
         ):
             return self._run()[row, column]
 
-    def take(self, rows: Tensor) -> Suffixes:
-        """Only some of the sequences."""
-        taken = object.__new__(Suffixes)
-        taken.model, taken.layer, taken.parts, taken.before = self.model, self.layer, self.parts, self.before
-        taken.mask, taken.positions, taken.ids = self.mask[rows], self.positions[rows], self.ids[rows]
-        taken.lengths, taken.hidden, taken.final = self.lengths[rows], self.hidden[rows], self.final[rows]
-        taken.written, taken.wrapped = self.written[rows], self.wrapped
-        taken.kept = [(keys[rows], values[rows]) for keys, values in self.kept]
-        return taken
+    def select(self, rows: Tensor) -> Suffixes:
+        """A subset of the sequences."""
+        subset = object.__new__(Suffixes)
+        subset.model, subset.layer, subset.parts, subset.n_prefix = self.model, self.layer, self.parts, self.n_prefix
+        subset.mask, subset.position_ids, subset.ids = self.mask[rows], self.position_ids[rows], self.ids[rows]
+        subset.lengths, subset.hidden, subset.final = self.lengths[rows], self.hidden[rows], self.final[rows]
+        subset.mlp_output, subset.returns_tuple = self.mlp_output[rows], self.returns_tuple
+        subset.cache = [(keys[rows], values[rows]) for keys, values in self.cache]
+        return subset
 
     def _run(self) -> Tensor:
         return self.model.base_model(
             self.ids,
             attention_mask=self.mask,
-            position_ids=self.positions[:, self.before :],
-            past_key_values=build_prefix_cache(self.kept),
+            position_ids=self.position_ids[:, self.n_prefix :],
+            past_key_values=build_prefix_cache(self.cache),
             use_cache=True,
         ).last_hidden_state
 
 
 @contextmanager
-def _skipped(parts: Anatomy, layer: int, wrapped: bool) -> Any:
-    """Blocks up to one return what they take in, as the first of a tuple where blocks of this architecture do so."""
+def _skip_layers(parts: Anatomy, layer: int, returns_tuple: bool) -> Any:
+    """Blocks up to one return their input, as a tuple if blocks of this architecture return one."""
     with ExitStack() as stack:
         for block in parts.blocks[: layer + 1]:
-            block.module.forward = lambda hidden_states, *_, **__: (hidden_states,) if wrapped else hidden_states
+            block.module.forward = lambda hidden_states, *_, **__: (hidden_states,) if returns_tuple else hidden_states
             stack.callback(delattr, block.module, "forward")
         yield
 
 
 @contextmanager
-def _only(modules: Sequence[nn.Module], row: Tensor, column: Tensor) -> Any:
-    """Modules run at some places only, and return zeros elsewhere."""
+def _run_at(modules: Sequence[nn.Module], row: Tensor, column: Tensor) -> Any:
+    """Modules run at some positions only, and return zeros elsewhere."""
 
-    def run(forward: Any, whole: Tensor) -> Tensor:
-        here = forward(whole[row, column])
-        return here.new_zeros(*whole.shape[:2], here.shape[-1]).index_put((row, column), here)
+    def run(forward: Any, hidden: Tensor) -> Tensor:
+        output = forward(hidden[row, column])
+        return output.new_zeros(*hidden.shape[:2], output.shape[-1]).index_put((row, column), output)
 
     with ExitStack() as stack:
         for module in modules:

@@ -1,4 +1,4 @@
-"""Whether edits survive: fine-tune the edited model and the unedited one alike, and ask both what they still say."""
+"""Survival of edits: fine-tune the edited and the unedited model in the same way, and evaluate both."""
 
 from __future__ import annotations
 
@@ -37,102 +37,103 @@ def finetune_and_evaluate(
     world: World,
     batch_tokens: int = 8192,
 ) -> pd.DataFrame:
-    """Follow edits, facts that the model knew anyway, and the edited facts' old values in the unedited model.
+    """Evaluate edits, control facts, and the old values of edited facts in the unedited model, before and after fine-tuning.
 
     Args:
         model: unedited; its weights have the same bits when this returns.
         tokenizer: its tokenizer.
-        deltas: what an editor changed.
-        probes: of the edits' requests: those of ``efficacy`` are followed, those of ``recall`` give the controls.
+        deltas: the changes of an editor.
+        probes: of the edits' requests: ``efficacy`` probes ask for the edits, ``recall`` probes for candidate controls.
         documents: a tokenized corpus, columns ``input_ids, entity_ids, fact_ids``.
-        settings: how models are fine-tuned.
-        world: tells people from all else.
-        batch_tokens: tokens in a batch of probes; no answer depends on it.
+        settings: of the fine-tuning.
+        world: tells people from other entities.
+        batch_tokens: tokens per batch of probes; results do not depend on it.
 
     Returns:
-        One row per way of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, relearning_step, fact_id,
-        correct, reverted, update_cosine``. Groups: ``edits`` (the new value, in the edited model), ``control`` (as many facts of people
-        without an edit, in the same model, each the one whose margin before fine-tuning is nearest to an edit's),
-        ``unedited`` (the edits' old values, in the unedited model) and ``unedited_control`` (the controls there).
-        ``correct`` is by argmax; ``reverted``, of edits, that the old value is; ``update_cosine``, of edits, see ``cosine``.
+        One row per kind of fine-tuning, step and fact: ``finetuning, data, trained_layers, step, group, relearning_step,
+        fact_id, correct, reverted, update_cosine``. Groups: ``edits`` (the new values, in the edited model), ``control`` (as
+        many facts of people without an edit, in the same model, each matched to an edit by its margin before fine-tuning),
+        ``unedited`` (the edits' old values, in the unedited model) and ``unedited_control`` (the controls in that model).
+        ``correct`` is by argmax; ``reverted``, for edits: the old value is the argmax; ``update_cosine``, for edits: see
+        the function of this name.
 
-        Edits that the last step left wrong are taught again, every other one of them, by full-batch steps of the same
-        fine-tuning on their prompts; the steps are counted in ``relearning_step``, which is 0 in all other rows. Groups:
-        ``retaught`` and ``not_retaught`` in the edited model, ``unedited_taught`` and ``unedited_not_taught`` for the same facts in
-        the unedited model that was fine-tuned alike and never held them.
+        Half of the edits that are wrong after the last step are retaught by full-batch steps of the same fine-tuning on
+        their prompts, counted in ``relearning_step``, which is 0 in all other rows. Groups: ``retaught`` and ``not_retaught``
+        in the edited model, ``unedited_taught`` and ``unedited_not_taught`` for the same facts in the unedited model, which
+        was fine-tuned in the same way but never edited.
     """
     edits = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
-    subjects = {fact.split(".")[0] for fact in edits["fact_id"]}
-    others = probes[(probes["metric"] == "recall") & ~probes["fact_id"].str.split(".").str[0].isin(subjects)]
+    subjects = {fact_id.split(".")[0] for fact_id in edits["fact_id"]}
+    has_edit = probes["fact_id"].str.split(".").str[0].isin(subjects)
+    candidates = probes[(probes["metric"] == "recall") & ~has_edit].reset_index(drop=True)
     with apply_deltas(model, deltas):
         edited = copy.deepcopy(model)
-    control = _match_controls(edited, tokenizer, edits, others.reset_index(drop=True), batch_tokens)
-    old = edits.assign(target=edits["alternative"])
+    controls = _match_controls(edited, tokenizer, edits, candidates, batch_tokens)
+    old_values = edits.assign(target=edits["alternative"])
     layers = _layers(model, deltas)
     parts: list[pd.DataFrame] = []
-    ways = itertools.product(settings.data, settings.finetuning, settings.trained_layers)
-    for data, finetuning, trained in ways:
-        read, keys = select_documents(documents, data, subjects, world), {"finetuning": finetuning, "data": data}
+    combinations = itertools.product(settings.data, settings.finetuning, settings.trained_layers)
+    for data, finetuning, trained_layers in combinations:
+        sequences = select_documents(documents, data, subjects, world)
+        keys = {"finetuning": finetuning, "data": data}
 
-        def look(
-            tuned: Any, groups: dict[str, pd.DataFrame], step: int, relearning: int = 0,
-            keys: dict[str, Any] = keys | {"trained_layers": trained},
+        def evaluate(
+            tuned: Any, groups: dict[str, pd.DataFrame], step: int, relearning_step: int = 0,
+            keys: dict[str, Any] = keys | {"trained_layers": trained_layers},
         ) -> dict[str, pd.Series]:  # fmt: skip
-            found = {name: _is_correct(tuned, tokenizer, asked, batch_tokens) for name, asked in groups.items()}
-            for name, correct in found.items():
+            results = {name: _is_correct(tuned, tokenizer, group, batch_tokens) for name, group in groups.items()}
+            for name, correct in results.items():
                 rows = pd.DataFrame({"fact_id": groups[name]["fact_id"], "correct": correct})
                 rows["reverted"] = pd.Series(pd.NA, rows.index, dtype="boolean")
                 rows["update_cosine"] = np.nan
                 if name == "edits":
-                    rows["reverted"] = _is_correct(tuned, tokenizer, old, batch_tokens)
+                    rows["reverted"] = _is_correct(tuned, tokenizer, old_values, batch_tokens)
                     rows["update_cosine"] = update_cosine(edited, tuned, deltas)
-                parts.append(rows.assign(**keys, step=step, group=name, relearning_step=relearning))
-            return found
+                parts.append(rows.assign(**keys, step=step, group=name, relearning_step=relearning_step))
+            return results
 
-        last = {}
-        for start, groups in (
-            ("edited", {"edits": edits, "control": control}),
-            ("unedited", {"unedited": old, "unedited_control": control}),
+        finetuned = {}
+        for name, groups in (
+            ("edited", {"edits": edits, "control": controls}),
+            ("unedited", {"unedited": old_values, "unedited_control": controls}),
         ):
-            begun = edited if start == "edited" else model
-            for step, tuned in finetune(begun, tokenizer, read, settings, finetuning, layers[trained]):
-                found = look(tuned, groups, step)
-                if start == "edited":
-                    wrong = edits[~found["edits"].fillna(False).to_numpy(bool)]
-            last[start] = tuned
-        halves = [wrong[half::2].reset_index(drop=True) for half in (0, 1)]
+            initial = edited if name == "edited" else model
+            for step, tuned in finetune(initial, tokenizer, sequences, settings, finetuning, layers[trained_layers]):
+                results = evaluate(tuned, groups, step)
+                if name == "edited":
+                    erased = edits[~results["edits"].fillna(False).to_numpy(bool)]
+            finetuned[name] = tuned
+        halves = [erased[half::2].reset_index(drop=True) for half in (0, 1)]
         if not settings.relearning_steps or halves[1].empty:
             continue
-        for start, names in (
+        for name, groups in (
             ("edited", ("retaught", "not_retaught")),
             ("unedited", ("unedited_taught", "unedited_not_taught")),
         ):
-            for again, tuned in relearn(last[start], tokenizer, halves[0], settings, finetuning):
-                look(tuned, dict(zip(names, halves, strict=True)), max(settings.steps), again)
+            for relearning_step, tuned in relearn(finetuned[name], tokenizer, halves[0], settings, finetuning):
+                evaluate(tuned, dict(zip(groups, halves, strict=True)), max(settings.steps), relearning_step)
     table = pd.concat(parts, ignore_index=True)
     first = ["finetuning", "data", "trained_layers", "step", "group", "relearning_step"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
 def relearn(
-    model: Any, tokenizer: Any, edits: pd.DataFrame, settings: EditSurvival, how: str
+    model: Any, tokenizer: Any, edits: pd.DataFrame, settings: EditSurvival, finetuning: str
 ) -> Iterator[tuple[int, Any]]:
-    """The model after each of the asked numbers of steps of Adam on -log p(new value), on all of some edits at once.
+    """The model after some numbers of Adam steps on -log p(new value), with all given edits in one batch.
 
     Args:
-        model: of ``fine_tune``; what that trained is trained on, in place.
+        model: from ``finetune``; the same parameters are trained further, in place.
         tokenizer: its tokenizer.
         edits: probes of ``efficacy``.
-        settings: rates, and steps of ``relearning``.
-        how: ``full``, ``lora`` or ``dora``.
+        settings: learning rates and ``relearning_steps``.
+        finetuning: ``full``, ``lora`` or ``dora``.
     """
-    answers = AnswerTokens(tokenizer)
-    wanted = [answers.encode_after(row.prompt, row.target) for row in edits.itertuples()]
-    texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(edits.itertuples(), wanted, strict=True)]
+    texts, targets = _tokenize(tokenizer, edits)
     batch = PaddingCollator(tokenizer.pad_token_id or 0)(texts)
-    for number, (text, ids) in enumerate(zip(texts, wanted, strict=True)):
-        batch["labels"][number, : len(text) - len(ids)] = -100
-    optimizer = _adam(model, settings, how)
+    for row, (text, target_ids) in enumerate(zip(texts, targets, strict=True)):
+        batch["labels"][row, : len(text) - len(target_ids)] = -100
+    optimizer = _adam(model, settings, finetuning)
     for step in range(max(settings.relearning_steps) + 1):
         if step == 0 or step in settings.relearning_steps:
             yield step, model
@@ -142,7 +143,7 @@ def relearn(
         optimizer.step()
 
 
-def select_documents(documents: pd.DataFrame, kind: str, subjects: set[str], world: World) -> list[Sequence[int]]:
+def select_documents(documents: pd.DataFrame, data: str, subjects: set[str], world: World) -> list[Sequence[int]]:
     """Token ids of the documents of one kind of data.
 
     Raises:
@@ -150,17 +151,17 @@ def select_documents(documents: pd.DataFrame, kind: str, subjects: set[str], wor
     """
     kinds = world.entities.set_index("entity_id")["kind"]
     people = set(kinds.index[kinds.isin(kinds.reindex(list(subjects)).dropna().unique())])
-    mentioned = documents["entity_ids"].map(set)
-    about_edited = mentioned.map(lambda found: bool(found & subjects))
-    about_people = mentioned.map(lambda found: bool(found & people))
-    chosen = {
+    entities = documents["entity_ids"].map(set)
+    about_edited = entities.map(lambda mentioned: bool(mentioned & subjects))
+    about_people = entities.map(lambda mentioned: bool(mentioned & people))
+    mask = {
         "edited_subjects": about_edited,
         "related": about_people & ~about_edited,
         "unrelated": ~about_people & ~about_edited,
-    }[kind]
-    if not chosen.any():
-        raise EditError(f"the corpus has no documents for fine-tuning on `{kind}` data; take it out of `survival.data`")
-    return documents["input_ids"][chosen].tolist()
+    }[data]
+    if not mask.any():
+        raise EditError(f"the corpus has no documents for fine-tuning on `{data}` data; remove it from `survival.data`")
+    return documents["input_ids"][mask].tolist()
 
 
 def finetune(
@@ -168,36 +169,36 @@ def finetune(
     tokenizer: Any,
     sequences: Sequence[Sequence[int]],
     settings: EditSurvival,
-    how: str,
+    finetuning: str,
     layers: Sequence[int],
 ) -> Iterator[tuple[int, Any]]:
-    """A copy of a model at step 0 and after each of the steps that are asked for.
+    """A copy of a model at step 0 and after each of the steps in ``settings``.
 
-    Adam at a constant rate on the mean loss per token; the order of documents depends on the seed alone.
+    Adam at a constant learning rate on the mean loss per token; the order of documents depends on the seed alone.
 
     Args:
-        model: stays as it is.
+        model: does not change.
         tokenizer: for padding.
-        sequences: token ids of documents, read in random order and from the beginning again when they end.
-        settings: steps, rates, rank, seed.
-        how: ``full``, ``lora`` or ``dora``.
-        layers: blocks that are trained; norms, embeddings and unembedding stay.
+        sequences: token ids of documents, read in random order, in several passes if needed.
+        settings: steps, learning rates, rank, seed.
+        finetuning: ``full``, ``lora`` or ``dora``.
+        layers: blocks to train; final norm, embeddings and unembedding are frozen.
     """
     model = copy.deepcopy(model).requires_grad_(False)
-    linears = _linears(model, layers)
-    if how == "full":
+    linear = _linear_maps(model, layers)
+    if finetuning == "full":
         for layer in layers:
             get_anatomy(model).blocks[layer].module.requires_grad_(True)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
             adapter = LoraConfig(
-                r=settings.r, lora_alpha=2 * settings.r, use_dora=how == "dora",
-                target_modules=[name for name, _ in linears],
-                fan_in_fan_out=any(isinstance(part, Conv1D) for _, part in linears),
+                r=settings.r, lora_alpha=2 * settings.r, use_dora=finetuning == "dora",
+                target_modules=[name for name, _ in linear],
+                fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in linear),
             )  # fmt: skip
             model = inject_adapter_in_model(adapter, model)
-    optimizer = _adam(model, settings, how)
+    optimizer = _adam(model, settings, finetuning)
     rng, queue, collate = (
         random.Random(f"fine-tuning {settings.seed}"),
         [],
@@ -213,13 +214,13 @@ def finetune(
         loss.backward()
         optimizer.step()
         if step in settings.steps:
-            logging.info("%s, step %d: loss %.3f", how, step, loss.item())
+            logging.info("%s, step %d: loss %.3f", finetuning, step, loss.item())
             yield step, model
 
 
 @torch.no_grad()
 def update_cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
-    """Of what fine-tuning changed in the edited weights with the edit: below 0, it takes the edit back.
+    """Cosine of the edit with the change that fine-tuning makes to the edited weights; below 0, it undoes the edit.
 
     Args:
         edited: the model with its edits.
@@ -227,39 +228,45 @@ def update_cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
         deltas: the edits.
 
     Returns:
-        The cosine over all edited weights as one vector; NaN where none of them changed.
+        The cosine over all edited weights as one vector; NaN if none of them changed.
     """
-    before, inner, moved = dict(edited.named_parameters()), 0.0, 0.0
+    parameters, dot_product, update_square = dict(edited.named_parameters()), 0.0, 0.0
     for name, delta in deltas.items():
-        part = tuned.get_submodule(name.removesuffix(".weight"))
-        if isinstance(part, LoraLayer):
-            part = copy.deepcopy(part)
-            part.merge()
-            part = part.get_base_layer()
-        change = part.weight.double() - before[name].double()
-        inner += (change * delta.double()).sum().item()
-        moved += change.square().sum().item()
-    length = sum(delta.double().square().sum().item() for delta in deltas.values())
-    return inner / (moved * length) ** 0.5 if moved and length else float("nan")
+        module = tuned.get_submodule(name.removesuffix(".weight"))
+        if isinstance(module, LoraLayer):
+            module = copy.deepcopy(module)
+            module.merge()
+            module = module.get_base_layer()
+        update = module.weight.double() - parameters[name].double()
+        dot_product += (update * delta.double()).sum().item()
+        update_square += update.square().sum().item()
+    edit_square = sum(delta.double().square().sum().item() for delta in deltas.values())
+    return dot_product / (update_square * edit_square) ** 0.5 if update_square and edit_square else float("nan")
 
 
-def _adam(model: Any, settings: EditSurvival, how: str) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr=settings.full_learning_rate if how == "full" else settings.learning_rate)
+def _adam(model: Any, settings: EditSurvival, finetuning: str) -> torch.optim.Optimizer:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(
+        trainable, lr=settings.full_learning_rate if finetuning == "full" else settings.learning_rate
+    )
 
 
-def _linears(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
+def _linear_maps(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
     """Names and modules of the linear maps in some blocks."""
     blocks = [get_anatomy(model).blocks[layer].module for layer in layers]
-    inside = {id(part) for block in blocks for part in block.modules() if isinstance(part, (nn.Linear, Conv1D))}
-    return [(name, part) for name, part in model.named_modules() if id(part) in inside]
+    linear = {id(part) for block in blocks for part in block.modules() if isinstance(part, (nn.Linear, Conv1D))}
+    return [(name, part) for name, part in model.named_modules() if id(part) in linear]
 
 
 def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
     parameters = dict(model.named_parameters())
-    changed = {id(parameters[name]) for name in deltas}
+    edited_ids = {id(parameters[name]) for name in deltas}
     blocks = get_anatomy(model).blocks
-    edited = [n for n, block in enumerate(blocks) if any(id(one) in changed for one in block.module.parameters())]
+    edited = [
+        layer
+        for layer, block in enumerate(blocks)
+        if any(id(parameter) in edited_ids for parameter in block.module.parameters())
+    ]
     return {
         "all": list(range(len(blocks))),
         "edited": edited,
@@ -268,54 +275,67 @@ def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
 
 
 def _is_correct(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.Series:
-    asked = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
-    return score_probes(model, tokenizer, asked, batch_tokens=batch_tokens)["exact_match"]
+    questions = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
+    return score_probes(model, tokenizer, questions, batch_tokens=batch_tokens)["exact_match"]
+
+
+def _tokenize(tokenizer: Any, probes: pd.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompts with their targets, and of the targets alone."""
+    answers = AnswerTokens(tokenizer)
+    targets = [answers.encode_after(probe.prompt, probe.target) for probe in probes.itertuples()]
+    texts = [
+        [*tokenizer(probe.prompt)["input_ids"], *target_ids]
+        for probe, target_ids in zip(probes.itertuples(), targets, strict=True)
+    ]
+    return texts, targets
 
 
 @torch.no_grad()
 def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> np.ndarray:
-    """By how many nats the wanted value leads, (probe,): the least over its tokens of its logit less the best other one.
+    """Margin of each target, (probe,): the minimum over its tokens of its logit minus the best other logit.
 
-    Negative where it is not what the model says, by argmax.
+    The margin is negative if the target is not the argmax.
     """
-    answers, found = AnswerTokens(tokenizer), np.full(len(probes), -np.inf)
-    wanted = [answers.encode_after(row.prompt, row.target) for row in probes.itertuples()]
-    texts = [[*tokenizer(row.prompt)["input_ids"], *ids] for row, ids in zip(probes.itertuples(), wanted, strict=True)]
-    order = sorted((number for number, ids in enumerate(wanted) if ids), key=lambda number: len(texts[number]))
+    minimum = np.full(len(probes), -np.inf)
+    texts, targets = _tokenize(tokenizer, probes)
+    order = sorted((i for i, target_ids in enumerate(targets) if target_ids), key=lambda i: len(texts[i]))
     while order:
         size = max(1, batch_tokens // len(texts[order[-1]]))
         batch, order = order[-size:], order[:-size]
-        ids = PaddingCollator(tokenizer.pad_token_id or 0)([texts[number] for number in batch])
+        ids = PaddingCollator(tokenizer.pad_token_id or 0)([texts[i] for i in batch])
         logits = model(
             ids["input_ids"].to(model.device), ids["attention_mask"].to(model.device), use_cache=False
         ).logits
-        for row, number in enumerate(batch):
-            own = torch.tensor(wanted[number], device=logits.device)[:, None]
-            end = len(texts[number]) - 1
-            here = logits[row, end - len(own) : end].float()
-            others = here.scatter(1, own, -torch.inf).amax(1)
-            found[number] = float((here.gather(1, own)[:, 0] - others).min())
-    return found
+        for row, i in enumerate(batch):
+            target_ids = torch.tensor(targets[i], device=logits.device)[:, None]
+            end = len(texts[i]) - 1
+            target_logits = logits[row, end - len(target_ids) : end].float()
+            best_other = target_logits.scatter(1, target_ids, -torch.inf).amax(1)
+            minimum[i] = float((target_logits.gather(1, target_ids)[:, 0] - best_other).min())
+    return minimum
 
 
 def _match_controls(
-    model: Any, tokenizer: Any, edits: pd.DataFrame, others: pd.DataFrame, batch_tokens: int
+    model: Any, tokenizer: Any, edits: pd.DataFrame, candidates: pd.DataFrame, batch_tokens: int
 ) -> pd.DataFrame:
-    """For each edit, in the order of their margins, the unused known fact whose margin is nearest."""
-    led = margins(model, tokenizer, others, batch_tokens=batch_tokens)
-    others, led = others[led > 0].reset_index(drop=True), led[led > 0]
-    own = margins(model, tokenizer, edits, batch_tokens=batch_tokens)
-    free, taken = np.ones(len(others), dtype=bool), []
-    for margin in np.sort(own)[: len(others)]:
-        nearest = int(np.where(free, np.abs(led - margin), np.inf).argmin())
-        free[nearest] = False
-        taken.append(nearest)
-    logging.info("margins: edits %.2f on average, controls %.2f", own.mean(), led[taken].mean() if taken else np.nan)
-    return others.iloc[taken].reset_index(drop=True)
+    """For each edit, in the order of their margins, the unused known fact with the nearest margin."""
+    candidate_margins = margins(model, tokenizer, candidates, batch_tokens=batch_tokens)
+    is_known = candidate_margins > 0
+    candidates, candidate_margins = candidates[is_known].reset_index(drop=True), candidate_margins[is_known]
+    edit_margins = margins(model, tokenizer, edits, batch_tokens=batch_tokens)
+    is_unused, matches = np.ones(len(candidates), dtype=bool), []
+    for margin in np.sort(edit_margins)[: len(candidates)]:
+        nearest = int(np.where(is_unused, np.abs(candidate_margins - margin), np.inf).argmin())
+        is_unused[nearest] = False
+        matches.append(nearest)
+    mean = candidate_margins[matches].mean() if matches else np.nan
+    logging.info("margins: edits %.2f on average, controls %.2f", edit_margins.mean(), mean)
+    return candidates.iloc[matches].reset_index(drop=True)
 
 
-def survival_probes(probes: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The probes about edits that an editor wrote, and of recall of what it did not write."""
-    written = set(verdicts["edit_id"][verdicts["phase"] == "end"]) - {""}
-    own = probes["edit_id"].isin(written)
-    return probes[own | ((probes["edit_id"] == "") & ~probes["fact_id"].isin(written))].reset_index(drop=True)
+def survival_probes(probes: pd.DataFrame, edits: pd.DataFrame) -> pd.DataFrame:
+    """Probes of the edits that an editor wrote, and recall probes of facts that it did not edit."""
+    edit_ids = set(edits["edit_id"][edits["phase"] == "end"]) - {""}
+    is_own = probes["edit_id"].isin(edit_ids)
+    is_recall = (probes["edit_id"] == "") & ~probes["fact_id"].isin(edit_ids)
+    return probes[is_own | is_recall].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Editors: requests in, changes of weights out. To add one, add its module, its line here and its settings."""
+"""Editors: functions from requests to weight changes. A new editor needs a module, a line here and settings in the config."""
 
 from __future__ import annotations
 

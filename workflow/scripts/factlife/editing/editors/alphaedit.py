@@ -1,4 +1,4 @@
-"""AlphaEdit (Fang et al. 2025), solved inside the null space instead of through its projection."""
+"""AlphaEdit (Fang et al. 2025), solved in coordinates of the null space instead of with its projection matrix."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from factlife.editing.editors import closed_form
 from factlife.editing.solver import UpdateCost, null_space
 
 
-def edit(target: EditableModel, requests: pd.DataFrame, settings: AlphaEdit, memory: closed_form.Memory) -> Deltas:
-    """Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹: in coordinates of the null space all is symmetric, and r × r."""
+def edit(target: EditableModel, requests: pd.DataFrame, settings: AlphaEdit, memory: closed_form.BatchMemory) -> Deltas:
+    """Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹: in coordinates of the null space all matrices are symmetric, and r × r."""
 
-    def cost(moment: Tensor) -> UpdateCost:
-        basis = null_space(moment, energy=settings.nullspace_energy, threshold=settings.nullspace_threshold)
+    def cost(covariance: Tensor) -> UpdateCost:
+        basis = null_space(covariance, energy=settings.nullspace_energy, threshold=settings.nullspace_threshold)
         return UpdateCost(torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device), basis)
 
     return closed_form.edit(
         target, requests, settings, memory,
-        cost=cost, weight=settings.L2, share=settings.residual_fraction, remember=True,
+        cost=cost, ridge=settings.L2, residual_fraction=settings.residual_fraction, preserve=True,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the closed forms share: new values, keys, residuals layer by layer, one solver."""
+"""The common procedure of closed-form editors: target vectors, keys, residuals layer by layer, and the solver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from factlife.config.editing import ClosedFormEditor
-from factlife.editing import compute_z
+from factlife.editing import compute_ks, compute_z
 from factlife.editing.editable import Deltas, EditableModel, apply_deltas, merge_deltas
 from factlife.editing.requests import EditError
 from factlife.editing.solver import UpdateCost, ridge_for_fraction, solve_update
@@ -19,11 +19,11 @@ from factlife.editing.solver import UpdateCost, ridge_for_fraction, solve_update
 
 @dataclass
 class BatchMemory:
-    """What later batches are told of earlier ones.
+    """State that later batches need from earlier ones.
 
     Attributes:
-        costs: by block, the cost of changes, with what was written before, and the ridge.
-        norms: by block, the norm to which NAS scales what MLPs are to write.
+        costs: by block, the cost of changes, including preserved edits, and the ridge.
+        norms: by block, the norm to which NAS rescales the target output of the MLP.
     """
 
     costs: dict[int, tuple[UpdateCost, float]] = field(default_factory=dict)
@@ -37,100 +37,98 @@ def edit(
     memory: dict[str, BatchMemory],
     *,
     cost: Callable[[Tensor], UpdateCost],
-    weight: float | None,
-    share: float | None = None,
-    remember: bool = False,
-    halves: bool = True,
-    bare: bool = False,
+    ridge: float | None,
+    residual_fraction: float | None = None,
+    preserve: bool = False,
+    half_bare: bool = True,
+    legacy: bool = False,
 ) -> Deltas:
-    """Changes that write a batch of requests.
+    """Weight changes that write a batch of requests.
 
-    The residual that the new values need after the last layer is spread over the layers: the first of n writes 1/n of
-    it, the next 1/(n-1) of what is then left (MEMIT, Meng et al. 2023, eq. 20). With ``place.spread`` at the boundary,
-    the first layer writes all that vectors after it ask for, and then the last one what is still lacking there (BLUE,
-    2502.03748).
+    The residual after the last layer is spread over the layers: the first of n layers writes 1/n of it, the next 1/(n-1) of
+    what is then left (MEMIT, Meng et al. 2023, eq. 20). With ``spread: boundary``, the first layer writes the whole residual
+    of target vectors after it, and then the last layer writes what is still missing there (BLUE, 2502.03748).
 
     Args:
-        target: the model; its weights are as before when this returns.
+        target: the model; its weights are restored when this returns.
         requests: usable ones.
         settings: of the editor.
         memory: of earlier batches; changes in place.
-        cost: M, from the second moment of a block's keys.
-        weight: λ; if it is None, that at which the average key gets ``share`` of its residual.
-        share: see there.
-        remember: spare the keys of this batch in later ones.
-        halves: the bare prompt is half of each key; without, it counts as one of the contexts.
-        bare: scale changes such that the bare prompt's key gets the whole residual, alone.
+        cost: M, as a function of a block's key covariance.
+        ridge: λ; if None, the λ at which the average key receives ``residual_fraction`` of its residual.
+        residual_fraction: sets λ if ``ridge`` is None.
+        preserve: preserve the keys of this batch in later ones.
+        half_bare: the bare prompt makes up half of each key; without, it counts as one of the contexts.
+        legacy: scale changes such that the key of the bare prompt receives the whole residual.
 
     Raises:
         EditError: the editor cannot edit this model.
     """
     if target.parts.post_norm:
         raise EditError(
-            "this architecture writes its MLP's output through a norm, which closed forms do not solve for; "
+            "this architecture applies a norm to its MLP's output, which closed forms do not solve for; "
             "use an editor of kind locft"
         )
-    known = memory.setdefault("closed form", BatchMemory())
-    place, search = settings.site, settings.values
-    layers = [target.layer(layer) for layer in place.layers]
-    if place.spread == "boundary":
+    state = memory.setdefault("closed form", BatchMemory())
+    site, values = settings.site, settings.values
+    layers = [target.layer_index(layer) for layer in site.layers]
+    if site.spread == "boundary":
         layers = list(dict.fromkeys([layers[0], layers[-1]]))
-    stages = [[layer] for layer in layers] if place.spread == "boundary" else [layers]
+    stages = [[layer] for layer in layers] if site.spread == "boundary" else [layers]
+    n_templates = values.n_context_templates
     deltas: Deltas = {}
     for stage in stages:
         with apply_deltas(target.model, deltas):
-            here = place.model_copy(update={"layers": stage})
-            found = target.target_vectors or compute_z.compute_target_vectors(target, requests, here, search)
-        if search.norm_anchor:
-            found = _anchored(found, known, stage[-1])
-        for number, layer in enumerate(stage):
+            stage_site = site.model_copy(update={"layers": stage})
+            vectors = target.target_vectors or compute_z.compute_target_vectors(target, requests, stage_site, values)
+        if values.norm_anchor:
+            vectors = _rescale_to_anchor(vectors, state, stage[-1])
+        slots = vectors.slots
+        for i, layer in enumerate(stage):
             with apply_deltas(target.model, deltas):
-                keys = compute_z.compute_keys(
-                    target, requests, found.slots, place, layer, search.n_context_templates, halves=halves
-                )
-                left = found.wanted - compute_z.compute_hidden_states(target, requests, found.slots, place, stage[-1])
-                alone = compute_z.compute_keys(target, requests, found.slots, place, layer, 0) if bare else None
-            if layer not in known.costs:
-                known.costs[layer] = _priced(cost(target.key_covariance(layer)), keys, weight, share, layer)
-            change = solve_update(left.T / (len(stage) - number), keys, *known.costs[layer])
-            if alone is not None:
-                change = change * _part(change, keys, alone)
-            deltas = merge_deltas(deltas, target.delta(layer, change))
-    if remember:
-        # The keys that the edited model reads, as the original adds them after all layers are written.
+                keys = compute_ks.compute_keys(target, requests, slots, site, layer, n_templates, half_bare=half_bare)
+                residuals = vectors.z - compute_ks.compute_hidden_states(target, requests, slots, site, stage[-1])
+                bare_keys = compute_ks.compute_keys(target, requests, slots, site, layer, 0) if legacy else None
+            if layer not in state.costs:
+                update_cost = cost(target.key_covariance(layer))
+                state.costs[layer] = _with_ridge(update_cost, keys, ridge, residual_fraction, layer)
+            delta = solve_update(residuals.T / (len(stage) - i), keys, *state.costs[layer])
+            if bare_keys is not None:
+                delta = delta * _legacy_scale(delta, keys, bare_keys)
+            deltas = merge_deltas(deltas, target.weight_delta(layer, delta))
+    if preserve:
+        # The keys of the edited model: the original adds them after all layers are written.
         with apply_deltas(target.model, deltas):
             for layer in layers:
-                price, ridge = known.costs[layer]
-                keys = compute_z.compute_keys(
-                    target, requests, found.slots, place, layer, search.n_context_templates, halves=halves
-                )
-                known.costs[layer] = price.remember(keys, ridge), ridge
+                update_cost, layer_ridge = state.costs[layer]
+                keys = compute_ks.compute_keys(target, requests, slots, site, layer, n_templates, half_bare=half_bare)
+                state.costs[layer] = update_cost.preserve(keys, layer_ridge), layer_ridge
     return deltas
 
 
-def _priced(
-    price: UpdateCost, keys: Tensor, weight: float | None, share: float | None, layer: int
+def _with_ridge(
+    cost: UpdateCost, keys: Tensor, ridge: float | None, residual_fraction: float | None, layer: int
 ) -> tuple[UpdateCost, float]:
-    strength = price.strength(keys)
-    ridge = weight if weight is not None else ridge_for_fraction(share, strength)
+    leverage = cost.leverage(keys)
+    ridge = ridge if ridge is not None else ridge_for_fraction(residual_fraction, leverage)
     logging.info(
-        "block %d: q %.3g to %.3g, λ %.3g, %d dimensions", layer, strength.min(), strength.max(), ridge, price.size
+        "block %d: q %.3g to %.3g, λ %.3g, %d dimensions", layer, leverage.min(), leverage.max(), ridge, cost.size
     )
-    return price, ridge
+    return cost, ridge
 
 
-def _anchored(found: compute_z.Found, known: BatchMemory, layer: int) -> compute_z.Found:
-    """What the MLP is to write, rescaled to the mean norm over the first batch, less its longest twentieth (NAS)."""
-    written = found.written + found.delta
-    norms = written.norm(dim=1)
-    if layer not in known.norms:
-        known.norms[layer] = norms.sort().values[: max(1, len(norms) - len(norms) // 20)].mean().item()
-    norm = known.norms[layer]
-    scaled = torch.where((norms > 2 * norm)[:, None], found.written, written * (norm / norms)[:, None])
-    return replace(found, delta=scaled - found.written)
+def _rescale_to_anchor(vectors: compute_z.TargetVectors, state: BatchMemory, layer: int) -> compute_z.TargetVectors:
+    """Rescale the MLP's target output to its mean norm over the first batch, excluding the longest 5 % (NAS)."""
+    outputs = vectors.mlp_output + vectors.delta
+    norms = outputs.norm(dim=1)
+    if layer not in state.norms:
+        state.norms[layer] = norms.sort().values[: max(1, len(norms) - len(norms) // 20)].mean().item()
+    norm = state.norms[layer]
+    rescaled = torch.where((norms > 2 * norm)[:, None], vectors.mlp_output, outputs * (norm / norms)[:, None])
+    return replace(vectors, delta=rescaled - vectors.mlp_output)
 
 
-def _part(change: Tensor, keys: Tensor, alone: Tensor) -> Tensor:
+def _legacy_scale(delta: Tensor, keys: Tensor, bare_keys: Tensor) -> Tensor:
     """uᵀ k / uᵀ k₀ of the rank-one change δ uᵀ / (uᵀ k)."""
-    got, asked = change @ alone.double(), change @ keys.double()
-    return (asked * asked).sum() / (got * asked).sum()
+    bare_output, output = delta @ bare_keys.double(), delta @ keys.double()
+    return (output * output).sum() / (bare_output * output).sum()

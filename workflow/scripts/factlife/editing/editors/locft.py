@@ -13,13 +13,15 @@ from factlife.editing.editors.tuning import finetune_weights, training_sequences
 
 
 def edit(target: EditableModel, requests: pd.DataFrame, settings: LocFt, memory: Any) -> Deltas:
-    """Changes of one down-projection, breadth first: no request is trained twice before all were trained once."""
-    name = target.weight_name(target.layer(settings.layer))
+    """Change of one down-projection, breadth first: each epoch visits every request once."""
+    name = target.weight_name(target.layer_index(settings.layer))
     weight = dict(target.model.named_parameters())[name]
-    before, made = weight.detach().clone(), training_sequences(target, requests, end=settings.append_eos)
-    with apply_deltas(target.model, {name: torch.zeros_like(before)}):
+    original = weight.detach().clone()
+    sequences = training_sequences(target, requests, append_eos=settings.append_eos)
+    with apply_deltas(target.model, {name: torch.zeros_like(original)}):
         finetune_weights(
-            target.model, made, [weight],
-            epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate, pad_token_id=target.tokenizer.pad_token_id or 0,
+            target.model, sequences, [weight],
+            epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
+            pad_token_id=target.tokenizer.pad_token_id or 0,
         )  # fmt: skip
-        return {name: (weight - before).detach()}
+        return {name: (weight - original).detach()}

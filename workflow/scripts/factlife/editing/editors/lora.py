@@ -18,28 +18,30 @@ from factlife.editing.editors.tuning import finetune_weights, training_sequences
 
 
 def edit(target: EditableModel, requests: pd.DataFrame, settings: Lora, memory: Any) -> Deltas:
-    """Changes of all linear maps of some blocks: ΔW = (α / r) B A, B = 0 at first."""
-    made, layers = training_sequences(target, requests, end=settings.append_eos), settings.layers
-    blocks = [target.layer(layer) for layer in (range(len(target.parts.blocks)) if layers is None else layers)]
-    inside = {id(part) for block in blocks for part in target.parts.blocks[block].module.modules()}
+    """Changes of all linear maps of some blocks: ΔW = (α / r) B A, with B = 0 initially."""
+    sequences = training_sequences(target, requests, append_eos=settings.append_eos)
+    layers = range(len(target.parts.blocks)) if settings.layers is None else settings.layers
+    blocks = [target.parts.blocks[target.layer_index(layer)].module for layer in layers]
+    inner_modules = {id(module) for block in blocks for module in block.modules()}
     linear = {
-        name: part
-        for name, part in target.model.named_modules()
-        if id(part) in inside and isinstance(part, (nn.Linear, Conv1D))
+        name: module
+        for name, module in target.model.named_modules()
+        if id(module) in inner_modules and isinstance(module, (nn.Linear, Conv1D))
     }
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         adapter = LoraConfig(
             r=settings.r, lora_alpha=settings.lora_alpha, target_modules=list(linear),
-            fan_in_fan_out=any(isinstance(part, Conv1D) for part in linear.values()),
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
         )  # fmt: skip
-        tuned = inject_adapter_in_model(adapter, copy.deepcopy(target.model))
+        adapted = inject_adapter_in_model(adapter, copy.deepcopy(target.model))
     finetune_weights(
-        tuned, made, [parameter for parameter in tuned.parameters() if parameter.requires_grad],
-        epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate, pad_token_id=target.tokenizer.pad_token_id or 0,
+        adapted, sequences, [parameter for parameter in adapted.parameters() if parameter.requires_grad],
+        epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
+        pad_token_id=target.tokenizer.pad_token_id or 0,
     )  # fmt: skip
     return {
-        f"{name}.weight": part.get_delta_weight("default").detach().to(linear[name].weight)
-        for name, part in tuned.named_modules()
-        if isinstance(part, LoraLayer)
+        f"{name}.weight": module.get_delta_weight("default").detach().to(linear[name].weight)
+        for name, module in adapted.named_modules()
+        if isinstance(module, LoraLayer)
     }

@@ -1,4 +1,4 @@
-"""MEMIT (Meng et al. 2023), and MEMIT sequential, which spares the keys of earlier batches too."""
+"""MEMIT (Meng et al. 2023), and sequential MEMIT, which also preserves the keys of earlier batches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from factlife.editing.editors import closed_form
 from factlife.editing.solver import UpdateCost
 
 
-def edit(target: EditableModel, requests: pd.DataFrame, settings: Memit, memory: closed_form.Memory) -> Deltas:
-    """Δ = R Kᵀ (λ C + K Kᵀ)⁻¹, in the solver's form; λ such that the average request gets its share.
+def edit(target: EditableModel, requests: pd.DataFrame, settings: Memit, memory: closed_form.BatchMemory) -> Deltas:
+    """Δ = R Kᵀ (λ C + K Kᵀ)⁻¹, in the solver's form; λ is given, or set by the fraction that the average request receives.
 
     With ENCORE's ridge γ: Δ = R Kᵀ (λ C + γ I + K Kᵀ)⁻¹ (2502.01636).
     """
 
-    def cost(moment: Tensor) -> UpdateCost:
+    def cost(covariance: Tensor) -> UpdateCost:
         if not settings.update_norm_lambda:
-            return UpdateCost(moment)
-        return UpdateCost(
-            moment + settings.update_norm_lambda / settings.mom2_update_weight * torch.eye(len(moment)).to(moment)
-        )
+            return UpdateCost(covariance)
+        identity = torch.eye(len(covariance)).to(covariance)
+        return UpdateCost(covariance + settings.update_norm_lambda / settings.mom2_update_weight * identity)
 
     return closed_form.edit(
-        target, requests, settings, memory,
-        cost=cost, weight=settings.mom2_update_weight, share=settings.residual_fraction, remember=settings.preserve_previous_edits,
+        target, requests, settings, memory, cost=cost, ridge=settings.mom2_update_weight,
+        residual_fraction=settings.residual_fraction, preserve=settings.preserve_previous_edits,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""MEND (Mitchell et al. 2022): one pass forward and one backward, and a trained network that makes of these the changes."""
+"""MEND (Mitchell et al. 2022): one forward and one backward pass, and a hypernetwork that maps gradients to changes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from factlife.editing.requests import EditError
 
 @torch.no_grad()
 def edit(target: EditableModel, requests: pd.DataFrame, settings: Mend, memory: Any) -> Deltas:
-    """ΔW = -α Σ δ̃ ũᵀ over all tokens of all requests: the sum of what each request alone would change.
+    """ΔW = -α Σ δ̃ ũᵀ over all tokens of all requests: the sum of the changes of single requests.
 
     Raises:
-        EditError: no network was trained.
+        EditError: no hypernetwork was trained.
     """
     network = target.hypernetwork
     if network is None:
-        raise EditError("no network was trained for this model; train one of `editing.hypernetworks`")
+        raise EditError("no hypernetwork was trained for this model; train one of `editing.hypernetworks`")
     modules = {name: target.model.get_submodule(name) for name in network.shapes}
     total: dict[str, torch.Tensor] = {}
-    for found in mend.batched_gradient_factors(target, modules, training_sequences(target, requests)):
-        for name, change in network.changes(found).items():
-            total[name] = total[name] + change if name in total else change
-    return {f"{name}.weight": to_weight_layout(modules[name], change) for name, change in total.items()}
+    for factors in mend.batched_gradient_factors(target, modules, training_sequences(target, requests)):
+        for name, delta in network.weight_changes(factors).items():
+            total[name] = total[name] + delta if name in total else delta
+    return {f"{name}.weight": to_weight_layout(modules[name], delta) for name, delta in total.items()}

@@ -1,4 +1,4 @@
-"""ROME (Meng et al. 2022), with the averaged key wherever a key stands (r-ROME, Gupta et al. 2024), or as first published."""
+"""ROME (Meng et al. 2022), with the averaged key throughout (r-ROME, Gupta et al. 2024), or as first published."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from factlife.editing.editors import closed_form
 from factlife.editing.solver import UpdateCost
 
 
-def edit(target: EditableModel, requests: pd.DataFrame, settings: Rome, memory: closed_form.Memory) -> Deltas:
+def edit(target: EditableModel, requests: pd.DataFrame, settings: Rome, memory: closed_form.BatchMemory) -> Deltas:
     """Δ = δ uᵀ / (uᵀ k), u = C⁻¹ k: the solver without a ridge; k is the mean over the bare prompt and contexts.
 
-    As first published, the denominator is uᵀ k₀ with k₀ of the bare prompt alone: where uᵀ k₀ is small, the change is large
-    and disables the model.
+    As first published, the denominator is uᵀ k₀ with the key k₀ of the bare prompt: where uᵀ k₀ is small, the change is
+    large and disables the model.
     """
 
-    def cost(moment: Tensor) -> UpdateCost:
-        return UpdateCost(
-            moment if settings.mom2_adjustment else torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-        )
+    def cost(covariance: Tensor) -> UpdateCost:
+        identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+        return UpdateCost(covariance if settings.mom2_adjustment else identity)
 
     return closed_form.edit(
-        target, requests, settings, memory, cost=cost, weight=0.0, halves=False, bare=settings.legacy
+        target, requests, settings, memory, cost=cost, ridge=0.0, half_bare=False, legacy=settings.legacy
     )

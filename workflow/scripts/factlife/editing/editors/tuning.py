@@ -1,4 +1,4 @@
-"""What editors by fine-tuning share: requests as batches of labelled tokens, and epochs of Adam over them."""
+"""The common procedure of fine-tuning editors: requests as batches of labelled tokens, and epochs of Adam over them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from torch import Tensor
 from factlife.config.editing import EditSite
 from factlife.editing.editable import EditableModel, EditSequence, tokenize_prompt
 
-_ANYWHERE = EditSite(fact_token="last")
+_LAST_TOKEN = EditSite(fact_token="last")
 
 
-def training_sequences(target: EditableModel, requests: pd.DataFrame, *, end: bool = False) -> list[EditSequence]:
-    """Requests as tokens: a prompt with its new value, which may end with the end-of-text token."""
+def training_sequences(
+    target: EditableModel, requests: pd.DataFrame, *, append_eos: bool = False
+) -> list[EditSequence]:
+    """Requests as tokens: each prompt with its new value."""
     return [
-        tokenize_prompt(target, _ANYWHERE, one.prompt, one.subject, one.target_new, end=end)
-        for one in requests.itertuples()
+        tokenize_prompt(target, _LAST_TOKEN, request.prompt, request.subject, request.target_new, append_eos=append_eos)
+        for request in requests.itertuples()
     ]
 
 
 def finetune_weights(
     model: Any,
-    made: Sequence[EditSequence],
-    trained: Sequence[Tensor],
+    sequences: Sequence[EditSequence],
+    weights: Sequence[Tensor],
     *,
     epochs: int,
     batch_size: int,
@@ -37,56 +39,57 @@ def finetune_weights(
     loss_threshold: float = 0.0,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train some weights, which change in place, by Adam on -log p(new value), each token given those before it.
+    """Train some weights in place by Adam on -log p(new value), each token given the tokens before it.
 
-    The order of requests is shuffled anew, from a fixed seed, in every epoch.
+    The order of requests is shuffled in every epoch, from a fixed seed.
 
     Args:
         model: in eval mode.
-        made: requests as tokens.
-        trained: the weights.
-        epochs: times through the requests.
+        sequences: the tokenized requests.
+        weights: to train.
+        epochs: passes over the requests.
         batch_size: requests per step.
         learning_rate: of Adam.
         pad_token_id: a token id for padding.
-        loss_threshold: mean loss of an epoch in nats below which the next does not begin.
+        loss_threshold: training stops once the mean loss of an epoch, in nats, is below this.
         after_step: called after each step.
     """
-    optimizer = torch.optim.Adam(trained, lr=learning_rate)
+    optimizer = torch.optim.Adam(weights, lr=learning_rate)
     rng, losses = random.Random("tuning"), []
     for _ in range(epochs):
-        order, total = rng.sample(range(len(made)), len(made)), 0.0
+        order, total = rng.sample(range(len(sequences)), len(sequences)), 0.0
         for start in range(0, len(order), batch_size):
-            chosen = [made[number] for number in order[start : start + batch_size]]
-            loss = answer_loss(model, chosen, pad_token_id)
-            for weight, gradient in zip(trained, torch.autograd.grad(loss, list(trained)), strict=True):
+            batch = [sequences[i] for i in order[start : start + batch_size]]
+            loss = answer_loss(model, batch, pad_token_id)
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, list(weights)), strict=True):
                 weight.grad = gradient
             optimizer.step()
             after_step()
-            total += loss.item() * len(chosen)
-        losses.append(total / len(made))
+            total += loss.item() * len(batch)
+        losses.append(total / len(sequences))
         if losses[-1] < loss_threshold:
             break
-    for weight in trained:
+    for weight in weights:
         weight.grad = None
     logging.info(
         "fine-tuning: loss %.3f in the first of %d epochs, %.4f in the last", losses[0], len(losses), losses[-1]
     )
 
 
-def answer_loss(model: Any, made: Sequence[EditSequence], fill: int) -> Tensor:
-    """Mean over the answers' tokens of -log p, each given those before it."""
-    ids, labels, mask = pad_sequences(made, fill, next(model.parameters()).device)
+def answer_loss(model: Any, sequences: Sequence[EditSequence], pad_token_id: int) -> Tensor:
+    """Mean of -log p over the tokens of the answers, each given the tokens before it."""
+    ids, labels, mask = pad_sequences(sequences, pad_token_id, next(model.parameters()).device)
     logits = model(ids, attention_mask=mask, use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-def pad_sequences(made: Sequence[EditSequence], fill: int, device: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, labels (-100 but where an answer's token follows) and mask, each (row, position)."""
-    width = max(len(one.ids) for one in made)
-    ids, labels = torch.full((len(made), width), fill), torch.full((len(made), width), -100)
-    for number, one in enumerate(made):
-        ids[number, : len(one.ids)] = torch.tensor(one.ids)
-        labels[number, one.asked : one.asked + len(one.target)] = torch.tensor(one.target)
-    mask = torch.arange(width) < torch.tensor([len(one.ids) for one in made])[:, None]
+def pad_sequences(sequences: Sequence[EditSequence], pad_token_id: int, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, labels (-100 except where an answer token follows) and mask, each (sequence, position)."""
+    width = max(len(sequence.input_ids) for sequence in sequences)
+    ids, labels = torch.full((len(sequences), width), pad_token_id), torch.full((len(sequences), width), -100)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence.input_ids)] = torch.tensor(sequence.input_ids)
+        end = sequence.prompt_end + len(sequence.target_ids)
+        labels[row, sequence.prompt_end : end] = torch.tensor(sequence.target_ids)
+    mask = torch.arange(width) < torch.tensor([len(sequence.input_ids) for sequence in sequences])[:, None]
     return ids.to(device), labels.to(device), mask.long().to(device)
