@@ -110,7 +110,7 @@ def _subjects(world: World, count: int) -> list[str]:
 def _counts(world: World, documents: pd.DataFrame | None) -> str:
     facts = world.facts
     counts = [f"{len(world.entities):,} entities", f"{len(facts):,} facts in {facts['relation'].nunique()} relations"]
-    counts += [f"{int(facts['taught'].sum()):,} of them seen in training", f"{len(world.probes):,} probes"]
+    counts += [f"{int(facts['seen'].sum()):,} of them seen in training", f"{len(world.probes):,} probes"]
     counts += [] if documents is None else [f"{len(documents):,} documents"]
     return ", ".join(counts) + "."
 
