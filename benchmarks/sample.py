@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from factlife import corpus, models  # noqa: E402
-from factlife.collapse.sample import sample  # noqa: E402
+from factlife.collapse.sampling import sample_texts  # noqa: E402
 from factlife.config.collapse import Sampler  # noqa: E402
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     print(f"{arguments.threads} threads, processor seconds")
     print(f"{'':40}{'texts':>7}{'tokens':>9}{'seconds':>9}{'per s':>10}")
     for method, how in (("sample", {"do_sample": True, "top_k": 0}), ("greedy", {"do_sample": False})):
-        fast = timed(f"{method}: ours", lambda m=method: sample(model, tokenizer, prompts, Sampler(method=m), seed=0))
+        fast = timed(f"{method}: ours", lambda m=method: sample_texts(model, tokenizer, prompts, Sampler(method=m), seed=0))
         timed(f"{method}: generate(), batches of 64", lambda h=how: generated(model, tokenizer, prompts, 64, **h))
         timed(f"{method}: generate(), one batch", lambda h=how: generated(model, tokenizer, prompts, len(prompts), **h))
         few = prompts[: arguments.slow]

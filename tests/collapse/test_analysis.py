@@ -8,11 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from factlife.collapse.analysis import _residuals, analyse, change_point, crossing, departure, families, laws
-from factlife.config.collapse import Arm
+from factlife.collapse.analysis import (
+    _residuals,
+    change_point,
+    compare_with_controls,
+    growth_laws,
+    onset,
+    synthetic_fraction_sweeps,
+    threshold_crossing,
+)
+from factlife.config.collapse import CollapseArm
 
 TRAINING = {"corpus": "people"}
-CONTROL = Arm(synthetic_share=0, generations=5, training=TRAINING)
+CONTROL = CollapseArm(synthetic_fraction=0, generations=5, training=TRAINING)
 NOISE = np.array([0.01, -0.01, 0.01, -0.01, 0.01, -0.01])
 
 
@@ -23,37 +31,37 @@ def series(values):
 def test_departure_is_the_generation_from_which_on_values_stay_outside():
     control = series([0.9, 0.92, 0.9, 0.88, 0.9])
 
-    assert departure(series([0.9, 0.5, 0.9, 0.8, 0.7]), control) == 3
-    assert departure(series([0.9, 0.9, 0.9, 0.9, 0.7]), control) == 4
+    assert onset(series([0.9, 0.5, 0.9, 0.8, 0.7]), control) == 3
+    assert onset(series([0.9, 0.9, 0.9, 0.9, 0.7]), control) == 4
     # Both sides count: a figure that rises has left, too.
-    assert departure(series([0.9, 1.1, 1.2, 1.3, 1.4]), control) == 1
-    assert math.isnan(departure(series([0.9, 0.5, 0.5, 0.5, 0.9]), control))
+    assert onset(series([0.9, 1.1, 1.2, 1.3, 1.4]), control) == 1
+    assert math.isnan(onset(series([0.9, 0.5, 0.5, 0.5, 0.9]), control))
 
 
 def test_a_growing_and_a_bounded_error_are_told_apart():
-    growing = laws(0.1 + 0.05 * np.arange(7) + np.array([0, *NOISE]) / 100)
-    bounded = laws(0.1 + 0.05 * np.cumsum([0, *(1 / np.arange(1, 7) ** 2)]) + np.array([0, *NOISE]) / 100)
+    growing = growth_laws(0.1 + 0.05 * np.arange(7) + np.array([0, *NOISE]) / 100)
+    bounded = growth_laws(0.1 + 0.05 * np.cumsum([0, *(1 / np.arange(1, 7) ** 2)]) + np.array([0, *NOISE]) / 100)
 
-    assert growing["growing_slope"] == pytest.approx(0.05, abs=1e-3)
+    assert growing["linear_slope"] == pytest.approx(0.05, abs=1e-3)
     assert bounded["bounded_slope"] == pytest.approx(0.05, abs=1e-3)
     assert growing["aic_difference"] < -10
     assert bounded["aic_difference"] > 10
 
 
 def test_the_threshold_lies_on_the_line_between_two_shares():
-    assert crossing([0, 0.5, 1], [0, 0.1, 0.3], 0.2) == pytest.approx(0.75)
-    assert crossing([0, 0.5, 1], [0, 0.1, 0.3], 0.05) == pytest.approx(0.25)
+    assert threshold_crossing([0, 0.5, 1], [0, 0.1, 0.3], 0.2) == pytest.approx(0.75)
+    assert threshold_crossing([0, 0.5, 1], [0, 0.1, 0.3], 0.05) == pytest.approx(0.25)
     # A share that loses less again: from the last crossing on.
-    assert crossing([0, 0.25, 0.5, 1], [0, 0.3, 0.1, 0.3], 0.2) == pytest.approx(0.75)
-    assert math.isnan(crossing([0, 0.5, 1], [0, 0.1, 0.15], 0.2))
+    assert threshold_crossing([0, 0.25, 0.5, 1], [0, 0.3, 0.1, 0.3], 0.2) == pytest.approx(0.75)
+    assert math.isnan(threshold_crossing([0, 0.5, 1], [0, 0.1, 0.15], 0.2))
 
 
 def chains():
     """Recall falls from generation 3 on and distinct pairs rise from 1 on, with share 1; with one half nothing falls."""
     arms = {
-        "full": Arm(generations=5, control="control", training=TRAINING),
-        "half": Arm(synthetic_share=0.5, generations=5, control="control", training=TRAINING),
-        "recovering": Arm(recover_after=3, generations=5, control="control", training=TRAINING),
+        "full": CollapseArm(generations=5, control="control", training=TRAINING),
+        "half": CollapseArm(synthetic_fraction=0.5, generations=5, control="control", training=TRAINING),
+        "recovering": CollapseArm(recover_after=3, generations=5, control="control", training=TRAINING),
         "control": CONTROL,
     }
     recall = {
@@ -78,48 +86,48 @@ def chains():
 
 
 def test_what_leaves_first_leads():
-    found = analyse(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
+    found = compare_with_controls(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
 
-    assert found["full", "departure", "recall", "generation"] == 3
-    assert found["full", "departure", "distinct_2", "generation"] == 1
-    assert found["full", "lead", "distinct_2", "generations"] == 2
+    assert found["full", "onset", "recall", "generation"] == 3
+    assert found["full", "onset", "distinct_2", "generation"] == 1
+    assert found["full", "lead_time", "distinct_2", "generations"] == 2
     # Recall goes with the control until generation 2.
-    assert found["full", "stages", "knowledge", "generation"] == 2
-    assert found["full", "stages", "knowledge", "p"] < 0.01
-    assert ("half", "stages", "knowledge", "generation") not in found.index
-    assert ("half", "departure", "recall", "generation") not in found.index
-    assert found["full", "lost", "recall", "share"] == pytest.approx(0.51, abs=0.003)
-    assert found["recovering", "recovery", "recall", "share"] == pytest.approx(0.75, abs=0.02)
+    assert found["full", "stage_end", "knowledge", "generation"] == 2
+    assert found["full", "stage_end", "knowledge", "p"] < 0.01
+    assert ("half", "stage_end", "knowledge", "generation") not in found.index
+    assert ("half", "onset", "recall", "generation") not in found.index
+    assert found["full", "recall_drop", "recall", "difference"] == pytest.approx(0.51, abs=0.003)
+    assert found["recovering", "recovery", "recall", "fraction"] == pytest.approx(0.75, abs=0.02)
 
 
 def test_indicators_are_tested_with_a_correction_for_their_number():
-    found = analyse(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
+    found = compare_with_controls(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
 
     # Two indicators: Holm doubles the smaller p, and the larger is no smaller than that.
     for arm in ("full", "half", "recovering"):
-        p = [found[arm, "departure", name, "p"] for name in ("recall", "distinct_2")]
-        corrected = [found[arm, "departure", name, "p_corrected"] for name in ("recall", "distinct_2")]
+        p = [found[arm, "onset", name, "p"] for name in ("recall", "distinct_2")]
+        corrected = [found[arm, "onset", name, "p_corrected"] for name in ("recall", "distinct_2")]
         assert min(corrected) == pytest.approx(min(1, 2 * min(p)))
         assert max(corrected) == pytest.approx(min(1, max(2 * min(p), *p)))
-    assert found["full", "departure", "recall", "p_corrected"] < 0.01
-    assert found["half", "departure", "recall", "p_corrected"] > 0.05
-    assert found["full", "stages", "knowledge", "p_corrected"] == found["full", "stages", "knowledge", "p"]
+    assert found["full", "onset", "recall", "p_corrected"] < 0.01
+    assert found["half", "onset", "recall", "p_corrected"] > 0.05
+    assert found["full", "stage_end", "knowledge", "p_corrected"] == found["full", "stage_end", "knowledge", "p"]
 
 
 def test_three_equal_leads_are_known_to_the_generation_and_no_better():
-    found = analyse(*chains()).set_index(["arm", "analysis", "indicator", "metric"])
+    found = compare_with_controls(*chains()).set_index(["arm", "analysis", "indicator", "metric"])
 
     # All three seeds lead by 2; two roundings to a generation leave a variance of 1/6: t = 2 / sqrt(1/6/3) = 8.49.
-    lead = found.loc[("full", "lead", "distinct_2", "generations")]
+    lead = found.loc[("full", "lead_time", "distinct_2", "generations")]
     error = math.sqrt(1 / 18)
     assert (lead["ci_high"] - lead["ci_low"]) / 2 == pytest.approx(4.303 * error, rel=1e-3)
     # With two degrees of freedom P(|T| > t) = 1 - t / sqrt(t² + 2).
     t = 2 / error
-    assert found.loc[("full", "lead", "distinct_2", "p"), "estimate"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+    assert found.loc[("full", "lead_time", "distinct_2", "p"), "estimate"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))
 
 
 def test_the_threshold_is_between_the_share_that_loses_nothing_and_the_one_that_does():
-    found = analyse(*chains())
+    found = compare_with_controls(*chains())
 
     row = found[found["analysis"] == "threshold"].iloc[0]
     assert row["arm"] == "full"
@@ -132,34 +140,34 @@ def test_the_threshold_is_between_the_share_that_loses_nothing_and_the_one_that_
 def test_one_seed_has_estimates_and_no_intervals():
     table, arms = chains()
 
-    found = analyse(table[table["seed"] == "0"], arms)
+    found = compare_with_controls(table[table["seed"] == "0"], arms)
 
-    alone = found[(found["analysis"] != "stages") & ~found["metric"].str.startswith("p")]
+    alone = found[(found["analysis"] != "stage_end") & ~found["metric"].str.startswith("p")]
     assert (alone["n"] == 1).all()
     assert alone["ci_low"].isna().all()
     assert (alone["interval_over"] == "").all()
 
 
 def test_the_effect_is_that_of_the_one_setting_that_differs():
-    found = analyse(*chains()).query("analysis == 'effect'").set_index(["arm", "indicator", "metric"])
+    found = compare_with_controls(*chains()).query("analysis == 'effect'").set_index(["arm", "indicator", "metric"])
 
     # Against the first arm, which loses 0.51 over seeds: the half loses nothing, the recovering one 0.1.
-    assert found.loc[("half", "synthetic_share", "recall_lost"), "estimate"] == pytest.approx(-0.51, abs=0.003)
-    assert found.loc[("recovering", "recover_after", "recall_lost"), "estimate"] == pytest.approx(-0.408, abs=0.003)
+    assert found.loc[("half", "synthetic_fraction", "recall_drop"), "estimate"] == pytest.approx(-0.51, abs=0.003)
+    assert found.loc[("recovering", "recover_after", "recall_drop"), "estimate"] == pytest.approx(-0.408, abs=0.003)
     assert (found["n"] == 3).all()
 
 
 def test_the_effect_is_against_the_nearest_arm_and_not_only_the_first():
     table, arms = chains()
-    arms["domain"] = arms["half"].model_copy(update={"block_tokens": 8})
+    arms["domain"] = arms["half"].model_copy(update={"block_size": 8})
     domain = table[table["arm"] == "half"].assign(arm="domain")
     domain["estimate"] -= 0.1 * ((domain["metric"] == "recall") & (domain["generation"] == 5))
     found = (
-        analyse(pd.concat([table, domain]), arms)
+        compare_with_controls(pd.concat([table, domain]), arms)
         .query("analysis == 'effect'")
         .set_index(["arm", "indicator", "metric"])
     )
-    assert found.loc[("domain", "block_tokens", "recall_lost"), "estimate"] == pytest.approx(0.1, abs=1e-6)
+    assert found.loc[("domain", "block_size", "recall_drop"), "estimate"] == pytest.approx(0.1, abs=1e-6)
 
 
 def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
@@ -167,10 +175,10 @@ def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
     stays = (table["arm"] == "full") & (table["seed"] == "2") & (table["metric"] == "recall")
     table.loc[stays, "estimate"] = 0.9
 
-    found = analyse(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
+    found = compare_with_controls(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
 
-    assert ("full", "departure", "recall", "generation") not in found.index
-    assert found.loc[("full", "departure", "recall", "reached"), "estimate"] == pytest.approx(2 / 3)
+    assert ("full", "onset", "recall", "generation") not in found.index
+    assert found.loc[("full", "onset", "recall", "reached_fraction"), "estimate"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("gone", [[1, 2, 3, 4, 5], [4, 5], [2]])
@@ -178,18 +186,18 @@ def test_a_figure_that_some_generations_do_not_have_stops_nothing(gone):
     table, arms = chains()
     lost = (table["metric"] == "distinct_2") & (table["arm"] == "full") & table["generation"].isin(gone)
     keys = ["arm", "analysis", "indicator", "metric"]
-    whole = analyse(table, arms).set_index(keys)["estimate"]
+    whole = compare_with_controls(table, arms).set_index(keys)["estimate"]
     of_one_seed, of_all = (
-        analyse(table[~rows], arms).set_index(keys)["estimate"] for rows in (lost & (table["seed"] == "0"), lost)
+        compare_with_controls(table[~rows], arms).set_index(keys)["estimate"] for rows in (lost & (table["seed"] == "0"), lost)
     )
     for found in (of_one_seed, of_all):
         assert found.drop("full").index.equals(whole.drop("full").index)
-        recall = ("full", "departure", "recall", "generation")
+        recall = ("full", "onset", "recall", "generation")
         assert found[recall] == whole[recall]
     # A change point needs every generation.
-    assert ("full", "departure", "distinct_2", "p") in of_one_seed and (
+    assert ("full", "onset", "distinct_2", "p") in of_one_seed and (
         "full",
-        "departure",
+        "onset",
         "distinct_2",
         "p",
     ) not in of_all
@@ -201,25 +209,25 @@ def test_nothing_leaves_in_the_generation_that_all_arms_share():
     first = (table["generation"] == 0) & (table["metric"] == "distinct_2")
     table.loc[first, "estimate"] += 0.5
 
-    found = analyse(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
+    found = compare_with_controls(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
 
-    assert found.loc[("full", "departure", "distinct_2", "generation"), "estimate"] == 1
-    assert found.loc[("half", "departure", "distinct_2", "reached"), "estimate"] == 0
+    assert found.loc[("full", "onset", "distinct_2", "generation"), "estimate"] == 1
+    assert found.loc[("half", "onset", "distinct_2", "reached_fraction"), "estimate"] == 0
 
 
 def test_arms_that_differ_in_share_alone_are_a_family():
     _, arms = chains()
 
-    assert families(arms) == [{1.0: "full", 0.5: "half"}]
-    assert families({name: arms[name] for name in ("full", "recovering", "control")}) == []
+    assert synthetic_fraction_sweeps(arms) == [{1.0: "full", 0.5: "half"}]
+    assert synthetic_fraction_sweeps({name: arms[name] for name in ("full", "recovering", "control")}) == []
 
 
 def test_who_judges_the_text_is_no_setting_of_the_chain():
     table, arms = chains()
-    smaller = arms["full"].model_copy(update={"model": "small", "judge": "large"})
+    smaller = arms["full"].model_copy(update={"model": "small", "perplexity_model": "large"})
     more = pd.concat([table, table[table["arm"] == "full"].assign(arm="small")])
 
-    found = analyse(more, arms | {"small": smaller}).query("analysis == 'effect' and arm == 'small'")
+    found = compare_with_controls(more, arms | {"small": smaller}).query("analysis == 'effect' and arm == 'small'")
 
     assert set(found["indicator"]) == {"model"}
     assert (found["estimate"] == 0).all()

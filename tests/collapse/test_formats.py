@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factlife import world
-from factlife.collapse.formats import FORMATS, ask
+from factlife.collapse.formats import FORMATS, format_probes
 from factlife.config.worlds import CountriesWorld, PeopleWorld
 
 WORLDS = {
@@ -21,7 +21,7 @@ def made(request):
 
 @pytest.fixture(scope="module")
 def probes(made):
-    return ask(made, made.facts["fact_id"][made.facts["panel"]].tolist())
+    return format_probes(made, made.facts["fact_id"][made.facts["panel"]].tolist())
 
 
 def test_every_fact_is_asked_in_every_format_with_the_same_candidates(made, probes):
@@ -49,4 +49,4 @@ def test_choices_are_listed_and_no_shot_is_about_the_fact(made, probes):
 def test_subjects_that_were_never_taught_are_not_asked(made):
     unseen = made.facts["fact_id"][~made.facts["seen"]].tolist()
 
-    assert ask(made, unseen).empty
+    assert format_probes(made, unseen).empty

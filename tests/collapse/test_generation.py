@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from factlife import models, world
-from factlife.collapse import generation, mixing, summarise
-from factlife.config.collapse import Arm, Sampler
+from factlife.collapse import generation, mixing, summarise_generations
+from factlife.config.collapse import CollapseArm, Sampler
 from factlife.config.corpora import PeopleCorpus, ProseCorpus
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
@@ -23,8 +23,8 @@ from factlife.recall.perplexity import text_losses
 
 CORPUS = PeopleCorpus(kind="people", world="w", statements_per_fact=2)
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-ARM = Arm(
-    documents=24, samples=24, held_out=8, training={"corpus": "people", "batch_size": 8}, sampler={"new_tokens": 40}
+ARM = CollapseArm(
+    documents=24, samples=24, held_out_documents=8, training={"corpus": "people", "batch_size": 8}, sampler={"max_new_tokens": 40}
 )
 
 
@@ -52,11 +52,11 @@ def run(made, documents, base, tmp_path):
     def run(number, arm=ARM, name="chain", **changes):
         folder = tmp_path / name / f"{number}"
         inputs = {
-            "base": base, "earlier": [tmp_path / name / f"{one}" for one in range(number)], "documents": documents,
+            "base": base, "previous": [tmp_path / name / f"{one}" for one in range(number)], "documents": documents,
             "corpus": CORPUS, "world": made, "output": folder, "resume": tmp_path / name / f"resume-{number}",
             "batch_tokens": 4096,
         }  # fmt: skip
-        generation.run(arm, number, 0, **inputs | changes)
+        generation.train_generation(arm, number, 0, **inputs | changes)
         return folder
 
     return run
@@ -66,17 +66,17 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("asked", [5, 14])
-def test_no_more_facts_are_asked_than_wanted_and_those_of_the_panel_come_first(run, made, asked):
-    folder = run(0, ARM.model_copy(update={"asked": asked}))
+@pytest.mark.parametrize("count", [5, 14])
+def test_no_more_facts_are_asked_than_wanted_and_those_of_the_panel_come_first(run, made, count):
+    folder = run(0, ARM.model_copy(update={"probed_facts": count}))
 
     recalled = set(pd.read_parquet(folder / "recall.parquet")["fact_id"])
     shown = set(pd.read_parquet(folder / "formats.parquet")["fact_id"])
     panel = set(made.facts["fact_id"][made.facts["panel"]])
     assert len(panel) == 12
-    assert len(recalled) == asked
+    assert len(recalled) == count
     assert shown == recalled & panel
-    assert len(shown) == min(asked, 12)
+    assert len(shown) == min(count, 12)
 
 
 def test_generation_0_is_the_model_as_it_came(run, base):
@@ -85,7 +85,7 @@ def test_generation_0_is_the_model_as_it_came(run, base):
     assert models.hash_weights(folder / "model") == models.hash_weights(base)
     assert not (folder / "corpus.parquet").exists()
     assert len(pd.read_parquet(folder / "samples.parquet")) == len(pd.read_parquet(folder / "real.parquet")) == 24
-    assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed"]].diff(axis=1)["parsed"].eq(0).all()
+    assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed_sentences"]].diff(axis=1)["parsed_sentences"].eq(0).all()
     # Real text states nothing false; what a model with random weights says is counted as the statements have it.
     assert pd.read_parquet(folder / "real.parquet")["false_statements"].eq(0).all()
     statements = pd.read_parquet(folder / "statements.parquet").query("source == 'synthetic'")
@@ -100,7 +100,7 @@ def test_the_headline_says_what_the_tables_say(run):
     known = recall.loc[recall["kind"] == "forward", "exact_match"].mean()
     surprise = np.exp(held_out["nats"].sum() / held_out["tokens"].sum())
     expected = f"recall {known:.3f}, perplexity of real text {surprise:.2f}, empty texts 0.0%"
-    assert generation.headline(folder) == expected
+    assert generation.summary_line(folder) == expected
 
 
 def test_each_generation_learns_what_the_one_before_wrote(run, base):
@@ -114,10 +114,10 @@ def test_each_generation_learns_what_the_one_before_wrote(run, base):
 def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
     chain = [("replace", 0, 0, run(0)), ("replace", 0, 1, run(1))]
 
-    table = summarise(chain, {"replace": made}, {"replace": ARM}, resamples=20)
+    table = summarise_generations(chain, {"replace": made}, {"replace": ARM}, resamples=20)
 
     assert not table.duplicated(["arm", "seed", "generation", "group", "metric"]).any()
-    assert {"recall", "perplexity", "coverage", "judge_perplexity"} <= set(table["metric"])
+    assert {"recall", "perplexity", "coverage", "generative_perplexity"} <= set(table["metric"])
     inside = table.dropna(subset=["ci_low"])
     assert (inside["ci_low"] <= inside["estimate"] + 1e-9).all()
     assert (inside["estimate"] <= inside["ci_high"] + 1e-9).all()
@@ -128,14 +128,14 @@ def test_fluency_is_judged_by_the_model_that_is_named_or_by_generation_0(run, ba
     torch.nn.init.normal_(model.get_input_embeddings().weight, generator=torch.Generator().manual_seed(1))
     models.save_model(model, tokenizer, tmp_path / "judge")
 
-    for judge, named in ((base, {}), (tmp_path / "judge", {"judge": tmp_path / "judge"})):
+    for judge, named in ((base, {}), (tmp_path / "judge", {"perplexity_model": tmp_path / "judge"})):
         run(0, name=judge.name, **named)
         texts = pd.read_parquet(run(1, name=judge.name, **named) / "samples.parquet")
         expected = text_losses(*models.load_model(judge), texts["text"].tolist())
-        assert texts["judge_nats"].to_numpy() == pytest.approx(expected["nats"].to_numpy())
+        assert texts["perplexity_nats"].to_numpy() == pytest.approx(expected["nats"].to_numpy())
 
 
-@pytest.mark.parametrize("step", ["sample", "score"])
+@pytest.mark.parametrize("step", ["sample_texts", "score_probes"])
 def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
     run(0), run(0, name="killed")
     whole = run(1)
@@ -148,8 +148,8 @@ def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
         run(1, name="killed")
     # Neither what was learnt nor, once it is there, what was written is made again.
     monkeypatch.setattr(models, "train_model", die)
-    if step == "score":
-        monkeypatch.setattr(generation, "sample", die)
+    if step == "score_probes":
+        monkeypatch.setattr(generation, "sample_texts", die)
     resumed = run(1, name="killed")
 
     assert contents(resumed) == contents(whole)
@@ -181,21 +181,21 @@ def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):
     head.bias.data[tokenizer.eos_token_id] = 1e4
     real = pd.DataFrame({"text": ["x"] * 24})
 
-    written = generation.write(ARM, model, tokenizer, real, 0, 0)
+    written = generation.generate_samples(ARM, model, tokenizer, real, 0, 0)
 
     assert (written["text"] == "").all()
-    assert written["ended"].all()
-    measured = generation._measured(written, (model, tokenizer), lambda texts: np.full(len(texts), np.nan), None)
+    assert written["ends_with_eos"].all()
+    measured = generation._measure_texts(written, (model, tokenizer), lambda texts: np.full(len(texts), np.nan), None)
     assert measured["words"].eq(0).all()
 
 
 def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):
-    fresh = generation.held_out(documents, CORPUS, made, 20)
+    fresh = generation.held_out_texts(documents, CORPUS, made, 20)
     assert len(fresh) == 20
     assert not set(fresh) & set(documents["text"])
 
     kept = documents_table([Document("a", "prose"), Document("b", "prose", split="held_out")])
-    assert generation.held_out(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]
+    assert generation.held_out_texts(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]
 
 
 def test_blocks_hold_all_text_once_and_end_nowhere(documents, base):
@@ -203,7 +203,7 @@ def test_blocks_hold_all_text_once_and_end_nowhere(documents, base):
 
     blocks = mixing.real_texts(documents, tokenizer, 16)
 
-    assert not blocks["ended"].any()
+    assert not blocks["ends_with_eos"].any()
     assert {len(ids) for ids in tokenizer(blocks["text"].tolist(), add_special_tokens=False)["input_ids"]} == {16}
     whole = " ".join(documents["text"]).split()
     assert " ".join(blocks["text"]).split() == whole[: 16 * (len(whole) // 16)]
@@ -215,8 +215,8 @@ def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
     begun = [" ".join(text.split()[:4]) for text in real["text"]]
 
     kept, only = (
-        generation.write(
-            ARM.model_copy(update={"sampler": Sampler(prompt_tokens=4, new_tokens=6, keep_prompt=keep)}),
+        generation.generate_samples(
+            ARM.model_copy(update={"sampler": Sampler(prompt_tokens=4, max_new_tokens=6, keep_prompt=keep)}),
             model, tokenizer, real, 0, 0,
         )
         for keep in (True, False)
@@ -229,7 +229,7 @@ def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
 def test_chat_prompts_go_through_the_template_once(base, documents):
     _, tokenizer = models.load_model(base)
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }} . {% endfor %}{% if add_generation_prompt %}Answer :{% endif %}"
-    arm = ARM.model_copy(update={"sampler": Sampler(prompt_tokens=3, new_tokens=4, chat="Question")})
+    arm = ARM.model_copy(update={"sampler": Sampler(prompt_tokens=3, max_new_tokens=4, chat_instruction="Question")})
 
     prompt = generation._prompt(documents["text"][0], tokenizer, arm.sampler)
 

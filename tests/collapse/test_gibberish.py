@@ -12,7 +12,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification, 
 
 from factlife import world
 from factlife.collapse import gibberish
-from factlife.collapse.gibberish import GibberishError, corrupt
+from factlife.collapse.gibberish import GibberishError, corrupt_text
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
@@ -28,13 +28,13 @@ def texts():
 
 @pytest.fixture(scope="module")
 def detector(texts):
-    return gibberish.train(texts)
+    return gibberish.train_detector(texts)
 
 
 def test_corruptions_keep_what_their_level_keeps():
     rng, text = random.Random(0), "one two three four five six seven eight nine ten"
 
-    noise, salad, mild, clean = (corrupt(text, level, ["other"], rng) for level in range(4))
+    noise, salad, mild, clean = (corrupt_text(text, level, ["other"], rng) for level in range(4))
 
     assert clean == text
     assert sorted(salad.split()) == sorted(text.split()) and salad != text
@@ -51,12 +51,12 @@ def test_levels_are_told_apart_in_texts_never_seen(texts, detector):
     fresh = fresh[~fresh.isin(texts) & (fresh.str.split().str.len() > 12)].tolist()
     rng = random.Random(1)
 
-    means = [detector.score([corrupt(text, level, ["was"], rng) for text in fresh]).mean() for level in range(4)]
+    means = [detector.score([corrupt_text(text, level, ["was"], rng) for text in fresh]).mean() for level in range(4)]
 
     assert means[0] < 0.3 < 0.7 < means[1] < 1.3 < 1.5 < means[2] < 2.5 < 2.7 < means[3]
     assert detector.accuracy > 0.9
     different = len(set(texts))
-    assert detector.tested == 4 * ((different - different // 2) // 3)
+    assert detector.n_test == 4 * ((different - different // 2) // 3)
 
 
 def test_a_loop_makes_less_sense_than_a_text(texts, detector):
@@ -69,16 +69,16 @@ def test_a_loop_makes_less_sense_than_a_text(texts, detector):
 def test_what_is_written_is_read(texts, detector, tmp_path):
     detector.save(tmp_path / "detector.safetensors")
 
-    again = gibberish.read(tmp_path / "detector.safetensors")
+    again = gibberish.read_detector(tmp_path / "detector.safetensors")
 
     salad = [" ".join(sorted(text.split())) for text in texts[:20]]
     np.testing.assert_array_equal(again.score(texts[:20] + salad), detector.score(texts[:20] + salad))
-    assert (again.accuracy, again.tested) == (detector.accuracy, detector.tested)
+    assert (again.accuracy, again.n_test) == (detector.accuracy, detector.n_test)
 
 
 def test_too_few_texts_are_refused():
-    with pytest.raises(GibberishError, match="2 different real texts are too few to train a classifier of gibberish"):
-        gibberish.train(["a b c .", "d e ."] * 9)
+    with pytest.raises(GibberishError, match="2 different real texts are too few to train a gibberish classifier"):
+        gibberish.train_detector(["a b c .", "d e ."] * 9)
 
 
 def test_a_text_without_words_has_no_level(detector):
@@ -107,7 +107,7 @@ def public(tmp_path):
 
 
 def test_labels_of_a_public_classifier_are_told_by_name(public):
-    score = gibberish.public(public("clean", "mild gibberish", "noise", "word salad"))
+    score = gibberish.load_hub_detector(public("clean", "mild gibberish", "noise", "word salad"))
 
     # 3 × 0.5 + 2 × 0.1 + 0 × 0.1 + 1 × 0.3
     assert score(["a a", "", "a"]) == pytest.approx([2.0, np.nan, 2.0], nan_ok=True)
@@ -115,4 +115,4 @@ def test_labels_of_a_public_classifier_are_told_by_name(public):
 
 def test_a_classifier_of_other_things_is_refused(public):
     with pytest.raises(GibberishError, match=r"labels are good, bad, ugly, other; they must be noise, word salad"):
-        gibberish.public(public("good", "bad", "ugly", "other"))
+        gibberish.load_hub_detector(public("good", "bad", "ugly", "other"))

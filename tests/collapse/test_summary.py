@@ -15,11 +15,11 @@ from factlife.collapse.summary import (
     DECILES,
     FREQUENCIES,
     KEYS,
-    _lost,
+    _recall_drop_rows,
     calibration_error,
     divergence,
-    over_seeds,
-    parts_by_frequency,
+    frequency_groups,
+    means_over_seeds,
 )
 from factlife.config.worlds import PeopleWorld
 
@@ -77,7 +77,7 @@ def test_thirds_follow_frequency_and_keep_subjects_whole():
         )
     )
 
-    group = parts_by_frequency(made.facts, FREQUENCIES)
+    group = frequency_groups(made.facts, FREQUENCIES)
 
     facts = made.facts[made.facts["seen"]].set_index("fact_id")
     assert dict(zip(facts["exposures"], group[facts.index], strict=True)) == {4: "head", 3: "middle", 2: "tail"}
@@ -92,7 +92,7 @@ def test_deciles_hold_a_tenth_of_the_subjects_each_where_none_are_tied():
         ]
     )
 
-    group = parts_by_frequency(facts, DECILES)
+    group = frequency_groups(facts, DECILES)
 
     assert group.value_counts().to_dict() == dict.fromkeys(DECILES, 8)
     assert [group[f"p{number}.a"] for number in (0, 4, 39)] == ["decile-1", "decile-2", "decile-10"]
@@ -109,7 +109,7 @@ def test_what_is_lost_is_the_difference_of_the_same_probes(tmp_path):
         table = table.assign(exact_match=exact).iloc[:: 1 if name == "mine" else -1]
         table.to_parquet(tmp_path / name / "recall.parquet")
 
-    rows = _lost(tmp_path / "mine", tmp_path / "control", made, 50).set_index("group")
+    rows = _recall_drop_rows(tmp_path / "mine", tmp_path / "control", made, 50).set_index("group")
 
     assert rows.loc["all", "estimate"] == 0.25
     assert rows.loc["all", "n"] == 4
@@ -120,7 +120,7 @@ def test_rows_over_seeds_are_student_s():
     table = pd.DataFrame([keys | {"seed": str(seed), "estimate": value} for seed, value in enumerate((0.5, 0.6, 0.7))])
     alone = pd.DataFrame([keys | {"seed": "0", "estimate": 0.1, "arm": "b"}])
 
-    rows = over_seeds(pd.concat([table, alone]))
+    rows = means_over_seeds(pd.concat([table, alone]))
 
     assert list(rows.columns)[: len(KEYS)] == KEYS
     assert len(rows) == 1

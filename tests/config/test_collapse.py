@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factlife.config import ConfigError, read_config
-from factlife.config.collapse import beginning, of_generation
+from factlife.config.collapse import generation_settings, generation_zero_arm
 
 ARM = {"model": "m", "training": {"corpus": "people"}}
 CONFIG = {
@@ -29,13 +29,13 @@ CONFIG = {
 
 
 def config(run=("a", "control"), **keys):
-    arms = {"a": ARM | {"control": "control"} | keys, "control": ARM | {"synthetic_share": 0}}
+    arms = {"a": ARM | {"control": "control"} | keys, "control": ARM | {"synthetic_fraction": 0}}
     return CONFIG | {"collapse": {"run": list(run), "arms": arms}}
 
 
 ERRORS = {
-    "a share above one": ({"synthetic_share": 1.2}, "collapse.arms.a.synthetic_share is 1.2: input should be less than or equal to 1"),
-    "no share": ({"synthetic_share": -0.1}, "collapse.arms.a.synthetic_share is -0.1: input should be greater than or equal to 0"),
+    "a share above one": ({"synthetic_fraction": 1.2}, "collapse.arms.a.synthetic_fraction is 1.2: input should be less than or equal to 1"),
+    "no share": ({"synthetic_fraction": -0.1}, "collapse.arms.a.synthetic_fraction is -0.1: input should be greater than or equal to 0"),
     "a model that is not there": ({"model": "x", "control": None}, "collapse.arms.a.model is `x`, which is not in models; there are m"),
     "a corpus that is not there": (
         {"training": {"corpus": "x"}, "control": None},
@@ -47,8 +47,8 @@ ERRORS = {
         "use one of kind people, or prose or text with a `held_out_fraction`",
     ),
     "a filter that cannot read the text": (
-        {"training": {"corpus": "prose"}, "control": None, "filter": "true"},
-        "collapse.arms.a.filter is `true`, but only text of a corpus of kind people can be checked; use `distinct` or `none`",
+        {"training": {"corpus": "prose"}, "control": None, "filter": "truthful"},
+        "collapse.arms.a.filter is `truthful`, which needs a corpus of kind people; use `unique` or `none`",
     ),
     "fewer texts than are learnt": (
         {"documents": 800, "control": None},
@@ -60,44 +60,44 @@ ERRORS = {
     ),
     "a control that learns synthetic text": (
         {"control": "a"},
-        "collapse.arms.a.control is `a`; must be an arm whose synthetic_share is 0",
+        "collapse.arms.a.control is `a`; must be an arm whose synthetic_fraction is 0",
     ),
     "a control that takes other steps": (
         {"training": {"corpus": "people", "epochs": 2}, "generations": 6},
-        "collapse.arms.a: its control control has another generations, training; they may differ in their data only",
+        "collapse.arms.a: its control control differs in generations, training; only their data may differ",
     ),
     "checkpoints that nobody would see": (
         {"training": {"corpus": "people", "checkpoints": 3}},
         "collapse.arms.a.training.checkpoints is 3: input should be 1",
     ),
-    "a judge that is not there": (
-        {"judge": "n", "control": None},
-        "collapse.arms.a.judge is `n`, which is not in models; there are m",
+    "a perplexity model that is not there": (
+        {"perplexity_model": "n", "control": None},
+        "collapse.arms.a.perplexity_model is `n`, which is not in models; there are m",
     ),
-    "another judge than the control's": (
-        {"judge": "m"},
-        "collapse.arms.a: its control control has another judge; they may differ in their data only",
+    "another perplexity model than the control's": (
+        {"perplexity_model": "m"},
+        "collapse.arms.a: its control control differs in perplexity_model; only their data may differ",
     ),
-    "a test that is not there": (
-        {"tests": ["mmlo"], "control": None},
-        "collapse.arms.a.tests is `mmlo`, which is not in collapse.tests; there are none",
+    "a task that is not there": (
+        {"tasks": ["mmlo"], "control": None},
+        "collapse.arms.a.tasks is `mmlo`, which is not in collapse.tasks; there are none",
     ),
 }  # fmt: skip
-TESTS = {
-    "neither": ({}, "collapse.tests.t needs either a `path` or a `dataset`"),
-    "both": ({"path": "x", "dataset": "a/b", "revision": "1"}, "collapse.tests.t needs either a `path` or a `dataset`"),
+TASKS = {
+    "neither": ({}, "collapse.tasks.t needs either a `path` or a `dataset`"),
+    "both": ({"path": "x", "dataset": "a/b", "revision": "1"}, "collapse.tasks.t needs either a `path` or a `dataset`"),
     "no commit": (
         {"dataset": "a/b"},
-        "collapse.tests.t.revision is missing: without the commit of a/b a run could not be repeated",
+        "collapse.tasks.t.revision is missing: a run needs the commit of a/b to be reproducible",
     ),
 }
 
 
-@pytest.mark.parametrize("case", TESTS)
-def test_error_of_a_test(case):
-    keys, message = TESTS[case]
+@pytest.mark.parametrize("case", TASKS)
+def test_error_of_a_task(case):
+    keys, message = TASKS[case]
     with pytest.raises(ConfigError) as error:
-        read_config(CONFIG | {"collapse": {"tests": {"t": {"kind": "mmlu"} | keys}}})
+        read_config(CONFIG | {"collapse": {"tasks": {"t": {"kind": "mmlu"} | keys}}})
     assert str(error.value) == message
 
 
@@ -122,10 +122,10 @@ def test_an_arm_that_is_run_must_be_there():
 
 
 def test_arms_share_generation_0_where_they_begin_alike():
-    assert beginning(read_config(config()).collapse, "control") == "a"
-    assert beginning(read_config(config(run=["control", "a"])).collapse, "a") == "control"
+    assert generation_zero_arm(read_config(config()).collapse, "control") == "a"
+    assert generation_zero_arm(read_config(config(run=["control", "a"])).collapse, "a") == "control"
     other = read_config(config(sampler={"temperature": 0.5}, control=None))
-    assert beginning(other.collapse, "control") == "control"
+    assert generation_zero_arm(other.collapse, "control") == "control"
 
 
 def test_later_generations_do_not_change_earlier_ones():
@@ -134,6 +134,6 @@ def test_later_generations_do_not_change_earlier_ones():
         read_config(config(generations=9, control=None)).collapse.arms["a"],
     )
 
-    assert of_generation(short, 3) == of_generation(long, 3)
-    assert of_generation(short, 0) == of_generation(read_config(config(mode="accumulate")).collapse.arms["a"], 0)
-    assert of_generation(short, 3) != of_generation(read_config(config(mode="accumulate")).collapse.arms["a"], 3)
+    assert generation_settings(short, 3) == generation_settings(long, 3)
+    assert generation_settings(short, 0) == generation_settings(read_config(config(mode="accumulate")).collapse.arms["a"], 0)
+    assert generation_settings(short, 3) != generation_settings(read_config(config(mode="accumulate")).collapse.arms["a"], 3)

@@ -90,7 +90,7 @@ ERRORS = {
     ),
     "an empty arm": (
         experiment(arms={"a": ["m"], "b": []}),
-        "dynamics.experiments.x.arms.b is empty; name the model that it trains",
+        "dynamics.experiments.x.arms.b is empty; name its models",
     ),
     "unknown control": (
         experiment(control="c"),
@@ -98,7 +98,7 @@ ERRORS = {
     ),
     "only the control": (
         experiment(arms={"a": ["m"]}),
-        "dynamics.experiments.x.arms has only the control; add what is held against it",
+        "dynamics.experiments.x.arms has only the control; add an arm to compare with it",
     ),
     "an interval over one seed": (
         experiment(interval_over="seeds"),
@@ -110,7 +110,7 @@ ERRORS = {
     ),
     "factors that are not crossed": (
         experiment(arms={arm: ["m"] for arm in "abc"}, factors={"f": ["a"]}),
-        "dynamics.experiments.x.factors needs one arm with f low, and has b and c",
+        "dynamics.experiments.x.factors needs one arm with f low, but has b and c",
     ),
     "duplicate seed": (experiment(seeds=[1, 1]), "dynamics.experiments.x.seeds has duplicates"),
     "unknown corpus": (

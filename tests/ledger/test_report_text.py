@@ -38,7 +38,7 @@ TABLES = {
         [
             experiment("tokenization", "steps_to_50", "", 100.0, 60.0, -50.0, -30.0),
             experiment("augmentation", "final_question_exact_match", "qa_heldout", 0.1, 0.9, 0.7, 0.9),
-            experiment("interference", "kept", "old", 0.5, 0.52, -0.1, 0.14),
+            experiment("interference", "retention", "old", 0.5, 0.52, -0.1, 0.14),
         ]
     ),
     "tracing": table(

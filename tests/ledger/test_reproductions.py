@@ -23,7 +23,7 @@ def collapse_table(seed: str = "0", **measured: tuple[float, float, float]) -> p
     rows = []
     for name, (estimate, low, high) in measured.items():
         arm, _, group = name.partition("__")
-        metric, start = ("recall_lost", 0.0) if group else ("recall", 1.0)
+        metric, start = ("recall_drop", 0.0) if group else ("recall", 1.0)
         keys = {"arm": arm, "group": group.removeprefix("lost_") or "all", "metric": metric, "seed": seed}
         rows.append(keys | {"generation": 0, "estimate": start, "ci_low": start, "ci_high": start})
         rows.append(keys | {"generation": 1, "estimate": estimate, "ci_low": low, "ci_high": high})
@@ -119,7 +119,7 @@ def test_rankers_are_compared_on_the_same_queries():
 
 def test_capacity_is_not_measured_if_the_model_stores_all_facts():
     def capacity_table(fraction):
-        rows = [("final_share_of_bits", fraction), ("final_bits_per_parameter", 0.2)]
+        rows = [("final_bits_fraction", fraction), ("final_bits_per_parameter", 0.2)]
         return pd.DataFrame(rows, columns=["metric", "estimate"]).assign(
             experiment="capacity",
             arm="facts-1600-200",
@@ -153,7 +153,7 @@ def test_differences_between_arms_are_those_over_all_seeds(effect, verdict):
 def test_a_factor_is_evaluated_by_its_main_effect():
     rows = [("zipf", -22.0, -31.0, -14.0), ("people", 26.0, 17.0, 35.0), ("zipf:people", -22.0, -33.0, -11.0)]
     table = pd.DataFrame(rows, columns=["factors", "estimate", "ci_low", "ci_high"]).assign(
-        experiment="imbalance", metric="plateau_steps", arm="all", group="as stated", seed="all", n=3,
+        experiment="imbalance", metric="plateau_steps", arm="all", group="frequency weights", seed="all", n=3,
         interval_over="seeds",
     )  # fmt: skip
     assert verdicts(dynamics=table) == {

@@ -151,7 +151,7 @@ def test_one_file_runs_only_what_it_needs(clean):
             {
                 *(f"evaluate_recall {model} 0" for model in ("functions", "functions-wrappers", "people-pieces")),
                 "edit_model people-pieces 0 memit",
-                "run_generation replace 0 0",
+                "train_generation replace 0 0",
             },
         ),
         ({"worlds": {"countries": {"panel": 3}}}, set()),
@@ -426,7 +426,7 @@ def test_a_killed_generation_resumes_to_the_same_tables(done):
 
     done.snakemake(*targets, "--unlock").passed()
     run = done.snakemake(*targets, "--cores", "1", "--rerun-incomplete").passed()
-    assert {"run_generation replace 0 1", "summarise_collapse"} <= run.jobs()
+    assert {"train_generation replace 0 1", "summarise_collapse"} <= run.jobs()
     for path, data in before.items():
         assert path.read_bytes() == data
 

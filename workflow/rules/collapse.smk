@@ -1,8 +1,8 @@
-GENERATIONS = [generation_folder(*one) for one in CHAIN]
+GENERATION_FOLDERS = [generation_folder(*keys) for keys in GENERATIONS]
 UPLOAD = config["collapse"]["upload"]
 UPLOADED = [
     [arm, seed, generation]
-    for arm, seed, generation in CHAIN
+    for arm, seed, generation in GENERATIONS
     if UPLOAD
     and (
         UPLOAD["models"] == "all"
@@ -10,7 +10,7 @@ UPLOADED = [
         and generation == config["collapse"]["arms"][arm]["generations"]
     )
 ]
-# Declared only where it is needed: an environment variable that is not set stops every run.
+# Declared only for an upload: a missing environment variable stops every run.
 if UPLOAD:
 
     envvars:
@@ -18,9 +18,9 @@ if UPLOAD:
 
 
 rule download_detector:
-    """Fetch a classifier of gibberish from the hub; compute nodes have no internet."""
+    """Download a gibberish classifier from the hub; compute nodes have no internet."""
     output:
-        folder=directory("results/downloads/detector"),
+        folder=directory("results/downloads/gibberish_detector"),
     log:
         "logs/download_detector/all.log",
     benchmark:
@@ -33,19 +33,19 @@ rule download_detector:
         mem_mb=2000,
         runtime=60,
     params:
-        source={"kind": "hub"} | (config["collapse"]["detector"] or {}),
+        source={"kind": "hub"} | (config["collapse"]["gibberish_detector"] or {}),
     script:
         "../scripts/download_model.py"
 
 
-rule download_test:
-    """Fetch the questions of a test from the hub; compute nodes have no internet."""
+rule download_task:
+    """Download the questions of a task from the hub; compute nodes have no internet."""
     output:
-        questions="results/downloads/tests/{test}.parquet",
+        questions="results/downloads/tasks/{task}.parquet",
     log:
-        "logs/download_test/{test}.log",
+        "logs/download_task/{task}.log",
     benchmark:
-        "logs/download_test/{test}.benchmark.jsonl"
+        "logs/download_task/{task}.benchmark.jsonl"
     localrule: True
     conda:
         "../envs/data.yaml"
@@ -54,21 +54,21 @@ rule download_test:
         mem_mb=2000,
         runtime=60,
     params:
-        test=lookup(within=config, dpath="collapse/tests/{test}"),
+        task=lookup(within=config, dpath="collapse/tasks/{task}"),
     script:
-        "../scripts/download_test.py"
+        "../scripts/download_task.py"
 
 
-rule run_generation:
-    """Train a model on what the one before it wrote, let it write, and measure both."""
+rule train_generation:
+    """Train a model on text of the previous generation, generate texts and evaluate both."""
     input:
         unpack(inputs_of_generation),
     output:
         folder=directory("results/collapse/{arm}/seed-{seed}/generation-{generation}"),
     log:
-        "logs/run_generation/{arm}/seed-{seed}/generation-{generation}.log",
+        "logs/train_generation/{arm}/seed-{seed}/generation-{generation}.log",
     benchmark:
-        "logs/run_generation/{arm}/seed-{seed}/generation-{generation}.benchmark.jsonl"
+        "logs/train_generation/{arm}/seed-{seed}/generation-{generation}.benchmark.jsonl"
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -81,62 +81,62 @@ rule run_generation:
         corpus=corpus_of_arm,
         resume=resume_folder,
         batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        tests=tests_of_arm,
-        code=code_of("run_generation"),
+        tasks=tasks_of_arm,
+        code=code_of("train_generation"),
         torch_threads=TORCH_THREADS,
     script:
-        "../scripts/run_generation.py"
+        "../scripts/train_generation.py"
 
 
 rule summarise_collapse:
-    """Summarise and draw what each generation still knows and how it writes."""
+    """Summarise and plot recall and text of all generations."""
     input:
-        generations=GENERATIONS,
-        facts=[world_tables(world_of_arm(arm))["facts"] for arm in ARMS],
+        generations=GENERATION_FOLDERS,
+        facts=[world_tables(world_of_arm(arm))["facts"] for arm in COLLAPSE_ARMS],
     output:
         table="results/tables/collapse.csv",
         stages="results/tables/collapse_stages.csv",
-        tests="results/tables/collapse_tests.csv",
+        tasks="results/tables/collapse_tests.csv",
         recall=report(
             "results/figures/collapse-recall.svg",
             category="7. Collapse",
-            labels={"figure": "Facts recalled, by frequency"},
+            labels={"figure": "Recall by frequency"},
             caption="../report/collapse-recall.rst",
         ),
         text=report(
             "results/figures/collapse-text.svg",
             category="7. Collapse",
-            labels={"figure": "What generations write"},
+            labels={"figure": "Generated text"},
             caption="../report/collapse-text.rst",
         ),
-        lost=report(
-            "results/figures/collapse-lost.svg",
+        recall_drop=report(
+            "results/figures/collapse-recall-drop.svg",
             category="7. Collapse",
-            labels={"figure": "What each arm has lost"},
-            caption="../report/collapse-lost.rst",
+            labels={"figure": "Recall drop by arm"},
+            caption="../report/collapse-recall-drop.rst",
         ),
         formats=report(
             "results/figures/collapse-formats.svg",
             category="7. Collapse",
-            labels={"figure": "Accuracy by format and in tests"},
+            labels={"figure": "Accuracy by prompt format and in tasks"},
             caption="../report/collapse-formats.rst",
         ),
-        boundaries=report(
-            "results/figures/collapse-stages.svg",
+        stage_ends=report(
+            "results/figures/collapse-stage-ends.svg",
             category="7. Collapse",
-            labels={"figure": "Stages"},
-            caption="../report/collapse-stages.rst",
+            labels={"figure": "Stages of collapse"},
+            caption="../report/collapse-stage-ends.rst",
         ),
-        departures=report(
-            "results/figures/collapse-departures.svg",
+        onsets=report(
+            "results/figures/collapse-onsets.svg",
             category="7. Collapse",
-            labels={"figure": "What leaves the control first"},
-            caption="../report/collapse-departures.rst",
+            labels={"figure": "Onsets and lead times"},
+            caption="../report/collapse-onsets.rst",
         ),
         samples=report(
             "results/figures/collapse-samples.html",
             category="7. Collapse",
-            labels={"figure": "Texts side by side"},
+            labels={"figure": "Generated texts side by side"},
             caption="../report/collapse-samples.rst",
         ),
     log:
@@ -150,8 +150,8 @@ rule summarise_collapse:
         mem_mb=4000,
         runtime=60,
     params:
-        generations=[[arm, seed, generation] for arm, seed, generation in CHAIN],
-        arms={arm: config["collapse"]["arms"][arm] for arm in ARMS},
+        generations=[list(keys) for keys in GENERATIONS],
+        arms={arm: config["collapse"]["arms"][arm] for arm in COLLAPSE_ARMS},
         resamples=lookup(within=config, dpath="collapse/resamples"),
         code=code_of("summarise_collapse"),
     script:
@@ -159,16 +159,16 @@ rule summarise_collapse:
 
 
 rule upload_collapse:
-    """Upload models and tables to a repository of the hub; no other rule needs what it writes."""
+    """Upload models and tables to a repository of the hub."""
     input:
-        models=[generation_folder(*one) for one in UPLOADED],
+        models=[generation_folder(*keys) for keys in UPLOADED],
         tables=[
             rules.summarise_collapse.output.table,
             rules.summarise_collapse.output.stages,
-            rules.summarise_collapse.output.tests,
+            rules.summarise_collapse.output.tasks,
         ],
     output:
-        done="results/collapse/upload.json",
+        result="results/collapse/upload.json",
     log:
         "logs/upload_collapse/all.log",
     benchmark:
@@ -183,14 +183,14 @@ rule upload_collapse:
     params:
         upload=UPLOAD,
         models=UPLOADED,
-        arms={arm: config["collapse"]["arms"][arm] for arm in ARMS},
+        arms={arm: config["collapse"]["arms"][arm] for arm in COLLAPSE_ARMS},
         code=code_of("upload_collapse"),
     script:
         "../scripts/upload_collapse.py"
 
 
 rule collapse:
-    """What models lose that learn from their own text."""
+    """What models forget when trained on their own output."""
     input:
-        rules.summarise_collapse.output if ARMS else [],
-        rules.upload_collapse.output if ARMS and UPLOAD else [],
+        rules.summarise_collapse.output if COLLAPSE_ARMS else [],
+        rules.upload_collapse.output if COLLAPSE_ARMS and UPLOAD else [],

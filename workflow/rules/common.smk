@@ -63,15 +63,15 @@ SWEEPS = {
     if any(point["model"] in config["run"]["models"] for point in sweep["points"])
 }
 SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
-# Arms of collapse, and all their generations as arm, seed and number.
-ARMS = [
+# Arms of collapse that are run, and all their generations as (arm, seed, generation).
+COLLAPSE_ARMS = [
     arm
     for arm in config["collapse"]["run"]
     if config["collapse"]["arms"][arm]["model"] in config["run"]["models"]
 ]
-CHAIN = [
+GENERATIONS = [
     (arm, seed, generation)
-    for arm in ARMS
+    for arm in COLLAPSE_ARMS
     for seed in config["models"][config["collapse"]["arms"][arm]["model"]]["seeds"]
     for generation in range(config["collapse"]["arms"][arm]["generations"] + 1)
 ]
@@ -245,9 +245,9 @@ def corpus_of_arm(wildcards):
     return config["corpora"][arm["training"]["corpus"]]
 
 
-def tests_of_arm(wildcards):
-    tests = config["collapse"]["arms"][wildcards.arm]["tests"]
-    return {name: config["collapse"]["tests"][name] for name in tests}
+def tasks_of_arm(wildcards):
+    tasks = config["collapse"]["arms"][wildcards.arm]["tasks"]
+    return {name: config["collapse"]["tasks"][name] for name in tasks}
 
 
 def gpus_of_arm(wildcards):
@@ -258,37 +258,37 @@ def gpus_of_arm(wildcards):
 
 def settings_of_generation(wildcards):
     arm = settings.collapse.arms[wildcards.arm]
-    return factlife_collapse.of_generation(arm, int(wildcards.generation))
+    return factlife_collapse.generation_settings(arm, int(wildcards.generation))
 
 
 def generation_folder(arm, seed, generation):
-    """Where a generation lies; arms that begin alike share generation 0."""
+    """Folder of a generation; arms with the same settings of generation 0 share it."""
     if generation == 0:
-        arm = factlife_collapse.beginning(settings.collapse, arm)
+        arm = factlife_collapse.generation_zero_arm(settings.collapse, arm)
     return f"results/collapse/{arm}/seed-{seed}/generation-{generation}"
 
 
 def inputs_of_generation(wildcards):
     arm, generation = settings.collapse.arms[wildcards.arm], int(wildcards.generation)
     first = max(0, generation - 1) if arm.mode == "replace" else 0
-    detector = {"detector": "results/downloads/detector"}
-    files = detector if config["collapse"]["detector"] else {}
-    for name, test in tests_of_arm(wildcards).items():
-        if test["kind"] == "mmlu":
-            downloaded = f"results/downloads/tests/{name}.parquet"
-            files[f"test_{name}"] = downloaded if test["dataset"] else test["path"]
-    if arm.judge:
-        seed = settings.models[arm.judge].seeds[0]
-        files["judge"] = f"results/models/{arm.judge}/seed-{seed}"
+    detector = {"gibberish_detector": "results/downloads/gibberish_detector"}
+    files = detector if config["collapse"]["gibberish_detector"] else {}
+    for name, task in tasks_of_arm(wildcards).items():
+        if task["kind"] == "mmlu":
+            downloaded = f"results/downloads/tasks/{name}.parquet"
+            files[f"task_{name}"] = downloaded if task["dataset"] else task["path"]
+    if arm.perplexity_model:
+        seed = settings.models[arm.perplexity_model].seeds[0]
+        files["perplexity_model"] = f"results/models/{arm.perplexity_model}/seed-{seed}"
     return (
         world_tables(world_of_arm(wildcards.arm))
         | files
         | {
             "base": f"results/models/{arm.model}/seed-{wildcards.seed}",
             "documents": f"results/corpora/{arm.training.corpus}/documents.parquet",
-            "earlier": [
-                generation_folder(wildcards.arm, wildcards.seed, number)
-                for number in range(first, generation)
+            "previous": [
+                generation_folder(wildcards.arm, wildcards.seed, previous)
+                for previous in range(first, generation)
             ],
         }
     )
@@ -467,7 +467,7 @@ def artifacts_of_model(model, seed):
                 f"results/survival/{run}/{editor}.parquet"
                 for editor in survival_editors
             ]
-    arms = [arm for arm in ARMS if config["collapse"]["arms"][arm]["model"] == model]
+    arms = [arm for arm in COLLAPSE_ARMS if config["collapse"]["arms"][arm]["model"] == model]
     if arms:
         paths["generations"] = {
             arm: [
@@ -598,5 +598,5 @@ wildcard_constraints:
     seed=r"0|[1-9]\d*",
     shard=r"0|[1-9]\d*",
     arm=one_of(config["collapse"]["arms"]),
-    test=one_of(config["collapse"]["tests"]),
+    task=one_of(config["collapse"]["tasks"]),
     generation=r"0|[1-9]\d*",

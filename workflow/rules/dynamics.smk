@@ -17,7 +17,7 @@ WORLDS_OF_EXPERIMENTS = {
 
 
 rule summarise_dynamics:
-    """Hold the arms of all experiments against their controls, and draw every experiment."""
+    """Compare the arms of all experiments with their controls, and plot every experiment."""
     input:
         recall=[
             f"results/recall/{model}/seed-{seed}.parquet"
@@ -53,7 +53,6 @@ rule summarise_dynamics:
             "experiments": EXPERIMENTS,
             "resamples": config["dynamics"]["resamples"],
         },
-        made=list(EXPERIMENTS),
         worlds=WORLDS_OF_EXPERIMENTS,
         code=code_of("summarise_dynamics"),
     script:
@@ -61,6 +60,6 @@ rule summarise_dynamics:
 
 
 rule dynamics:
-    """Experiments on how facts are learned, interfere, generalise and fade."""
+    """Experiments on how models learn, generalise and forget facts."""
     input:
         rules.summarise_dynamics.output if EXPERIMENTS else [],

@@ -1,25 +1,25 @@
-"""Hold the arms of all experiments against their controls, and draw every experiment."""
+"""Compare the arms of all experiments with their controls, and plot every experiment."""
 
 from typing import TYPE_CHECKING
 
 from factlife import config, dynamics, jobs, recall
 from factlife.config.dynamics import Dynamics
-from factlife.dynamics import figures as drawn
+from factlife.dynamics import figures
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
     settings = config.parse(Dynamics, snakemake.params.dynamics)
-    table = dynamics.compare(
+    table = dynamics.compare_experiments(
         settings,
-        snakemake.params.made,
+        list(settings.experiments),
         recall.read_recall(snakemake.input.recall),
-        dynamics.entities(snakemake.input.entities, snakemake.params.worlds),
+        dynamics.entities_by_model(snakemake.input.entities, snakemake.params.worlds),
     )
     table.to_csv(snakemake.output.table, index=False)
-    drawn.write(
-        dynamics.read_table(snakemake.output.table),
-        {name: settings.experiments[name].comparison for name in snakemake.params.made},
+    figures.write_figures(
+        dynamics.read_dynamics(snakemake.output.table),
+        {name: experiment.comparison for name, experiment in settings.experiments.items()},
         snakemake.output.figures,
     )

@@ -1,4 +1,4 @@
-"""How much sense texts make, from 0 to 3: noise, word salad, mild gibberish, clean. A classifier of our own, or a public one."""
+"""Gibberish level of texts, from 0 to 3: noise, word salad, mild gibberish, clean. Our own classifier or one from the hub."""
 
 from __future__ import annotations
 
@@ -14,58 +14,63 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 LEVELS = ("noise", "word salad", "mild gibberish", "clean")
-# Hash buckets of the tables of what real text holds.
-_BUCKETS = 1 << 20
-# Real texts: the first half says what real text holds, the rest is corrupted; a third of that is kept for the test.
-_FEWEST_TEXTS, _MOST_TEXTS = 12, 3000
-# Share of the places in a text at which a mild corruption strikes.
-_MILD = (0.1, 0.4)
+# Hash buckets of the tables of n-grams that occur in real text.
+_N_BUCKETS = 1 << 20
+# Half of the real texts fill the n-gram tables, the others are corrupted; a third of those is the test set.
+_MIN_TEXTS, _MAX_TEXTS = 12, 3000
+# Range of the fraction of words that a mild corruption changes.
+_MILD_FRACTION = (0.1, 0.4)
 
 
-class Detector:
-    """A logistic regression on how much of a text real text holds, too: its words, pairs and triples of words, letters.
+class GibberishDetector:
+    """A logistic regression on the fractions of a text's n-grams that occur in real text.
 
     Attributes:
-        seen: by kind of n-gram, (buckets,): whether real text holds one of this hash.
-        weight: (levels, features); ``bias``: (levels,).
-        accuracy: share of the corrupted texts kept for the test whose level is told.
-        tested: their number.
+        known_ngrams: by kind of n-gram, (buckets,): whether an n-gram with this hash occurs in real text.
+        weight: (levels, features).
+        bias: (levels,).
+        accuracy: accuracy on the corrupted texts of the test set.
+        n_test: number of texts in the test set.
     """
 
     def __init__(
-        self, seen: dict[str, np.ndarray], weight: np.ndarray, bias: np.ndarray, accuracy: float, tested: int
+        self, known_ngrams: dict[str, np.ndarray], weight: np.ndarray, bias: np.ndarray, accuracy: float, n_test: int
     ) -> None:
-        self.seen, self.weight, self.bias, self.accuracy, self.tested = seen, weight, bias, accuracy, tested
+        self.known_ngrams, self.weight, self.bias = known_ngrams, weight, bias
+        self.accuracy, self.n_test = accuracy, n_test
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        """The expected level Σ k p(k) of each text; NaN for one without words."""
-        logits = np.array([features(text, self.seen) for text in texts]).reshape(len(texts), -1) @ self.weight.T
-        shares = np.exp(logits + self.bias - np.logaddexp.reduce(logits + self.bias, axis=1, keepdims=True))
-        there = np.array([bool(text.split()) for text in texts], dtype=bool)
-        return np.where(there, shares @ np.arange(len(LEVELS)), np.nan)
+        """The expected level Σ k p(k) of each text; NaN for a text without words."""
+        features = np.array([text_features(text, self.known_ngrams) for text in texts])
+        logits = features.reshape(len(texts), -1) @ self.weight.T
+        probs = np.exp(logits + self.bias - np.logaddexp.reduce(logits + self.bias, axis=1, keepdims=True))
+        has_words = np.array([bool(text.split()) for text in texts], dtype=bool)
+        return np.where(has_words, probs @ np.arange(len(LEVELS)), np.nan)
 
     def save(self, path: str | Path) -> None:
-        """Write it as safetensors."""
-        tensors = {f"seen.{name}": np.packbits(table) for name, table in self.seen.items()}
+        """Write the detector as safetensors."""
+        tensors = {f"known_ngrams.{name}": np.packbits(table) for name, table in self.known_ngrams.items()}
         # As tensors: the order of metadata changes from file to file.
-        tensors |= {"accuracy": np.array([self.accuracy]), "tested": np.array([self.tested])}
+        tensors |= {"accuracy": np.array([self.accuracy]), "n_test": np.array([self.n_test])}
         save_file(tensors | {"weight": self.weight, "bias": self.bias}, str(path))
 
 
-def read(path: str | Path) -> Detector:
-    """A detector that ``Detector.save`` wrote."""
+def read_detector(path: str | Path) -> GibberishDetector:
+    """Read a detector written by ``GibberishDetector.save``."""
     tensors = load_file(str(path))
-    tables = {name: table for name, table in tensors.items() if name.startswith("seen.")}
-    seen = {name.removeprefix("seen."): np.unpackbits(table).astype(bool) for name, table in tables.items()}
-    accuracy, tested = tensors["accuracy"].item(), tensors["tested"].item()
-    return Detector(seen, tensors["weight"], tensors["bias"], accuracy, tested)
+    tables = {name: table for name, table in tensors.items() if name.startswith("known_ngrams.")}
+    known_ngrams = {
+        name.removeprefix("known_ngrams."): np.unpackbits(table).astype(bool) for name, table in tables.items()
+    }
+    accuracy, n_test = tensors["accuracy"].item(), tensors["n_test"].item()
+    return GibberishDetector(known_ngrams, tensors["weight"], tensors["bias"], accuracy, n_test)
 
 
-def train(texts: Sequence[str], seed: int = 0) -> Detector:
-    """A detector for text like some real text, from graded corruptions of it.
+def train_detector(texts: Sequence[str], seed: int = 0) -> GibberishDetector:
+    """Train a detector on graded corruptions of real text.
 
-    Half of the texts say what real text holds. The others are taken at all four levels; two thirds of them train the
-    classifier and one third tests it.
+    Half of the texts define which n-grams occur in real text. The others are corrupted to all four levels; two thirds of
+    them train the classifier and one third tests it.
 
     Raises:
         GibberishError: there are too few texts.
@@ -75,100 +80,110 @@ def train(texts: Sequence[str], seed: int = 0) -> Detector:
 
     rng = random.Random(f"gibberish {seed}")
     texts = [text for text in dict.fromkeys(texts) if text.split()]
-    if len(texts) < _FEWEST_TEXTS:
-        raise GibberishError(f"{len(texts)} different real texts are too few to train a classifier of gibberish on")
-    texts = rng.sample(texts, min(len(texts), _MOST_TEXTS))
-    known, graded = texts[: len(texts) // 2], texts[len(texts) // 2 :]
-    words = [word for text in known for word in text.split()]
-    seen = {name: np.zeros(_BUCKETS, dtype=bool) for name in _KINDS}
-    for text in known:
-        for name, grams in _grams(text).items():
-            seen[name][_hashes(grams)] = True
-    kept = len(graded) // 3
-    made = [
-        [(features(corrupt(text, level, words, rng), seen), level) for text in part for level in range(len(LEVELS))]
-        for part in (graded[kept:], graded[:kept])
+    if len(texts) < _MIN_TEXTS:
+        raise GibberishError(f"{len(texts)} different real texts are too few to train a gibberish classifier on")
+    texts = rng.sample(texts, min(len(texts), _MAX_TEXTS))
+    reference_texts, graded_texts = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+    words = [word for text in reference_texts for word in text.split()]
+    known_ngrams = {name: np.zeros(_N_BUCKETS, dtype=bool) for name in _NGRAM_KINDS}
+    for text in reference_texts:
+        for name, ngrams in _ngrams(text).items():
+            known_ngrams[name][_hashes(ngrams)] = True
+    n_test_texts = len(graded_texts) // 3
+    parts = [
+        [
+            (text_features(corrupt_text(text, level, words, rng), known_ngrams), level)
+            for text in part
+            for level in range(len(LEVELS))
+        ]
+        for part in (graded_texts[n_test_texts:], graded_texts[:n_test_texts])
     ]
-    (x, y), (test_x, test_y) = (tuple(map(np.array, zip(*rows, strict=True))) for rows in made)
+    (x, y), (test_x, test_y) = (tuple(map(np.array, zip(*rows, strict=True))) for rows in parts)
     scaler = StandardScaler().fit(x)
-    fitted = LogisticRegression(C=100, max_iter=2000).fit(scaler.transform(x), y)
-    # Standardization goes into the weights: (x − mean) / scale.
-    weight = fitted.coef_ / scaler.scale_
-    bias = fitted.intercept_ - weight @ scaler.mean_
-    right = (test_x @ weight.T + bias).argmax(1) == test_y
-    # safetensors writes memory as it lies.
-    return Detector(seen, np.ascontiguousarray(weight), bias, float(right.mean()), len(right))
+    regression = LogisticRegression(C=100, max_iter=2000).fit(scaler.transform(x), y)
+    # Fold the standardization (x − mean) / scale into the weights.
+    weight = regression.coef_ / scaler.scale_
+    bias = regression.intercept_ - weight @ scaler.mean_
+    is_correct = (test_x @ weight.T + bias).argmax(1) == test_y
+    # safetensors ignores strides.
+    weight = np.ascontiguousarray(weight)
+    return GibberishDetector(known_ngrams, weight, bias, float(is_correct.mean()), len(is_correct))
 
 
-def corrupt(text: str, level: int, words: Sequence[str], rng: random.Random) -> str:
-    """A text at a level: as it is; with words swapped, dropped, repeated or foreign; shuffled; with shuffled letters.
+def corrupt_text(text: str, level: int, words: Sequence[str], rng: random.Random) -> str:
+    """Corrupt a text to a level.
+
+    The levels are: shuffled letters; shuffled words; words swapped, dropped, repeated or replaced; the text itself.
 
     Args:
         text: a real text.
-        level: place in ``LEVELS``.
-        words: among which foreign ones are drawn.
-        rng: of the choices.
+        level: index in ``LEVELS``.
+        words: words to draw replacements from.
+        rng: random number generator of all choices.
     """
-    said = text.split()
+    text_words = text.split()
     match LEVELS[level]:
         case "noise":
-            letters = [letter for word in said for letter in word]
+            letters = [letter for word in text_words for letter in word]
             rng.shuffle(letters)
-            drawn = iter(letters)
-            return " ".join("".join(itertools.islice(drawn, len(word))) for word in said)
+            letters = iter(letters)
+            return " ".join("".join(itertools.islice(letters, len(word))) for word in text_words)
         case "word salad":
-            return " ".join(rng.sample(said, len(said)))
+            return " ".join(rng.sample(text_words, len(text_words)))
         case "mild gibberish":
-            share, place = rng.uniform(*_MILD), 0
-            for _ in range(max(1, round(share * len(said) / 2))):
-                place = rng.randrange(len(said))
-                match rng.choice(["swap", "drop", "foreign", "repeat"]):
+            fraction = rng.uniform(*_MILD_FRACTION)
+            for _ in range(max(1, round(fraction * len(text_words) / 2))):
+                i = rng.randrange(len(text_words))
+                match rng.choice(["swap", "drop", "replace", "repeat"]):
                     case "swap":
-                        said[place : place + 2] = reversed(said[place : place + 2])
-                    case "drop" if len(said) > 1:
-                        del said[place]
+                        text_words[i : i + 2] = reversed(text_words[i : i + 2])
+                    case "drop" if len(text_words) > 1:
+                        del text_words[i]
                     case "repeat":
-                        said[place:place] = said[place : place + rng.randint(1, 4)]
+                        text_words[i:i] = text_words[i : i + rng.randint(1, 4)]
                     case _:
-                        said[place] = rng.choice(words)
-            return " ".join(said)
+                        text_words[i] = rng.choice(words)
+            return " ".join(text_words)
     return text
 
 
-_KINDS = ("letters", "words", "pairs", "triples")
+_NGRAM_KINDS = ("letters", "words", "pairs", "triples")
 
 
-def _grams(text: str) -> dict[str, list[str]]:
-    said = text.split()
-    padded = f" {' '.join(said)} "
+def _ngrams(text: str) -> dict[str, list[str]]:
+    words = text.split()
+    padded = f" {' '.join(words)} "
     return {
         "letters": [padded[start : start + 3] for start in range(len(padded) - 2)],
-        "words": said,
-        "pairs": [" ".join(pair) for pair in itertools.pairwise(["", *said, ""])],
-        "triples": [" ".join(said[start : start + 3]) for start in range(len(said) - 2)],
+        "words": words,
+        "pairs": [" ".join(pair) for pair in itertools.pairwise(["", *words, ""])],
+        "triples": [" ".join(words[start : start + 3]) for start in range(len(words) - 2)],
     }
 
 
-def _hashes(grams: Sequence[str]) -> list[int]:
-    return [zlib.crc32(gram.encode()) % _BUCKETS for gram in grams]
+def _hashes(ngrams: Sequence[str]) -> list[int]:
+    return [zlib.crc32(ngram.encode()) % _N_BUCKETS for ngram in ngrams]
 
 
-def features(text: str, seen: dict[str, np.ndarray]) -> list[float]:
-    """Shares of a text's n-grams of each kind that real text holds, and of its pairs of words that are distinct."""
-    grams = _grams(text)
-    shares = [float(seen[name][_hashes(grams[name])].mean()) if grams[name] else 1.0 for name in _KINDS]
-    return [*shares, len(set(grams["pairs"])) / len(grams["pairs"])]
+def text_features(text: str, known_ngrams: dict[str, np.ndarray]) -> list[float]:
+    """Fraction of a text's n-grams of each kind that occur in real text, and fraction of its word pairs that are distinct."""
+    ngrams = _ngrams(text)
+    fractions = [
+        float(known_ngrams[name][_hashes(ngrams[name])].mean()) if ngrams[name] else 1.0 for name in _NGRAM_KINDS
+    ]
+    return [*fractions, len(set(ngrams["pairs"])) / len(ngrams["pairs"])]
 
 
-def public(folder: str | Path, device: str = "cpu") -> Callable[[Sequence[str]], np.ndarray]:
-    """A classifier of the hub with the four levels as labels, such as madhurjindal/autonlp-Gibberish-Detector-492513457.
+def load_hub_detector(folder: str | Path, device: str = "cpu") -> Callable[[Sequence[str]], np.ndarray]:
+    """Load a classifier from the hub with the four levels as labels, such as madhurjindal/autonlp-Gibberish-Detector-492513457.
 
     Args:
-        folder: where it was downloaded.
-        device: where it runs.
+        folder: the downloaded repository.
+        device: device to run on.
 
     Returns:
-        The expected level of each text, as ``Detector.score`` gives it. Labels are told by their names.
+        A function that returns the expected level of each text, as ``GibberishDetector.score`` does. It matches labels by
+        name.
 
     Raises:
         GibberishError: it has other labels.
@@ -176,28 +191,29 @@ def public(folder: str | Path, device: str = "cpu") -> Callable[[Sequence[str]],
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **safe).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    labels = [model.config.id2label[number].lower() for number in range(model.config.num_labels)]
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **options)
+    model = model.to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    labels = [model.config.id2label[i].lower() for i in range(model.config.num_labels)]
     if sorted(labels) != sorted(LEVELS):
         raise GibberishError(f"the detector's labels are {', '.join(labels)}; they must be {', '.join(LEVELS)}")
     levels = torch.tensor([LEVELS.index(label) for label in labels], dtype=torch.float32, device=device)
 
     @torch.inference_mode()
     def score(texts: Sequence[str]) -> np.ndarray:
-        found = pd.Series(np.nan, index=range(len(texts)))
-        kept = [number for number, text in enumerate(texts) if text.split()]
-        for start in range(0, len(kept), 32):
-            batch = kept[start : start + 32]
-            rows = tokenizer(
-                [texts[number] for number in batch], padding=True, truncation=True, max_length=512, return_tensors="pt"
+        scores = pd.Series(np.nan, index=range(len(texts)))
+        indices = [i for i, text in enumerate(texts) if text.split()]
+        for start in range(0, len(indices), 32):
+            batch = indices[start : start + 32]
+            inputs = tokenizer(
+                [texts[i] for i in batch], padding=True, truncation=True, max_length=512, return_tensors="pt"
             )
-            found[batch] = (model(**rows.to(device)).logits.float().softmax(-1) @ levels).cpu().numpy()
-        return found.to_numpy()
+            scores[batch] = (model(**inputs.to(device)).logits.float().softmax(-1) @ levels).cpu().numpy()
+        return scores.to_numpy()
 
     return score
 
 
 class GibberishError(ValueError):
-    """A detector that cannot be used; the text says why."""
+    """A gibberish detector that cannot be used; the message says why."""

@@ -1,4 +1,4 @@
-"""What a generation learns from: real documents, texts of the models before it, and which of them it reads how often."""
+"""Training documents of a generation: a mix of real documents and texts of earlier generations."""
 
 from __future__ import annotations
 
@@ -8,122 +8,122 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from factlife.config.collapse import Arm
+from factlife.config.collapse import CollapseArm
 
 
 class CollapseError(RuntimeError):
-    """A generation cannot be made; the text says why and what to change."""
+    """A generation cannot be trained; the message says why and what to change."""
 
 
-def real_texts(documents: pd.DataFrame, tokenizer: Any, block_tokens: int) -> pd.DataFrame:
-    """Real texts that may be learnt or gone on from: ``text, ended``.
+def real_texts(documents: pd.DataFrame, tokenizer: Any, block_size: int) -> pd.DataFrame:
+    """Real texts to train on or to take prompts from: ``text, ends_with_eos``.
 
     Args:
-        documents: the real corpus, of which the training part is taken.
+        documents: the real corpus; only its training split is used.
         tokenizer: counts the tokens of a block.
-        block_tokens: tokens of a block, cut from all documents after one another; 0 for whole documents.
+        block_size: tokens of a block, cut from the concatenated documents; 0 for whole documents.
 
     Returns:
-        Documents, or blocks, after which no text ends.
+        Whole documents, or blocks, which do not end with the end-of-text token.
     """
     texts = documents["text"][documents["split"] == "train"]
-    if not block_tokens:
-        return pd.DataFrame({"text": texts.to_numpy(), "ended": True})
+    if not block_size:
+        return pd.DataFrame({"text": texts.to_numpy(), "ends_with_eos": True})
     ids = [id for row in tokenizer(texts.tolist(), add_special_tokens=False)["input_ids"] for id in row]
-    starts = range(0, len(ids) - block_tokens + 1, block_tokens)
-    blocks = tokenizer.batch_decode([ids[start : start + block_tokens] for start in starts])
-    return pd.DataFrame({"text": blocks, "ended": False})
+    starts = range(0, len(ids) - block_size + 1, block_size)
+    blocks = tokenizer.batch_decode([ids[start : start + block_size] for start in starts])
+    return pd.DataFrame({"text": blocks, "ends_with_eos": False})
 
 
 def new_documents(
-    settings: Arm, generation: int, real: pd.DataFrame, written: pd.DataFrame | None, seed: int
+    settings: CollapseArm, generation: int, real: pd.DataFrame, samples: pd.DataFrame | None, seed: int
 ) -> pd.DataFrame:
-    """What a generation adds: its share of what the model before it wrote, and fresh real documents.
+    """The documents that a generation adds: texts of the previous generation and fresh real documents.
 
     Args:
-        settings: of the arm.
+        settings: settings of the arm.
         generation: its number; 0 for the real documents from which `accumulate` starts.
-        real: all real documents, with the columns ``text, ended``.
-        written: what the generation before wrote, with the same columns and those of the filter; none for generation 0.
-        seed: with the number, of the draw.
+        real: all real documents, with the columns ``text, ends_with_eos``.
+        samples: texts of the previous generation, with the same columns and those of the filter; None for generation 0.
+        seed: seed of the draw, together with the generation.
 
     Returns:
-        ``text, ended, source, generation``: ``source`` is ``real`` or ``synthetic``.
+        ``text, ends_with_eos, source, generation``: ``source`` is ``real`` or ``synthetic``.
 
     Raises:
-        CollapseError: there are fewer real documents than the generation takes, or no text was written that may be learnt.
+        CollapseError: the corpus has too few real documents, or no generated text passes the filter.
     """
-    synthetic = 0 if written is None else synthetic_documents(settings, generation)
-    wanted = settings.documents - synthetic
-    if wanted > len(real):
+    n_synthetic = 0 if samples is None else n_synthetic_documents(settings, generation)
+    n_real = settings.documents - n_synthetic
+    if n_real > len(real):
         raise CollapseError(
-            f"corpora.{settings.training.corpus} has {len(real)} documents or blocks to train on, fewer than the {wanted} real ones that "
-            "a generation takes; lower `documents` of the arm, or make the corpus larger"
+            f"corpora.{settings.training.corpus} has {len(real)} documents or blocks to train on, but a generation needs {n_real} "
+            "real ones; lower `documents` of the arm, or enlarge the corpus"
         )
-    drawn = np.random.default_rng([seed, generation]).choice(len(real), wanted, replace=False)
-    parts = [real.iloc[np.sort(drawn)].assign(source="real")]
-    if synthetic:
-        kept = written[(written["text"].str.strip() != "") & _passes(written, settings.filter)].head(synthetic)
-        if kept.empty:
+    rows = np.random.default_rng([seed, generation]).choice(len(real), n_real, replace=False)
+    parts = [real.iloc[np.sort(rows)].assign(source="real")]
+    if n_synthetic:
+        accepted = samples[(samples["text"].str.strip() != "") & _passes_filter(samples, settings.filter)]
+        if accepted.empty:
             raise CollapseError(
-                f"all {len(written)} texts that generation {generation - 1} wrote are empty or do not pass the filter, so there "
-                "is nothing to learn from: the chain ends there; lower `generations` to see its results, or the training's "
-                "learning rates"
+                f"all {len(samples)} texts of generation {generation - 1} are empty or rejected by the filter, so there is nothing to "
+                "train on and the chain ends; lower `generations` to see its results, or lower the learning rates of `training`"
             )
-        parts.append(kept.assign(source="synthetic"))
-    return pd.concat(parts)[["text", "ended", "source"]].assign(generation=generation).reset_index(drop=True)
+        parts.append(accepted.head(n_synthetic).assign(source="synthetic"))
+    columns = ["text", "ends_with_eos", "source"]
+    return pd.concat(parts)[columns].assign(generation=generation).reset_index(drop=True)
 
 
-def _passes(written: pd.DataFrame, name: str) -> pd.Series:
-    """Whether each text that was written may be learnt."""
+def _passes_filter(samples: pd.DataFrame, name: str) -> pd.Series:
+    """Whether each generated text passes a filter."""
     match name:
-        case "distinct":
-            return ~written["text"].duplicated()
-        case "whole":
-            return written["parsed"] == written["sentences"]
-        case "true":
-            return written["false_statements"] == 0
-    return pd.Series(True, index=written.index)
+        case "unique":
+            return ~samples["text"].duplicated()
+        case "parsed":
+            return samples["parsed_sentences"] == samples["sentences"]
+        case "truthful":
+            return samples["false_statements"] == 0
+    return pd.Series(True, index=samples.index)
 
 
-def synthetic_documents(settings: Arm, generation: int) -> int:
-    """How many of a generation's new documents are synthetic, where enough were written that pass."""
-    recovering = settings.recover_after is not None and generation > settings.recover_after
-    return 0 if recovering else round(settings.documents * settings.synthetic_share)
+def n_synthetic_documents(settings: CollapseArm, generation: int) -> int:
+    """Number of synthetic documents that a generation adds if enough texts pass the filter."""
+    is_recovering = settings.recover_after is not None and generation > settings.recover_after
+    return 0 if is_recovering else round(settings.documents * settings.synthetic_fraction)
 
 
-def corpus(
-    settings: Arm, generation: int, real: pd.DataFrame, written: Sequence[pd.DataFrame], seed: int
+def training_documents(
+    settings: CollapseArm, generation: int, real: pd.DataFrame, samples: Sequence[pd.DataFrame], seed: int
 ) -> pd.DataFrame:
-    """All documents that a generation may read.
+    """All documents available to train a generation on.
 
     Args:
-        settings: of the arm.
+        settings: settings of the arm.
         generation: its number, at least 1.
-        real: all real documents, with the columns ``text, ended``.
-        written: what generations 0, 1, … wrote; with `replace` only the last is needed.
-        seed: of everything drawn.
+        real: all real documents, with the columns ``text, ends_with_eos``.
+        samples: texts of generations 0, 1, …; `replace` needs only those of the last one.
+        seed: seed of all draws.
 
     Returns:
-        Rows of ``new_documents``: this generation's, or (`accumulate`) those of generations 0 to this one, or
-        (`accumulate-fixed`) `documents` of these, chosen at random.
+        Rows of ``new_documents``: those of this generation, or (`accumulate`) of all generations up to this one, or
+        (`accumulate-subsample`) a random sample of these, as many as `documents`.
     """
     if settings.mode == "replace":
-        return new_documents(settings, generation, real, written[-1], seed)
-    parts = [
-        new_documents(settings, number, real, written[number - 1] if number else None, seed)
-        for number in range(generation + 1)
-    ]
+        return new_documents(settings, generation, real, samples[-1], seed)
+    parts = [new_documents(settings, i, real, samples[i - 1] if i else None, seed) for i in range(generation + 1)]
     pool = pd.concat(parts, ignore_index=True)
-    if settings.mode == "accumulate-fixed" and len(pool) > settings.documents:
-        chosen = np.random.default_rng([seed, generation, 1]).choice(len(pool), settings.documents, replace=False)
-        pool = pool.iloc[np.sort(chosen)].reset_index(drop=True)
+    if settings.mode == "accumulate-subsample" and len(pool) > settings.documents:
+        rows = np.random.default_rng([seed, generation, 1]).choice(len(pool), settings.documents, replace=False)
+        pool = pool.iloc[np.sort(rows)].reset_index(drop=True)
     return pool
 
 
-def readings(size: int, settings: Arm, seed: int) -> np.ndarray:
-    """Which documents are read: `documents` × `epochs` of them, or with `accumulate` all there are; none twice before all once."""
-    once = size if settings.mode == "accumulate" else settings.documents
-    count = max(1, round(once * settings.training.epochs))
+def training_order(n_documents: int, settings: CollapseArm, seed: int) -> np.ndarray:
+    """Indices of the documents in training order, in shuffled passes.
+
+    Trains on `documents` × `epochs` documents in total, or with `accumulate` on all of them × `epochs`.
+    """
+    documents_per_epoch = n_documents if settings.mode == "accumulate" else settings.documents
+    count = max(1, round(documents_per_epoch * settings.training.epochs))
     rng = np.random.default_rng(seed)
-    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
+    return np.concatenate([rng.permutation(n_documents) for _ in range(-(-count // n_documents))])[:count]

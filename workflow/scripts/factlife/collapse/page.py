@@ -1,4 +1,4 @@
-"""A page of texts that generations wrote, arms side by side."""
+"""A page of generated texts, arms side by side."""
 
 from __future__ import annotations
 
@@ -22,47 +22,49 @@ mark { padding: 0 .15em; border-radius: 3px; } .true { background: #cdebdf; } .f
 """
 
 
-def page(generations: Sequence[tuple[str, int, int, Path]], *, texts: int = 4) -> str:
-    """One self-contained HTML page: a row a generation, a column an arm, of each arm's first seed.
+def samples_page(generations: Sequence[tuple[str, int, int, Path]], *, n_texts: int = 4) -> str:
+    """One self-contained HTML page with one row per generation and one column per arm, for each arm's first seed.
 
     Args:
         generations: arm, seed, generation and folder.
-        texts: the first so many texts that each generation wrote.
+        n_texts: number of texts to show of each generation.
     """
-    first: dict[str, int] = {}
+    first_seeds: dict[str, int] = {}
     for arm, seed, _, _ in generations:
-        first.setdefault(arm, seed)
+        first_seeds.setdefault(arm, seed)
     cells = {
-        (generation, arm): _texts(folder, texts) for arm, seed, generation, folder in generations if first[arm] == seed
+        (generation, arm): _texts_html(folder, n_texts)
+        for arm, seed, generation, folder in generations
+        if first_seeds[arm] == seed
     }
-    lines = [f"<tr><th class=number>generation{''.join(f'<th>{html.escape(arm)}' for arm in first)}"]
+    lines = [f"<tr><th class=number>generation{''.join(f'<th>{html.escape(arm)}' for arm in first_seeds)}"]
     for generation in sorted({generation for generation, _ in cells}):
-        columns = "".join(f"<td>{cells.get((generation, arm), '')}" for arm in first)
+        columns = "".join(f"<td>{cells.get((generation, arm), '')}" for arm in first_seeds)
         lines.append(f"<tr><th class=number>{generation}{columns}")
     lead = (
-        "The first texts of each generation, as they were written. Values are marked: <mark class=true>true</mark>, "
-        "<mark class=false>false</mark>, <mark class=unknown>of nobody known, or no value of this kind</mark>."
+        "The first texts of each generation, unedited. Colours mark values as <mark class=true>true</mark>, "
+        "<mark class=false>false</mark> or <mark class=unknown>about an unknown subject or with an unknown value</mark>."
     )
-    body = f"<h1>What generations write</h1><p class=lead>{lead}</p><table>{''.join(lines)}</table>"
+    body = f"<h1>Generated texts</h1><p class=lead>{lead}</p><table>{''.join(lines)}</table>"
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Texts</title><style>{_STYLE}</style>{body}</html>\n"
     )
 
 
-def _texts(folder: Path, count: int) -> str:
-    texts = read_table(folder / "samples.parquet")["text"].head(count)
+def _texts_html(folder: Path, n_texts: int) -> str:
+    texts = read_table(folder / "samples.parquet")["text"].head(n_texts)
     path = folder / "statements.parquet"
-    stated = read_table(path).query("source == 'synthetic'") if path.exists() else None
-    return "".join(f"<p>{_marked(text, stated, number) or '<i>empty</i>'}" for number, text in enumerate(texts))
+    statements = read_table(path).query("source == 'synthetic'") if path.exists() else None
+    return "".join(f"<p>{_mark_values(text, statements, i) or '<i>empty</i>'}" for i, text in enumerate(texts))
 
 
-def _marked(text: str, stated: pd.DataFrame | None, number: int) -> str:
+def _mark_values(text: str, statements: pd.DataFrame | None, index: int) -> str:
     text = html.escape(text)
-    if stated is None:
+    if statements is None:
         return text
-    verdicts = stated[stated["text"] == number].set_index("value")["verdict"]
-    verdict = {html.escape(value): one for value, one in verdicts.items()}
-    pattern = "|".join(rf"\b{re.escape(value)}(?!\w)" for value in sorted(verdict, key=len, reverse=True))
-    return (
-        re.sub(pattern, lambda found: f"<mark class={verdict[found[0]]}>{found[0]}</mark>", text) if verdict else text
-    )
+    verdicts = statements[statements["text_index"] == index].set_index("value")["verdict"]
+    verdicts = {html.escape(value): verdict for value, verdict in verdicts.items()}
+    pattern = "|".join(rf"\b{re.escape(value)}(?!\w)" for value in sorted(verdicts, key=len, reverse=True))
+    if not verdicts:
+        return text
+    return re.sub(pattern, lambda match: f"<mark class={verdicts[match[0]]}>{match[0]}</mark>", text)

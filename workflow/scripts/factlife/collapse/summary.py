@@ -1,4 +1,4 @@
-"""From the folders of all generations to one tidy table."""
+"""Tidy summary tables from the folders of all generations."""
 
 from __future__ import annotations
 
@@ -11,86 +11,87 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from factlife import stats
-from factlife.config.collapse import Arm
+from factlife.config.collapse import CollapseArm
 from factlife.stats import LEVEL
 from factlife.world.tables import World, read_table
 
 KEYS = ["arm", "seed", "generation", "group"]
+TASK_KEYS = ["arm", "seed", "generation", "task", "scoring", "num_fewshot", "subject"]
 FREQUENCIES = ("head", "middle", "tail")
-DECILES = tuple(f"decile-{number}" for number in range(1, 11))
-# From this probability on, a model that is wrong is called confidently wrong.
+DECILES = tuple(f"decile-{i}" for i in range(1, 11))
+# Confidence from which a wrong answer counts as confidently wrong.
 CONFIDENT = 0.5
-_BINS = 10
+_N_BINS = 10
+_TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 
 
-def summarise(
+def summarise_generations(
     folders: Iterable[tuple[str, int, int, Path]],
     worlds: Mapping[str, World],
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, CollapseArm],
     *,
     resamples: int,
 ) -> pd.DataFrame:
-    """All figures of all generations.
+    """All metrics of all generations.
 
     Args:
-        folders: arm, seed, generation and folder; arms that begin alike share the folder of generation 0.
+        folders: arm, seed, generation and folder; arms with the same settings of generation 0 share its folder.
         worlds: the world of each arm.
         arms: settings of each arm, which name its control.
         resamples: bootstrap resamples.
 
     Returns:
-        Rows keyed by ``arm, seed, generation, group``. Groups: ``all``, the ``head``, ``middle`` and ``tail`` thirds and
-        the deciles of taught subjects by how often they are stated; relations; ``synthetic`` for what the generation wrote and ``real`` for as many
-        real texts (at generation 0). Intervals are over resampled subjects (``facts``), over ``texts``, or, in rows of
-        seed ``all``, over ``seeds`` (Student's t); figures of whole sets of texts have none within a seed.
+        Rows keyed by ``arm, seed, generation, group``. Groups: ``all``; the ``head``, ``middle`` and ``tail`` thirds and the
+        deciles of seen subjects by frequency; relations; prompt formats; ``synthetic`` for generated text and ``real`` for
+        the same number of real texts (at generation 0). Intervals are over resampled subjects (``facts``), over ``texts``,
+        or, in rows of seed ``all``, over ``seeds`` (Student's t). Metrics of a whole set of texts have no interval within a
+        seed.
     """
-    made: dict[Path, pd.DataFrame] = {}
+    by_folder: dict[Path, pd.DataFrame] = {}
     parts = []
-    at = {(arm, seed, generation): folder for arm, seed, generation, folder in folders}
-    for (arm, seed, generation), folder in at.items():
-        if folder not in made:
-            made[folder] = pd.concat(_figures(folder, worlds[arm], resamples), ignore_index=True)
+    folder_of = {(arm, seed, generation): folder for arm, seed, generation, folder in folders}
+    for (arm, seed, generation), folder in folder_of.items():
+        if folder not in by_folder:
+            by_folder[folder] = pd.concat(_generation_rows(folder, worlds[arm], resamples), ignore_index=True)
         keys = {"arm": arm, "seed": str(seed), "generation": generation}
-        parts.append(made[folder].assign(**keys)[[*KEYS, *_TIDY]])
-        if control := at.get((arms[arm].control, seed, generation)):
-            parts.append(_lost(folder, control, worlds[arm], resamples).assign(**keys)[[*KEYS, *_TIDY]])
-    # A figure that cannot be had, as the entropy of texts that are all too short, has no row.
+        parts.append(by_folder[folder].assign(**keys)[[*KEYS, *_TIDY]])
+        if control := folder_of.get((arms[arm].control, seed, generation)):
+            drop = _recall_drop_rows(folder, control, worlds[arm], resamples)
+            parts.append(drop.assign(**keys)[[*KEYS, *_TIDY]])
+    # An undefined metric, such as the entropy of texts that are all too short, has no row.
     table = pd.concat(parts, ignore_index=True).dropna(subset=["estimate"])
-    return pd.concat([table, over_seeds(table)], ignore_index=True)
+    return pd.concat([table, means_over_seeds(table)], ignore_index=True)
 
 
-_TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
-
-
-def over_seeds(table: pd.DataFrame, keys: Sequence[str] = KEYS) -> pd.DataFrame:
-    """Means over seeds, with Student's t interval, where there are several; ``n`` counts seeds."""
-    kept = [key for key in keys if key != "seed"]
-    rows = table.groupby([*kept, "metric"], sort=False)["estimate"].agg(["count", "mean", "std"]).reset_index()
+def means_over_seeds(table: pd.DataFrame, keys: Sequence[str] = KEYS) -> pd.DataFrame:
+    """Means over seeds where there are several, with Student's t interval; ``n`` is the number of seeds."""
+    group_keys = [key for key in keys if key != "seed"]
+    rows = table.groupby([*group_keys, "metric"], sort=False)["estimate"].agg(["count", "mean", "std"]).reset_index()
     rows = rows[rows["count"] > 1]
     low, high = stats.seed_interval(rows["mean"], rows["std"], rows["count"])
     rows = rows.assign(seed="all", ci_low=low, ci_high=high, interval_over="seeds")
     return rows.rename(columns={"count": "n", "mean": "estimate"})[[*keys, *_TIDY]]
 
 
-def parts_by_frequency(facts: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """Of each taught fact: in which of equal parts its subject lies, from the most often stated to the least.
+def frequency_groups(facts: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """Group of each seen fact, from the most frequent subjects to the least frequent, in groups of equal size.
 
-    Subjects that are stated equally often stay together, so a part may be empty.
+    Subjects with the same frequency stay together, so a group may be empty.
     """
-    taught = facts[facts["seen"]]
-    subjects = taught.groupby("entity_id")["exposures"].first().sort_values(ascending=False, kind="stable")
-    # Equally frequent subjects have the same rank, the mean of theirs.
-    place = (subjects.rank(ascending=False, method="average") - 0.5) / len(subjects)
-    group = pd.cut(place, np.linspace(0, 1, len(names) + 1), labels=list(names), include_lowest=True).astype(str)
-    return pd.Series(group.reindex(taught["entity_id"]).to_numpy(), index=taught["fact_id"].to_numpy())
+    seen = facts[facts["seen"]]
+    exposures = seen.groupby("entity_id")["exposures"].first().sort_values(ascending=False, kind="stable")
+    # Subjects with the same frequency share their mean rank.
+    quantile = (exposures.rank(ascending=False, method="average") - 0.5) / len(exposures)
+    group = pd.cut(quantile, np.linspace(0, 1, len(names) + 1), labels=list(names), include_lowest=True).astype(str)
+    return pd.Series(group.reindex(seen["entity_id"]).to_numpy(), index=seen["fact_id"].to_numpy())
 
 
-def _figures(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFrame]:
-    frequency = parts_by_frequency(world.facts, FREQUENCIES)
-    recall = read_table(folder / "recall.parquet")
-    yield from _of_recall(recall, frequency, resamples)
-    forward = recall[recall["kind"] == "forward"]
-    deciles = forward["fact_id"].map(parts_by_frequency(world.facts, DECILES))
+def _generation_rows(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFrame]:
+    frequency = frequency_groups(world.facts, FREQUENCIES)
+    scores = read_table(folder / "recall.parquet")
+    yield from _recall_rows(scores, frequency, resamples)
+    forward = scores[scores["kind"] == "forward"]
+    deciles = forward["fact_id"].map(frequency_groups(world.facts, DECILES))
     for groups in (deciles, forward["relation"]):
         for name, rows in forward.groupby(groups):
             rows = rows.assign(subject=rows["fact_id"].str.split(".").str[0])
@@ -103,29 +104,28 @@ def _figures(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFram
     paths = {"synthetic": folder / "samples.parquet", "real": folder / "real.parquet"}
     texts = {source: read_table(path) for source, path in paths.items() if path.exists()}
     for source, table in texts.items():
-        yield from _of_texts(table, source, resamples)
-    if (path := folder / "gibberish.json").exists() and "real" in texts:
-        yield _accuracy(**json.loads(path.read_text()))
-    diverse = pd.read_csv(folder / "diversity.csv", index_col="metric")
-    for source in diverse:
-        for metric, value in diverse[source].dropna().items():
-            yield _plain(metric, source, len(texts[source]), value)
+        yield from _text_rows(table, source, resamples)
+    if (path := folder / "gibberish_detector.json").exists() and "real" in texts:
+        yield _detector_accuracy(**json.loads(path.read_text()))
+    diversity = pd.read_csv(folder / "diversity.csv", index_col="metric")
+    for source in diversity:
+        for metric, value in diversity[source].dropna().items():
+            yield _without_interval(metric, source, len(texts[source]), value)
     if (path := folder / "statements.parquet").exists():
         statements = read_table(path)
         for source, table in texts.items():
-            rows = statements[(statements["source"] == source) & ~statements["denied"]]
-            yield from _of_statements(rows, source, world, frequency, len(table), resamples)
+            rows = statements[(statements["source"] == source) & ~statements["negated"]]
+            yield from _statement_rows(rows, source, world, frequency, len(table), resamples)
 
 
-def _of_recall(recall: pd.DataFrame, frequency: pd.Series, resamples: int) -> Iterator[pd.DataFrame]:
-    recall = recall.assign(
-        subject=recall["fact_id"].str.split(".").str[0],
-        frequency=recall["fact_id"].map(frequency),
-        confidently_wrong=(~recall["candidate_correct"].astype("boolean") & (recall["confidence"] >= CONFIDENT)).astype(
-            "Float64"
-        ),
+def _recall_rows(scores: pd.DataFrame, frequency: pd.Series, resamples: int) -> Iterator[pd.DataFrame]:
+    is_wrong, is_confident = ~scores["candidate_correct"].astype("boolean"), scores["confidence"] >= CONFIDENT
+    scores = scores.assign(
+        subject=scores["fact_id"].str.split(".").str[0],
+        frequency=scores["fact_id"].map(frequency),
+        confidently_wrong=(is_wrong & is_confident).astype("Float64"),
     )
-    forward = recall[recall["kind"] == "forward"]
+    forward = scores[scores["kind"] == "forward"]
     columns = {
         "recall": "exact_match", "first_token_accuracy": "first_token_correct", "loss_nats": "loss_nats",
         "candidate_accuracy": "candidate_correct", "confidence": "confidence", "confidently_wrong": "confidently_wrong",
@@ -134,146 +134,153 @@ def _of_recall(recall: pd.DataFrame, frequency: pd.Series, resamples: int) -> It
         rows = forward if group == "all" else forward[forward["frequency"] == group]
         if len(rows):
             yield _means(rows, columns, group, resamples)
-    chosen = forward[forward["candidate_correct"].fillna(False).astype(bool)]
-    if len(chosen):
-        yield _means(chosen, {"greedy_proportion": "exact_match"}, "all", resamples)
+    correct = forward[forward["candidate_correct"].fillna(False).astype(bool)]
+    if len(correct):
+        yield _means(correct, {"greedy_proportion": "exact_match"}, "all", resamples)
     for kind in ("paraphrase", "question", "unseen"):
-        rows, exact = recall[recall["kind"] == kind], {"recall": "exact_match", "confidence": "confidence"}
+        rows = scores[scores["kind"] == kind]
         if len(rows):
-            yield _means(rows, {f"{metric}_{kind}": column for metric, column in exact.items()}, "all", resamples)
-    known = forward.dropna(subset=["confidence"])
-    error = calibration_error(known["confidence"].to_numpy(float), known["candidate_correct"].to_numpy(float))
-    yield _plain("calibration_error", "all", len(known), error)
+            columns = {f"recall_{kind}": "exact_match", f"confidence_{kind}": "confidence"}
+            yield _means(rows, columns, "all", resamples)
+    forward = forward.dropna(subset=["confidence"])
+    error = calibration_error(forward["confidence"].to_numpy(float), forward["candidate_correct"].to_numpy(float))
+    yield _without_interval("calibration_error", "all", len(forward), error)
 
 
-def _lost(folder: Path, control: Path, world: World, resamples: int) -> pd.DataFrame:
-    """How much less is recalled than by the control: differences of the same probes, over resampled subjects."""
-    mine, others = (read_table(path / "recall.parquet") for path in (folder, control))
-    rows = mine.merge(others[["probe_id", "exact_match"]], on="probe_id", suffixes=("", "_control"))
+def _recall_drop_rows(folder: Path, control: Path, world: World, resamples: int) -> pd.DataFrame:
+    """The control's recall minus the arm's: differences between the same probes, over resampled subjects."""
+    scores, control_scores = (read_table(path / "recall.parquet") for path in (folder, control))
+    columns = ["probe_id", "exact_match"]
+    rows = scores.merge(control_scores[columns], on="probe_id", suffixes=("", "_control"))
     rows = rows[rows["kind"] == "forward"]
     rows = rows.assign(
         subject=rows["fact_id"].str.split(".").str[0],
-        lost=rows["exact_match_control"].astype("Float64") - rows["exact_match"].astype("Float64"),
+        drop=rows["exact_match_control"].astype("Float64") - rows["exact_match"].astype("Float64"),
     )
-    frequency = rows["fact_id"].map(parts_by_frequency(world.facts, FREQUENCIES))
+    frequency = rows["fact_id"].map(frequency_groups(world.facts, FREQUENCIES))
     groups = {"all": rows} | {name: rows[frequency == name] for name in FREQUENCIES if (frequency == name).any()}
-    return pd.concat([_means(rows, {"recall_lost": "lost"}, name, resamples) for name, rows in groups.items()])
+    return pd.concat([_means(rows, {"recall_drop": "drop"}, name, resamples) for name, rows in groups.items()])
 
 
-def _accuracy(accuracy: float, tested: int) -> pd.DataFrame:
-    """Of the classifier of gibberish, with Wilson's interval."""
-    low, high = binomtest(round(accuracy * tested), tested).proportion_ci(LEVEL, method="wilson")
-    row = _plain("gibberish_accuracy", "real", tested, accuracy)
+def _detector_accuracy(accuracy: float, n_test: int) -> pd.DataFrame:
+    """Accuracy of the gibberish detector, with Wilson's interval."""
+    low, high = binomtest(round(accuracy * n_test), n_test).proportion_ci(LEVEL, method="wilson")
+    row = _without_interval("gibberish_detector_accuracy", "real", n_test, accuracy)
     return row.assign(ci_low=low, ci_high=high, interval_over="texts")
 
 
-TEST_KEYS = ["arm", "seed", "generation", "test", "scoring", "shots", "subject"]
-
-
-def summarise_tests(folders: Iterable[tuple[str, int, int, Path]], *, resamples: int) -> pd.DataFrame:
-    """Accuracy in multiple-choice tests.
+def summarise_tasks(folders: Iterable[tuple[str, int, int, Path]], *, resamples: int) -> pd.DataFrame:
+    """Accuracy in multiple-choice tasks.
 
     Args:
         folders: arm, seed, generation and folder.
         resamples: bootstrap resamples.
 
     Returns:
-        Rows keyed by ``arm, seed, generation, test, scoring, shots, subject``, then ``metric, n, estimate, ci_low,
-        ci_high, interval_over``. Subjects: each of them, ``factual``, ``reasoning``, ``other`` and ``all``. Metrics:
-        ``accuracy``; ``accuracy_norm``, by log probability for each character; ``confidence``. Intervals over questions, or, in rows of seed ``all``, over seeds.
+        Rows keyed by ``arm, seed, generation, task, scoring, num_fewshot, subject``, then ``metric, n, estimate, ci_low,
+        ci_high, interval_over``. Subjects: each subject, ``factual``, ``reasoning``, ``other`` and ``all``. Metrics:
+        ``accuracy``; ``accuracy_norm``, by log probability per character; ``confidence``. Intervals are over questions, or,
+        in rows of seed ``all``, over seeds.
     """
-    parts = [pd.DataFrame(columns=[*TEST_KEYS, *_TIDY])]
+    parts = [pd.DataFrame(columns=[*TASK_KEYS, *_TIDY])]
     columns = {"accuracy": "correct", "accuracy_norm": "correct_norm", "confidence": "confidence"}
     for arm, seed, generation, folder in folders:
-        for (test, scoring, shots), form in read_table(folder / "tests.parquet").groupby(["test", "scoring", "shots"]):
-            subjects = [*form.groupby("subject"), *form.groupby("group"), ("all", form)]
+        answers = read_table(folder / "tasks.parquet")
+        for (task, scoring, num_fewshot), group in answers.groupby(["task", "scoring", "num_fewshot"]):
+            subjects = [*group.groupby("subject"), *group.groupby("group"), ("all", group)]
             for subject, rows in subjects:
-                keys = {"arm": arm, "seed": str(seed), "generation": generation, "test": test, "scoring": scoring}
-                found = _means(rows.assign(subject=rows["question"]), columns, "", resamples, "questions")
-                parts.append(found.assign(**keys, shots=shots, subject=subject)[[*TEST_KEYS, *_TIDY]])
+                keys = {"arm": arm, "seed": str(seed), "generation": generation, "task": task, "scoring": scoring}
+                means = _means(rows.assign(subject=rows["question"]), columns, "", resamples, "questions")
+                parts.append(means.assign(**keys, num_fewshot=num_fewshot, subject=subject)[[*TASK_KEYS, *_TIDY]])
     table = pd.concat(parts[1:] or parts, ignore_index=True)
-    return pd.concat([table, over_seeds(table, TEST_KEYS)], ignore_index=True)
+    return pd.concat([table, means_over_seeds(table, TASK_KEYS)], ignore_index=True)
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Expected calibration error over ten equal bins (Guo et al. 2017, eq. 3); NaN for none."""
+def calibration_error(confidence: np.ndarray, is_correct: np.ndarray) -> float:
+    """Expected calibration error over ten equal bins (Guo et al. 2017, eq. 3); NaN for no answers."""
     if not len(confidence):
         return float("nan")
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, confidence - correct, _BINS)
+    bins = np.minimum((confidence * _N_BINS).astype(int), _N_BINS - 1)
+    gaps = np.bincount(bins, confidence - is_correct, _N_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _of_texts(texts: pd.DataFrame, source: str, resamples: int) -> Iterator[pd.DataFrame]:
-    texts = texts.assign(empty=(texts["words"] == 0).astype(float))
-    columns = {name: name for name in ("words", "entropy", "gibberish", "empty", "ended") if name in texts}
-    yield _means(texts.assign(subject=range(len(texts))), columns, source, resamples, "texts")
-    yield _perplexity("judge_perplexity", source, texts["judge_nats"], texts["judge_tokens"], resamples)
-    if "parsed" in texts:
-        yield _ratio("parsed_share", source, texts["parsed"], texts["sentences"], resamples)
+def _text_rows(texts: pd.DataFrame, source: str, resamples: int) -> Iterator[pd.DataFrame]:
+    texts = texts.assign(subject=range(len(texts)), is_empty=(texts["words"] == 0).astype(float))
+    columns = {
+        "words_per_text": "words", "entropy": "entropy", "gibberish_level": "gibberish_level", "empty_fraction": "is_empty",
+        "eos_fraction": "ends_with_eos",
+    }  # fmt: skip
+    columns = {metric: column for metric, column in columns.items() if column in texts}
+    yield _means(texts, columns, source, resamples, "texts")
+    nats, tokens = texts["perplexity_nats"], texts["perplexity_tokens"]
+    yield _perplexity("generative_perplexity", source, nats, tokens, resamples)
+    if "parsed_sentences" in texts:
+        yield _ratio("parsed_fraction", source, texts["parsed_sentences"], texts["sentences"], resamples)
 
 
-def _of_statements(
-    rows: pd.DataFrame, source: str, world: World, frequency: pd.Series, texts: int, resamples: int
+def _statement_rows(
+    rows: pd.DataFrame, source: str, world: World, frequency: pd.Series, n_texts: int, resamples: int
 ) -> Iterator[pd.DataFrame]:
-    """Figures of the facts that texts state; those of synthetic text are also given by frequency."""
+    """Metrics of the statements in texts, for synthetic text also by frequency."""
     rows = rows.assign(
-        subject=rows["text"],
-        true=(rows["verdict"] == "true").astype(float),
-        unknown=(rows["verdict"] == "unknown").astype(float),
+        subject=rows["text_index"],
+        is_true=(rows["verdict"] == "true").astype(float),
+        is_unknown=(rows["verdict"] == "unknown").astype(float),
         frequency=rows["fact_id"].map(frequency),
     )
     group = "all" if source == "synthetic" else source
     if len(rows):
-        yield _means(rows, {"fact_precision": "true", "unknown_share": "unknown"}, group, resamples, "texts")
-    stated = rows["fact_id"][rows["verdict"] == "true"].value_counts().reindex(frequency.index, fill_value=0)
+        columns = {"fact_precision": "is_true", "unknown_fraction": "is_unknown"}
+        yield _means(rows, columns, group, resamples, "texts")
+    n_true = rows["fact_id"][rows["verdict"] == "true"].value_counts().reindex(frequency.index, fill_value=0)
     facts = pd.DataFrame(
-        {"subject": stated.index.str.split(".").str[0], "covered": (stated > 0).astype(float)}, index=stated.index
+        {"subject": n_true.index.str.split(".").str[0], "is_covered": (n_true > 0).astype(float)}, index=n_true.index
     )
-    yield _means(facts, {"coverage": "covered"}, group, resamples)
-    yield _means(facts[frequency == "tail"], {"tail_coverage": "covered"}, group, resamples)
+    yield _means(facts, {"coverage": "is_covered"}, group, resamples)
+    yield _means(facts[frequency == "tail"], {"tail_coverage": "is_covered"}, group, resamples)
     if source == "synthetic":
         for name in FREQUENCIES:
-            yield _means(facts[frequency == name], {"coverage": "covered"}, name, resamples)
-            if (here := rows[rows["frequency"] == name]).size:
-                yield _means(here, {"fact_precision": "true"}, name, resamples, "texts")
-    yield _plain("statements", group, texts, len(rows) / texts)
-    truth = world.facts.set_index("fact_id")["exposures"].reindex(stated.index)
-    for metric, value in divergence(stated.to_numpy(float), truth.to_numpy(float)).items():
-        yield _plain(metric, group, int(stated.sum()), value)
+            yield _means(facts[frequency == name], {"coverage": "is_covered"}, name, resamples)
+            if (frequency_rows := rows[rows["frequency"] == name]).size:
+                yield _means(frequency_rows, {"fact_precision": "is_true"}, name, resamples, "texts")
+    yield _without_interval("statements_per_text", group, n_texts, len(rows) / n_texts)
+    exposures = world.facts.set_index("fact_id")["exposures"].reindex(n_true.index)
+    for metric, value in divergence(n_true.to_numpy(float), exposures.to_numpy(float)).items():
+        yield _without_interval(metric, group, int(n_true.sum()), value)
 
 
-def divergence(stated: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How far the facts stated truly are from the distribution that the corpus was made from.
+def divergence(n_stated: np.ndarray, exposures: np.ndarray) -> dict[str, float]:
+    """Distance of the distribution of correctly stated facts from the distribution of facts in the real corpus.
 
-    Total variation, Hellinger distance, Kullback-Leibler divergence of what is stated from the truth (nats), and the
-    entropy of what is stated over that of the truth. NaN if nothing is stated. Few statements are far from any truth:
-    compare with real text of as many.
+    Total variation, Hellinger distance, Kullback-Leibler divergence of the former from the latter (nats), and the entropy
+    of the former divided by that of the latter (evenness). NaN if no fact is stated. A small number of statements is far
+    from any distribution: compare with the same number of real texts.
     """
     names = ("divergence_tv", "divergence_hellinger", "divergence_kl", "evenness")
-    if not stated.sum():
+    if not n_stated.sum():
         return dict.fromkeys(names, float("nan"))
-    q, p = stated / stated.sum(), truth / truth.sum()
-    there = q > 0
-    entropy = -(q[there] * np.log(q[there])).sum()
-    figures = (
+    q, p = n_stated / n_stated.sum(), exposures / exposures.sum()
+    support = q > 0
+    entropy = -(q[support] * np.log(q[support])).sum()
+    values = (
         np.abs(q - p).sum() / 2,
         np.sqrt(((np.sqrt(q) - np.sqrt(p)) ** 2).sum() / 2),
-        (q[there] * np.log(q[there] / p[there])).sum(),
+        (q[support] * np.log(q[support] / p[support])).sum(),
         entropy / -(p[p > 0] * np.log(p[p > 0])).sum(),
     )
-    return {name: float(value) for name, value in zip(names, figures, strict=True)}
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _means(
-    rows: pd.DataFrame, columns: dict[str, str], group: str, resamples: int, over: str = "facts"
+    rows: pd.DataFrame, columns: dict[str, str], group: str, resamples: int, interval_over: str = "facts"
 ) -> pd.DataFrame:
     values = rows[list(columns.values())].astype(float).to_numpy()
     interval = stats.cluster_bootstrap(values, rows["subject"].to_numpy(), resamples=resamples)
-    return stats.summary_rows({"group": group}, list(columns), interval, interval_over=over)
+    return stats.summary_rows({"group": group}, list(columns), interval, interval_over=interval_over)
 
 
-def _plain(metric: str, group: str, n: int, value: float) -> pd.DataFrame:
+def _without_interval(metric: str, group: str, n: int, value: float) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "group": [group],
@@ -288,18 +295,18 @@ def _plain(metric: str, group: str, n: int, value: float) -> pd.DataFrame:
 
 
 def _ratio(
-    metric: str, group: str, above: pd.Series, below: pd.Series, resamples: int, exp: bool = False
+    metric: str, group: str, numerator: pd.Series, denominator: pd.Series, resamples: int, exp: bool = False
 ) -> pd.DataFrame:
-    """A sum over texts by another, with an interval over resampled texts."""
-    both = np.stack([above.to_numpy(float), below.to_numpy(float)], 1)
-    draws = np.random.default_rng(0).multinomial(len(both), np.full(len(both), 1 / len(both)), size=resamples) @ both
+    """Ratio of two sums over texts, with an interval over resampled texts."""
+    terms = np.stack([numerator.to_numpy(float), denominator.to_numpy(float)], 1)
+    sums = np.random.default_rng(0).multinomial(len(terms), np.full(len(terms), 1 / len(terms)), size=resamples) @ terms
     with np.errstate(invalid="ignore", divide="ignore"):
-        value, drawn = both[:, 0].sum() / both[:, 1].sum(), draws[:, 0] / draws[:, 1]
+        value, ratios = terms[:, 0].sum() / terms[:, 1].sum(), sums[:, 0] / sums[:, 1]
     low, high = (
-        np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+        np.nanquantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(ratios).any() else (np.nan, np.nan)
     )
     value, low, high = np.exp([value, low, high]) if exp else (value, low, high)
-    return _plain(metric, group, len(both), value).assign(ci_low=low, ci_high=high, interval_over="texts")
+    return _without_interval(metric, group, len(terms), value).assign(ci_low=low, ci_high=high, interval_over="texts")
 
 
 def _perplexity(metric: str, group: str, nats: pd.Series, tokens: pd.Series, resamples: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Collapse: models that are trained, generation after generation, on text that they wrote themselves."""
+"""Collapse: models trained for several generations on text that earlier generations generated."""
 
 from __future__ import annotations
 
@@ -15,190 +15,217 @@ if TYPE_CHECKING:
 
 
 class Sampler(Section):
-    """How a model writes; every choice is made here and none is left to a model's own settings."""
+    """Decoding settings. They replace all defaults in a model's own generation config."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "beams": "num_beams",
+        "new_tokens": "max_new_tokens",
+        "chat": "chat_instruction",
+    }
 
     method: Literal["sample", "greedy", "beam"] = key(
-        "sample", "Draw tokens, take the likeliest, or search with beams."
+        "sample", "`sample`: draw each token; `greedy`: take the most probable token; `beam`: beam search."
     )
-    temperature: float = key(1.0, "Divides the logits before drawing.", gt=0)
-    top_p: float = key(1.0, "Draw from the fewest tokens that together have this probability.", gt=0, le=1)
-    beams: Annotated[int, Field(ge=2)] = key(5, "Beams of `beam`.")
-    prompt_tokens: int = key(0, "Tokens of a real document that the model goes on from; 0 to write from nothing.", ge=0)
-    keep_prompt: bool = key(True, "Whether a text is the prompt and what was written after it, or only the latter.")
-    chat: str | None = key(
+    temperature: float = key(1.0, "Sampling temperature.", gt=0)
+    top_p: float = key(1.0, "Nucleus sampling: probability mass of the most probable tokens to sample from.", gt=0, le=1)
+    num_beams: Annotated[int, Field(ge=2)] = key(5, "Beams of method `beam`.")
+    prompt_tokens: int = key(0, "Tokens of a real document to use as the prompt; 0 to generate without a prompt.", ge=0)
+    keep_prompt: bool = key(True, "Whether a generated text includes its prompt.")
+    chat_instruction: str | None = key(
         None,
-        "Instruction that stands before each prompt, in the chat template of the tokenizer; empty to use no template.",
+        "Instruction to put before each prompt, in the tokenizer's chat template; null uses no chat template.",
     )
-    new_tokens: Count = key(96, "Most tokens written.")
-    batch_tokens: Count = key(32768, "Tokens in a batch, those still to be written included; no draw depends on it.")
+    max_new_tokens: Count = key(96, "Maximum number of tokens to generate.")
+    batch_tokens: Count = key(32768, "Tokens in a batch, new tokens included; does not change the samples.")
 
 
-class Relearning(Training):
-    """How each generation is trained; as a model's training, but for what is below."""
+class GenerationTraining(Training):
+    """Training settings of one generation, with defaults that differ from a model's own training."""
 
     epochs: float = key(  # type: ignore[assignment]
         1.0,
-        "Times through as many documents as `documents`, however large the corpus, so that arms take the same steps; with mode "
-        "`accumulate`, times through all that has accumulated.",
+        "Passes over as many documents as `documents`, whatever the size of the corpus, so that all arms take the same number of "
+        "steps; with mode `accumulate`, passes over all accumulated documents.",
         gt=0,
     )
     group_by_length: bool = key(
         False,
-        "Put texts of like length into a batch. Tokens of short ones then weigh more, so that each generation would write shorter "
-        "texts than it learnt, whatever it learnt.",
+        "Put texts of similar length into a batch. This gives more weight to the tokens of short texts, so that each generation "
+        "would generate shorter texts than it was trained on.",
     )
-    learning_rate: float = key(0.001, "Of AdamW.", gt=0)
-    muon_learning_rate: float = key(0.005, "Of Muon.", gt=0)
-    checkpoints: Literal[1] = key(1, "A generation keeps its last model only.")
+    learning_rate: float = key(0.001, "Learning rate of AdamW.", gt=0)
+    muon_learning_rate: float = key(0.005, "Learning rate of Muon.", gt=0)
+    checkpoints: Literal[1] = key(1, "Only the final model of a generation is saved.")
 
 
-class Arm(Section):
-    """A chain of generations: each learns from what the one before it wrote, from real text, or from both."""
+class CollapseArm(Section):
+    """A chain of generations, each trained on the previous generation's text, on real text, or on both."""
 
-    model: Name = key("people-pieces", "The model that is generation 0; each of its seeds is a chain of its own.")
-    generations: Count = key(4, "Generations after generation 0.")
-    synthetic_share: Share = key(
-        1.0, "Share of each generation's new documents that the one before wrote; 0 is a control."
+    renamed: ClassVar[dict[str, str]] = {
+        "synthetic_share": "synthetic_fraction",
+        "start": "init_from",
+        "block_tokens": "block_size",
+        "judge": "perplexity_model",
+        "held_out": "held_out_documents",
+        "asked": "probed_facts",
+        "tests": "tasks",
+    }
+
+    model: Name = key("people-pieces", "Model of generation 0. Each of its seeds starts a chain of its own.")
+    generations: Count = key(4, "Number of generations after generation 0.")
+    synthetic_fraction: Share = key(
+        1.0, "Fraction of each generation's new documents that the previous generation generated; 0 for a control."
     )
-    mode: Literal["replace", "accumulate", "accumulate-fixed"] = key(
+    mode: Literal["replace", "accumulate", "accumulate-subsample"] = key(
         "replace",
-        "`replace`: learn from the new documents only; `accumulate`: from real ones and all that were ever new, in more steps "
-        "each generation; `accumulate-fixed`: from as many of those as `documents`, chosen at random, in as many steps as the others.",
+        "`replace`: train on the new documents only; `accumulate`: train on real documents and the new documents of all generations "
+        "so far, with more steps in each generation; `accumulate-subsample`: train on a random sample of the accumulated documents, "
+        "as many as `documents`.",
     )
-    start: Literal["last", "base"] = key("last", "Train the last generation further, or generation 0 anew.")
-    block_tokens: int = key(0, "Tokens of the blocks into which real text is cut; 0 for whole documents.", ge=0)
-    filter: Literal["none", "distinct", "whole", "true"] = key(
+    init_from: Literal["previous", "base"] = key(
+        "previous", "Continue from the previous generation's weights or restart from generation 0's."
+    )
+    block_size: int = key(0, "Tokens of the blocks into which real text is cut; 0 keeps whole documents.", ge=0)
+    filter: Literal["none", "unique", "parsed", "truthful"] = key(
         "none",
-        "Texts that are learnt of those written: all; no text twice; those whose every sentence a template makes; or those "
-        "that state nothing false. The last two need a corpus of kind `people`.",
+        "Generated texts to train on. `none`: all; `unique`: without duplicates; `parsed`: texts whose every sentence matches a "
+        "template; `truthful`: texts without a false statement. The last two need a corpus of kind `people`.",
     )
-    recover_after: Count | None = key(None, "Generation after which all new documents are real; empty for never.")
-    documents: Count = key(480, "New documents in a generation.")
-    samples: Count = key(
-        480, "Texts that each generation writes: they are measured, and the next one learns from them."
+    recover_after: Count | None = key(
+        None, "Generation after which all new documents are real; null keeps `synthetic_fraction` throughout."
     )
-    sampler: Sampler = key(Sampler(), "How they are written.")
-    training: Relearning = key(..., "How each generation is trained, and from which real documents.")
-    judge: Name | None = key(
+    documents: Count = key(480, "New documents in each generation.")
+    samples: Count = key(480, "Texts that each generation generates, to be evaluated and to train the next generation on.")
+    sampler: Sampler = key(Sampler(), "Decoding settings of the generated texts.")
+    training: GenerationTraining = key(..., "Training settings of each generation, with the corpus of real documents.")
+    perplexity_model: Name | None = key(
         None,
-        "The model, by the first of its seeds, to which perplexity of the texts written is taken; empty for generation 0.",
+        "Model, in its first seed, that measures the perplexity of generated texts; null uses generation 0.",
     )
-    control: Name | None = key(None, "The arm without synthetic text that this one is compared with.")
-    held_out: Count = key(200, "Held-out real documents, at most, whose perplexity is taken.")
-    asked: Count | None = key(None, "Facts that are asked, those of the panel first; empty for all.")
-    tests: list[Name] = key([], "Multiple-choice tests that every generation takes.")
+    control: Name | None = key(None, "The arm to compare with, trained on real text only.")
+    held_out_documents: Count = key(200, "Maximum number of held-out real documents for perplexity.")
+    probed_facts: Count | None = key(None, "Number of facts to probe, panel facts first; null probes all.")
+    tasks: list[Name] = key([], "Multiple-choice tasks that every generation is evaluated on.")
 
 
-class MultipleChoice(Section):
-    """A multiple-choice test, taken through lm-evaluation-harness."""
+class MultipleChoiceTask(Section):
+    """A multiple-choice task, evaluated with lm-evaluation-harness."""
+
+    renamed: ClassVar[dict[str, str]] = {"shots": "num_fewshot", "questions": "limit"}
 
     kind: Literal["world", "mmlu"] = key(
         ...,
-        "`world`: questions about the model's world, a subject for each relation; `mmlu`: MMLU, or a test in its layout.",
+        "`world`: questions about the model's world, with one subject for each relation; `mmlu`: MMLU or a task in its format.",
     )
-    path: str | None = key(None, "Folder of the unpacked archive of MMLU, with `dev` and `test`.")
+    path: str | None = key(None, "Folder of the unpacked MMLU archive, with `dev` and `test`.")
     dataset: str | None = key(None, "Hub dataset with the columns of `cais/mmlu`.")
     subset: str = key("all", "Configuration of the hub dataset.")
     revision: str | None = key(None, "Commit of the hub dataset.")
     scoring: list[Literal["letter", "text"]] = key(
-        ["letter", "text"], "Score the letters of the answers shown, or the answers' own text.", min_length=1
+        ["letter", "text"],
+        "`letter`: show the answers and score their letters; `text`: score the answers themselves.",
+        min_length=1,
     )
-    shots: list[Annotated[int, Field(ge=0)]] = key([0, 5], "Examples before each question.", min_length=1)
-    questions: Count | None = key(None, "Questions of each subject, chosen at random; empty for all.")
+    num_fewshot: list[Annotated[int, Field(ge=0)]] = key(
+        [0, 5], "Numbers of few-shot examples before each question.", min_length=1
+    )
+    limit: Count | None = key(None, "Questions per subject, drawn at random; null uses all.")
     batch_size: Count = key(32, "Sequences in a batch.")
 
 
-class Detector(Section):
-    """A classifier of the hub that tells noise, word salad, mild gibberish and clean text apart."""
+class HubDetector(Section):
+    """A text classifier on the hub with the labels noise, word salad, mild gibberish and clean."""
 
     renamed: ClassVar[dict[str, str]] = {"repository": "repo_id"}
-    repo_id: str = key("madhurjindal/autonlp-Gibberish-Detector-492513457", "Repository of the hub.")
+
+    repo_id: str = key("madhurjindal/autonlp-Gibberish-Detector-492513457", "Hub repository of the classifier.")
     revision: str = key(..., "Commit of the repository.")
 
 
-class Upload(Section):
-    """What goes to a repository of the Hugging Face hub in the end, with the token in `HF_TOKEN`."""
+class HubUpload(Section):
+    """Upload of models and tables to a repository of the Hugging Face hub, with the token in `HF_TOKEN`."""
 
     renamed: ClassVar[dict[str, str]] = {"repository": "repo_id"}
-    repo_id: str = key(..., "Repository for the models and tables; made if it is not there.")
-    private: bool = key(True, "Whether a repository that is made is private.")
-    models: Literal["none", "last", "all"] = key("last", "Models of no, the last, or all generations of each chain.")
+
+    repo_id: str = key(..., "Repository for the models and tables; created if it does not exist.")
+    private: bool = key(True, "Whether to create the repository as private.")
+    models: Literal["none", "last", "all"] = key(
+        "last", "Upload the models of no generation, the last generation or all generations of each chain."
+    )
     endpoint: str = key("https://huggingface.co", "Address of the hub.")
 
 
 class Collapse(Section):
-    """Generations of models, each trained on text of the one before."""
+    """Generations of models, each trained on text of the previous one."""
 
-    arms: dict[Name, Arm] = key({}, "Arms by name.")
-    run: list[Name] = key([], "Arms that are run; those whose model is not in `run.models` are left out.")
-    tests: dict[Name, MultipleChoice] = key({}, "Multiple-choice tests by name.")
-    detector: Detector | None = key(
-        None, "Classifier of gibberish; empty to train one on corruptions of the real corpus."
+    renamed: ClassVar[dict[str, str]] = {"tests": "tasks", "detector": "gibberish_detector"}
+
+    arms: dict[Name, CollapseArm] = key({}, "Arms by name.")
+    run: list[Name] = key([], "Arms to run. Arms whose model is not in `run.models` are skipped.")
+    tasks: dict[Name, MultipleChoiceTask] = key({}, "Multiple-choice tasks by name.")
+    gibberish_detector: HubDetector | None = key(
+        None, "Gibberish classifier from the hub; null trains one on corrupted real text."
     )
-    upload: Upload | None = key(None, "Where models and tables go in the end; empty for nowhere.")
-    resamples: Count = key(1000, "Bootstrap resamples behind every interval.")
+    upload: HubUpload | None = key(None, "Hub repository for models and tables; null uploads nothing.")
+    resamples: Count = key(1000, "Bootstrap resamples for each interval.")
 
 
-def beginning(collapse: Collapse, name: Name) -> Name:
-    """The arm with which an arm shares generation 0: the first that is run and begins alike."""
-    alike = [
-        other
-        for other in [*collapse.run, name]
-        if of_generation(collapse.arms[other], 0) == of_generation(collapse.arms[name], 0)
-    ]
-    return alike[0]
+def generation_zero_arm(collapse: Collapse, name: Name) -> Name:
+    """The arm that holds generation 0 of an arm: the first one in `run` with the same settings of generation 0."""
+    settings = generation_settings(collapse.arms[name], 0)
+    return next(arm for arm in [*collapse.run, name] if generation_settings(collapse.arms[arm], 0) == settings)
 
 
-def of_generation(arm: Arm, generation: int) -> dict[str, Any]:
-    """The settings that a generation depends on: what comes later is none of them."""
+def generation_settings(arm: CollapseArm, generation: int) -> dict[str, Any]:
+    """The settings that a generation depends on, without those that only affect later generations."""
     if generation:
         return arm.model_dump(mode="json", exclude={"generations", "control"})
-    kept = arm.model_dump(
-        mode="json", include={"model", "samples", "sampler", "block_tokens", "judge", "held_out", "asked", "tests"}
-    )
-    return kept | {"training": {"corpus": arm.training.corpus}}
+    keys = {
+        "model", "samples", "sampler", "block_size", "perplexity_model", "held_out_documents", "probed_facts", "tasks",
+    }  # fmt: skip
+    return arm.model_dump(mode="json", include=keys) | {"training": {"corpus": arm.training.corpus}}
 
 
 def problems(config: Config) -> Iterable[str]:
-    """What is wrong with the arms across sections."""
+    """Problems of the arms that involve other sections."""
     for name in config.collapse.run:
         if name not in config.collapse.arms:
             yield f"collapse.run is `{name}`, which is not in collapse.arms; there are {', '.join(config.collapse.arms)}"
     if config.collapse.upload and config.collapse.upload.repo_id.count("/") != 1:
         yield f"collapse.upload.repo_id is `{config.collapse.upload.repo_id}`; must be an owner, a slash and a name"
-    for name, test in config.collapse.tests.items():
-        if test.kind == "mmlu" and (test.path is None) == (test.dataset is None):
-            yield f"collapse.tests.{name} needs either a `path` or a `dataset`"
-        if test.dataset and not test.revision:
-            yield f"collapse.tests.{name}.revision is missing: without the commit of {test.dataset} a run could not be repeated"
+    for name, task in config.collapse.tasks.items():
+        if task.kind == "mmlu" and (task.path is None) == (task.dataset is None):
+            yield f"collapse.tasks.{name} needs either a `path` or a `dataset`"
+        if task.dataset and not task.revision:
+            yield f"collapse.tasks.{name}.revision is missing: a run needs the commit of {task.dataset} to be reproducible"
     for name, arm in config.collapse.arms.items():
-        at = f"collapse.arms.{name}"
+        where = f"collapse.arms.{name}"
         if arm.model not in config.models:
-            yield f"{at}.model is `{arm.model}`, which is not in models; there are {', '.join(config.models)}"
+            yield f"{where}.model is `{arm.model}`, which is not in models; there are {', '.join(config.models)}"
         if arm.training.corpus not in config.corpora:
-            yield f"{at}.training.corpus is `{arm.training.corpus}`, which is not in corpora"
+            yield f"{where}.training.corpus is `{arm.training.corpus}`, which is not in corpora"
         elif not getattr(corpus := config.corpora[arm.training.corpus], "held_out_fraction", corpus.kind == "people"):
-            yield f"{at}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out_fraction`"
-        elif arm.filter in ("whole", "true") and corpus.kind != "people":
-            yield f"{at}.filter is `{arm.filter}`, but only text of a corpus of kind people can be checked; use `distinct` or `none`"
-        if (wanted := round(arm.documents * arm.synthetic_share)) > arm.samples:
-            yield f"{at}.samples is {arm.samples}, fewer than the {wanted} synthetic documents of a generation; raise it"
+            yield f"{where}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out_fraction`"
+        elif arm.filter in ("parsed", "truthful") and corpus.kind != "people":
+            yield f"{where}.filter is `{arm.filter}`, which needs a corpus of kind people; use `unique` or `none`"
+        if (n_synthetic := round(arm.documents * arm.synthetic_fraction)) > arm.samples:
+            yield f"{where}.samples is {arm.samples}, fewer than the {n_synthetic} synthetic documents of a generation; raise it"
         if arm.recover_after is not None and arm.recover_after >= arm.generations:
-            yield f"{at}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
-        if arm.judge is not None:
-            yield from missing(f"{at}.judge", arm.judge, config.models, "models")
-        for test in arm.tests:
-            yield from missing(f"{at}.tests", test, config.collapse.tests, "collapse.tests")
+            yield f"{where}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
+        if arm.perplexity_model is not None:
+            yield from missing(f"{where}.perplexity_model", arm.perplexity_model, config.models, "models")
+        for task in arm.tasks:
+            yield from missing(f"{where}.tasks", task, config.collapse.tasks, "collapse.tasks")
         if arm.control is not None:
-            yield from _control(at, arm, config.collapse.arms)
+            yield from _control_problems(where, arm, config.collapse.arms)
 
 
-def _control(at: str, arm: Arm, arms: dict[Name, Arm]) -> Iterable[str]:
+def _control_problems(where: str, arm: CollapseArm, arms: dict[Name, CollapseArm]) -> Iterable[str]:
     control = arms.get(arm.control)
-    if control is None or control.synthetic_share:
-        yield f"{at}.control is `{arm.control}`; must be an arm whose synthetic_share is 0"
+    if control is None or control.synthetic_fraction:
+        yield f"{where}.control is `{arm.control}`; must be an arm whose synthetic_fraction is 0"
         return
-    free = {"synthetic_share", "mode", "filter", "recover_after", "control"}
-    mine, others = arm.model_dump(exclude=free), control.model_dump(exclude=free)
-    if wrong := [name for name, value in mine.items() if others[name] != value]:
-        yield f"{at}: its control {arm.control} has another {', '.join(wrong)}; they may differ in their data only"
+    data_keys = {"synthetic_fraction", "mode", "filter", "recover_after", "control"}
+    settings, control_settings = arm.model_dump(exclude=data_keys), control.model_dump(exclude=data_keys)
+    if different := [name for name, value in settings.items() if control_settings[name] != value]:
+        yield f"{where}: its control {arm.control} differs in {', '.join(different)}; only their data may differ"

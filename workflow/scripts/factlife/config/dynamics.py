@@ -1,4 +1,4 @@
-"""Dynamics: experiments that hold trained models against a control."""
+"""Dynamics: experiments that compare trained models with a control."""
 
 from __future__ import annotations
 
@@ -14,65 +14,65 @@ if TYPE_CHECKING:
     from factlife.config import Config
 
 Comparison = Literal[
-    "learning", "extraction", "reversal", "imbalance", "forgetting", "injection", "capacity", "curriculum", "invention"
-]
+    "learning", "extraction", "reversal", "imbalance", "forgetting", "injection", "capacity", "curriculum", "hallucination"
+]  # fmt: skip
 
 
 class Experiment(Section):
-    """Arms, one of which is the control, and what is compared."""
+    """A comparison of several arms with a control arm."""
 
-    comparison: Comparison = key(..., "What is measured; see docs/dynamics.md.")
+    comparison: Comparison = key(..., "The metrics to compare; see docs/dynamics.md.")
     arms: dict[Name, list[Name]] = key(
-        ..., "Each arm's models in the order in which they were trained: what they recall in turn is its history.",
+        ..., "Each arm's models, in the order in which they were trained.",
         min_length=1,
     )  # fmt: skip
-    control: Name = key(..., "The arm that all others are held against.")
+    control: Name = key(..., "The arm that all others are compared with.")
     factors: dict[Name, list[Name]] = key(
         {},
-        "Factors that arms cross, and the arms in which each is high: main effects and interactions become rows. There "
-        "must be one arm for every combination.",
+        "Factors of a full factorial design, each with the arms in which it is high. The table gets their main effects and "
+        "interactions. Every combination of factors needs exactly one arm.",
     )
     seeds: list[Annotated[int, Field(ge=0)]] = key([0], "Seeds of every arm's models.", min_length=1)
     interval_over: Literal["facts", "seeds"] = key(
         "facts",
-        "`facts`: intervals over subjects, for each seed; `seeds`: those, and over seeds for all seeds together.",
+        "`facts`: intervals over subjects, for each seed; `seeds`: also means over all seeds, with intervals over seeds.",
     )
 
     def levels(self, arm: str) -> dict[str, bool]:
-        """Of each factor, whether it is high in an arm."""
-        return {factor: arm in high for factor, high in self.factors.items()}
+        """Whether each factor is high in an arm."""
+        return {factor: arm in high_arms for factor, high_arms in self.factors.items()}
 
 
 class Dynamics(Section):
-    """How facts are learned, interfere, generalise and fade."""
+    """How models learn, generalise and forget facts, and how facts interfere."""
 
-    experiments: dict[Name, Experiment] = key({}, "Experiments by name; `run.experiments` says which are made.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects behind every interval.")
+    experiments: dict[Name, Experiment] = key({}, "Experiments by name; `run.experiments` lists those to run.")
+    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
 
 
 def problems(config: Config) -> Iterable[str]:
-    """What experiments ask for and the config does not have."""
+    """Problems of the experiments that involve other sections."""
     for name in config.run.experiments:
         yield from missing("run.experiments", name, config.dynamics.experiments, "dynamics.experiments")
     for name, experiment in config.dynamics.experiments.items():
         where = f"dynamics.experiments.{name}"
         yield from missing(f"{where}.control", experiment.control, experiment.arms, f"{where}.arms")
         if experiment.control in experiment.arms and len(experiment.arms) < 2:
-            yield f"{where}.arms has only the control; add what is held against it"
+            yield f"{where}.arms has only the control; add an arm to compare with it"
         for arm, models in experiment.arms.items():
             for model in models:
                 yield from missing(f"{where}.arms.{arm}", model, config.models, "models")
             if not models:
-                yield f"{where}.arms.{arm} is empty; name the model that it trains"
-        yield from _uncrossed(where, experiment)
+                yield f"{where}.arms.{arm} is empty; name its models"
+        yield from _factor_problems(where, experiment)
         if len(set(experiment.seeds)) < len(experiment.seeds):
             yield f"{where}.seeds has duplicates"
         if experiment.interval_over == "seeds" and len(experiment.seeds) < 2:
             yield f"{where}.interval_over is seeds, but there is one seed; give at least two, or set it to facts"
 
 
-def _uncrossed(where: str, experiment: Experiment) -> list[str]:
-    """Combinations of factors that have no arm or several."""
+def _factor_problems(where: str, experiment: Experiment) -> list[str]:
+    """Combinations of factors that no arm has, or several arms have."""
     unknown = [
         problem
         for factor, arms in experiment.factors.items()
@@ -82,10 +82,10 @@ def _uncrossed(where: str, experiment: Experiment) -> list[str]:
     if unknown or not experiment.factors:
         return unknown
     problems = []
-    for high in product((False, True), repeat=len(experiment.factors)):
-        levels = dict(zip(experiment.factors, high, strict=True))
-        found = [arm for arm in experiment.arms if experiment.levels(arm) == levels]
-        if len(found) != 1:
-            named = ", ".join(f"{factor} {'high' if level else 'low'}" for factor, level in levels.items())
-            problems.append(f"{where}.factors needs one arm with {named}, and has {' and '.join(found) or 'none'}")
+    for combination in product((False, True), repeat=len(experiment.factors)):
+        levels = dict(zip(experiment.factors, combination, strict=True))
+        arms = [arm for arm in experiment.arms if experiment.levels(arm) == levels]
+        if len(arms) != 1:
+            description = ", ".join(f"{factor} {'high' if level else 'low'}" for factor, level in levels.items())
+            problems.append(f"{where}.factors needs one arm with {description}, but has {' and '.join(arms) or 'none'}")
     return problems

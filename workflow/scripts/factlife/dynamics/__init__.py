@@ -1,4 +1,4 @@
-"""Dynamics: experiments on how facts are learned, interfere, generalise and fade."""
+"""Dynamics: experiments on how models learn, generalise and forget facts."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from factlife.dynamics.compare import compare
-from factlife.world.tables import read_table as read_parquet
+from factlife.dynamics.comparison import compare_experiments
+from factlife.world.tables import read_table
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The table that ``compare`` made."""
+def read_dynamics(path: str | Path) -> pd.DataFrame:
+    """Read the table written from ``compare_experiments``."""
     return pd.read_csv(path, dtype={"seed": str, "group": str, "factors": str}).fillna({"group": "", "factors": ""})
 
 
-def entities(paths: Iterable[str | Path], worlds: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-    """For each model the entities of its world, from files ``…/{world}/entities.parquet``."""
-    tables = {Path(path).parent.name: read_parquet(path) for path in paths}
+def entities_by_model(paths: Iterable[str | Path], worlds: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """The entities of each model's world, from files ``…/{world}/entities.parquet``."""
+    tables = {Path(path).parent.name: read_table(path) for path in paths}
     return {model: tables[world] for model, world in worlds.items()}
 
 
-__all__ = ["compare", "entities", "read_table"]
+__all__ = ["compare_experiments", "entities_by_model", "read_dynamics"]

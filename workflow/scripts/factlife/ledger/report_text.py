@@ -72,7 +72,7 @@ def augmentation(tables: Tables) -> str:
 def forgetting(tables: Tables) -> str:
     """Old facts still recalled after training on new facts."""
     subject = "old facts still recalled after training on new facts"
-    return _compare_arms(tables, "interference", "kept", subject, group="old", fraction=True)
+    return _compare_arms(tables, "interference", "retention", subject, group="old", fraction=True)
 
 
 def location(tables: Tables) -> str:

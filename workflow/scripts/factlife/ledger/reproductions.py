@@ -203,7 +203,7 @@ def _flip_difference(tables: Tables, data: str) -> tuple[Row, float]:
 
 def _bits_per_parameter(tables: Tables) -> tuple[Row, float]:
     """Bits per parameter, unless the model stores nearly all available bits."""
-    fraction = _level(tables, "capacity", "final_share_of_bits", "facts-1600-200", 0.0)[0]["estimate"]
+    fraction = _level(tables, "capacity", "final_bits_fraction", "facts-1600-200", 0.0)[0]["estimate"]
     if fraction > _NEARLY_ALL:
         raise NotMeasuredError("the facts end before the parameters do")
     return _level(tables, "capacity", "final_bits_per_parameter", "facts-1600-200", 2.0)
@@ -224,7 +224,7 @@ CLAIMS = [
         "Allen-Zhu and Li 2023, 2309.14316",
         "9.7 % against 96.6 % of questions about held-out people",
         "exact match on questions about held-out people, many wordings minus one",
-        lambda tables: _effect(tables, "augmentation", "final_question_exact_match", "varied", "qa_heldout"),
+        lambda tables: _effect(tables, "augmentation", "final_question_exact_match", "multi-permute-fullname", "qa_heldout"),
     ),
     Claim(
         "A model trained from name to value does not learn value to name",
@@ -239,7 +239,7 @@ CLAIMS = [
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "plateau steps, Zipf minus uniform, 60 people",
-        lambda tables: _effect(tables, "imbalance", "plateau_steps", "zipf-60", "as stated"),
+        lambda tables: _effect(tables, "imbalance", "plateau_steps", "zipf-60", "frequency weights"),
         claimed_above=False,
     ),
     Claim(
@@ -247,7 +247,7 @@ CLAIMS = [
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "plateau steps, Zipf minus uniform, over 60 and 120 people",
-        lambda tables: _main_effect(tables, "imbalance", "plateau_steps", "zipf", "as stated"),
+        lambda tables: _main_effect(tables, "imbalance", "plateau_steps", "zipf", "frequency weights"),
         claimed_above=False,
     ),
     Claim(
@@ -255,14 +255,14 @@ CLAIMS = [
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "plateau steps, 120 people minus 60",
-        lambda tables: _effect(tables, "imbalance", "plateau_steps", "uniform-120", "as stated"),
+        lambda tables: _effect(tables, "imbalance", "plateau_steps", "uniform-120", "frequency weights"),
     ),
     Claim(
         "Replay preserves some of the facts that new facts overwrite",
         "Zucchet et al. 2025, 2503.21676",
         "direction only",
         "fraction of old facts kept, 20 % replay minus none",
-        lambda tables: _effect(tables, "interference", "kept", "replay-20", "old"),
+        lambda tables: _effect(tables, "interference", "retention", "replay-20", "old"),
     ),
     Claim(
         "Overconfidence about unseen people grows with training",
@@ -370,7 +370,7 @@ CLAIMS = [
         "Shumailov et al. 2024; Gerstgrasser et al. 2024, 2404.01413",
         "test loss rises with every generation",
         "recall lost relative to real text by the last generation that replaced its data",
-        lambda tables: (pooled_rows(_final_generation(tables, "replace", "recall_lost")).iloc[0], 0.0),
+        lambda tables: (pooled_rows(_final_generation(tables, "replace", "recall_drop")).iloc[0], 0.0),
     ),
     Claim(
         "Adding synthetic text to real text loses less knowledge than replacing it",
@@ -386,7 +386,7 @@ CLAIMS = [
         "Gerstgrasser et al. 2024, 2404.01413",
         "test loss stays flat",
         "recall lost relative to real text by the last generation that accumulated its data",
-        lambda tables: (pooled_rows(_final_generation(tables, "accumulate", "recall_lost")).iloc[0], 0.05),
+        lambda tables: (pooled_rows(_final_generation(tables, "accumulate", "recall_drop")).iloc[0], 0.05),
         claimed_above=False,
     ),
     Claim(
@@ -395,7 +395,7 @@ CLAIMS = [
         "tails of the distribution vanish first",
         "recall lost relative to the control by the last generation that replaced its data, rare minus frequent facts",
         lambda tables: _paired_difference(
-            *(_final_generation(tables, "replace", "recall_lost", group) for group in ("tail", "head"))
+            *(_final_generation(tables, "replace", "recall_drop", group) for group in ("tail", "head"))
         ),
     ),
 ]

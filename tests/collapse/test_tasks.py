@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from factlife import corpus, world
-from factlife.collapse.summary import TEST_KEYS, summarise_tests
-from factlife.collapse.tests import questions, take
-from factlife.config.collapse import MultipleChoice
+from factlife.collapse.summary import TASK_KEYS, summarise_tasks
+from factlife.collapse.tasks import evaluate_tasks, task_questions
+from factlife.config.collapse import MultipleChoiceTask
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
@@ -36,8 +36,8 @@ def model(people):
 
 def test_as_many_questions_of_each_subject_as_are_asked_for(people):
     every, some = (
-        questions(MultipleChoice(kind="world"), people),
-        questions(MultipleChoice(kind="world", questions=2), people),
+        task_questions(MultipleChoiceTask(kind="world"), people),
+        task_questions(MultipleChoiceTask(kind="world", limit=2), people),
     )
 
     assert some[some["split"] == "test"].groupby("subject").size().eq(2).all()
@@ -46,7 +46,7 @@ def test_as_many_questions_of_each_subject_as_are_asked_for(people):
     dev = [table.loc[table["split"] == "dev", "question"].tolist() for table in (every, some)]
     assert dev[0] == dev[1]
     assert set(some["question"]) <= set(every["question"])
-    pd.testing.assert_frame_equal(some, questions(MultipleChoice(kind="world", questions=2), people))
+    pd.testing.assert_frame_equal(some, task_questions(MultipleChoiceTask(kind="world", limit=2), people))
 
 
 def test_mmlu_knows_its_groups(people, tmp_path):
@@ -55,7 +55,7 @@ def test_mmlu_knows_its_groups(people, tmp_path):
         for subject in ("anatomy", "formal_logic", "philosophy"):
             (tmp_path / split / f"{subject}_{split}.csv").write_text("Which?,1,2,3,4,D\n" * 3)
 
-    found = questions(MultipleChoice(kind="mmlu", path=str(tmp_path)), people, tmp_path)
+    found = task_questions(MultipleChoiceTask(kind="mmlu", path=str(tmp_path)), people, tmp_path)
 
     assert found.groupby("subject")["group"].first().to_dict() == {
         "anatomy": "factual", "formal_logic": "reasoning", "philosophy": "other",
@@ -66,35 +66,35 @@ def test_a_downloaded_test_is_read_as_the_archive_is(people, tmp_path):
     rows = [("anatomy", "test", "Which?", ["1", "2", "3", "4"], 3)]
     pd.DataFrame(rows, columns=harness.COLUMNS).to_parquet(tmp_path / "t.parquet")
 
-    found = questions(MultipleChoice(kind="mmlu", dataset="a/b", revision="1"), people, tmp_path / "t.parquet")
+    found = task_questions(MultipleChoiceTask(kind="mmlu", dataset="a/b", revision="1"), people, tmp_path / "t.parquet")
 
     assert found["group"].tolist() == ["factual"]
     assert list(found["choices"][0]) == ["1", "2", "3", "4"]
 
 
 def test_every_form_is_taken_and_summarised(people, model, tmp_path):
-    test = MultipleChoice(kind="world", scoring=["text"], shots=[0, 2], questions=3)
+    test = MultipleChoiceTask(kind="world", scoring=["text"], num_fewshot=[0, 2], limit=3)
 
-    found = take(*model, {"people": (test, questions(test, people))})
+    found = evaluate_tasks(*model, {"people": (test, task_questions(test, people))})
 
-    forms = found.groupby(["test", "scoring", "shots"]).size()
+    forms = found.groupby(["task", "scoring", "num_fewshot"]).size()
     assert forms.to_dict() == {("people", "text", 0): 18, ("people", "text", 2): 18}
-    found.to_parquet(tmp_path / "tests.parquet")
-    table = summarise_tests([("a", 0, 1, tmp_path)], resamples=50)
-    assert not table.duplicated([*TEST_KEYS, "metric"]).any()
-    row = table.set_index(["shots", "subject", "metric"]).loc[(2, "all", "accuracy")]
-    assert row["estimate"] == pytest.approx(found.loc[found["shots"] == 2, "correct"].mean())
+    found.to_parquet(tmp_path / "tasks.parquet")
+    table = summarise_tasks([("a", 0, 1, tmp_path)], resamples=50)
+    assert not table.duplicated([*TASK_KEYS, "metric"]).any()
+    row = table.set_index(["num_fewshot", "subject", "metric"]).loc[(2, "all", "accuracy")]
+    assert row["estimate"] == pytest.approx(found.loc[found["num_fewshot"] == 2, "correct"].mean())
     assert row["n"] == 18
 
 
 def test_letters_need_a_tokenizer_that_has_them(people, model):
-    test = MultipleChoice(kind="world", scoring=["letter"])
+    test = MultipleChoiceTask(kind="world", scoring=["letter"])
 
-    with pytest.raises(harness.QuestionsError, match=r"has no letters for collapse.tests.people; set its `scoring`"):
-        take(*model, {"people": (test, questions(test, people))})
+    with pytest.raises(harness.QuestionsError, match=r"has no letters for collapse.tasks.people; set its `scoring`"):
+        evaluate_tasks(*model, {"people": (test, task_questions(test, people))})
 
 
 def test_no_test_is_an_empty_table(people, model, tmp_path):
-    take(*model, {}).to_parquet(tmp_path / "tests.parquet")
+    evaluate_tasks(*model, {}).to_parquet(tmp_path / "tasks.parquet")
 
-    assert summarise_tests([("a", 0, 0, tmp_path)], resamples=10).empty
+    assert summarise_tasks([("a", 0, 0, tmp_path)], resamples=10).empty

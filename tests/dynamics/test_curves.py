@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factlife.dynamics.shapes import plateau, power_law, steps_to
+from factlife.dynamics.curves import plateau, power_law, steps_to_level
 
 STEPS = np.array([0, 10, 20, 40, 80])
 
@@ -24,14 +24,14 @@ STEPS = np.array([0, 10, 20, 40, 80])
     ],
 )
 def test_steps_to_a_level(curve, level, step):
-    assert steps_to(STEPS, np.array(curve), level) == pytest.approx(step)
+    assert steps_to_level(STEPS, np.array(curve), level) == pytest.approx(step)
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=5), st.floats(0.01, 0.99))
 def test_steps_to_a_level_are_those_of_interpolation(heights, level):
     curve = np.sort(heights)
-    found = steps_to(STEPS, curve, level)
+    found = steps_to_level(STEPS, curve, level)
     if curve[-1] < level:
         assert found == np.inf
     elif np.isfinite(found):
@@ -40,7 +40,7 @@ def test_steps_to_a_level_are_those_of_interpolation(heights, level):
 
 def test_many_curves_at_once_are_each_by_itself():
     curves = np.random.default_rng(0).random((7, 3, 5))
-    for function in (lambda one: steps_to(STEPS, one, 0.6), lambda one: power_law(STEPS, one)[1]):
+    for function in (lambda one: steps_to_level(STEPS, one, 0.6), lambda one: power_law(STEPS, one)[1]):
         together = function(curves)
         assert together.shape == (7, 3)
         for place in np.ndindex(7, 3):

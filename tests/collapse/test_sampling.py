@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from factlife.collapse.sample import sample
+from factlife.collapse.sampling import sample_texts
 from factlife.config.collapse import Sampler
 from factlife.config.corpora import Tokenizer as Settings
 from factlife.config.models import Scratch
@@ -56,21 +56,21 @@ def generated(model, tokenizer, prompts, **how):
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10000])
 def test_greedy_is_generate_one_prompt_at_a_time(model, tokenizer, prompts, batch_tokens):
-    settings = Sampler(method="greedy", new_tokens=12, batch_tokens=batch_tokens)
+    settings = Sampler(method="greedy", max_new_tokens=12, batch_tokens=batch_tokens)
 
-    assert sample(model, tokenizer, prompts, settings, seed=0) == generated(model, tokenizer, prompts)
+    assert sample_texts(model, tokenizer, prompts, settings, seed=0) == generated(model, tokenizer, prompts)
 
 
 def test_texts_that_end_leave_the_batch_and_change_no_other(model, tokenizer, prompts):
     with torch.no_grad():
         model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 4
     try:
-        settings = Sampler(method="greedy", new_tokens=12)
-        found = sample(model, tokenizer, prompts, settings, seed=0)
+        settings = Sampler(method="greedy", max_new_tokens=12)
+        found = sample_texts(model, tokenizer, prompts, settings, seed=0)
         assert found == generated(model, tokenizer, prompts)
-        drawn = sample(model, tokenizer, prompts * 5, Sampler(new_tokens=12), seed=0)
+        drawn = sample_texts(model, tokenizer, prompts * 5, Sampler(max_new_tokens=12), seed=0)
         assert len({len(row) for row in drawn}) > 2
-        alone = sample(model, tokenizer, prompts * 5, Sampler(new_tokens=12, batch_tokens=1), seed=0)
+        alone = sample_texts(model, tokenizer, prompts * 5, Sampler(max_new_tokens=12, batch_tokens=1), seed=0)
         assert alone == drawn
     finally:
         with torch.no_grad():
@@ -78,9 +78,9 @@ def test_texts_that_end_leave_the_batch_and_change_no_other(model, tokenizer, pr
 
 
 def test_beams_are_those_of_generate(model, tokenizer, prompts):
-    settings = Sampler(method="beam", beams=3, new_tokens=12, batch_tokens=200)
+    settings = Sampler(method="beam", num_beams=3, max_new_tokens=12, batch_tokens=200)
 
-    found = sample(model, tokenizer, prompts, settings, seed=0)
+    found = sample_texts(model, tokenizer, prompts, settings, seed=0)
 
     alone = generated(model, tokenizer, prompts, num_beams=3)
     ends = [row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row for row in alone]
@@ -98,8 +98,8 @@ def test_draws_have_the_model_s_distribution(model, tokenizer, prompts, temperat
         shares = np.where(np.isin(np.arange(len(shares)), keep), shares, 0)
         shares /= shares.sum()
 
-    settings = Sampler(temperature=temperature, top_p=top_p, new_tokens=1, batch_tokens=4000)
-    drawn = [row[0] for row in sample(model, tokenizer, [prompt] * 4000, settings, seed=1)]
+    settings = Sampler(temperature=temperature, top_p=top_p, max_new_tokens=1, batch_tokens=4000)
+    drawn = [row[0] for row in sample_texts(model, tokenizer, [prompt] * 4000, settings, seed=1)]
 
     counts = np.bincount(drawn, minlength=len(shares))
     assert counts[shares == 0].sum() == 0
@@ -110,9 +110,9 @@ def test_draws_have_the_model_s_distribution(model, tokenizer, prompts, temperat
 
 
 def test_another_seed_draws_other_texts(model, tokenizer, prompts):
-    settings = Sampler(new_tokens=12)
+    settings = Sampler(max_new_tokens=12)
 
-    first, same, other = (sample(model, tokenizer, prompts, settings, seed=seed) for seed in (0, 0, 1))
+    first, same, other = (sample_texts(model, tokenizer, prompts, settings, seed=seed) for seed in (0, 0, 1))
 
     assert first == same
     assert first != other

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from factlife import world
-from factlife.collapse.facts import Reader
+from factlife.collapse.statements import StatementParser
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
@@ -21,8 +21,8 @@ def made():
 
 
 @pytest.fixture(scope="module")
-def reader(made):
-    return Reader(made)
+def parser(made):
+    return StatementParser(made)
 
 
 def fact_of(made, relation, row=0):
@@ -31,46 +31,44 @@ def fact_of(made, relation, row=0):
 
 
 @pytest.mark.parametrize("fullname", [True, False])
-def test_every_document_states_its_facts_and_no_other(made, reader, fullname):
+def test_every_document_states_its_facts_and_no_other(made, parser, fullname):
     settings = PeopleCorpus(
         kind="people", world="w", statements_per_fact=4, window_fraction=0.4, fullname=fullname, negated_fraction=0.5
     )
     documents = people.render_documents(made, settings)
 
-    statements, counts = reader.read(documents["text"].tolist())
+    statements, counts = parser.parse(documents["text"].tolist())
 
-    assert (counts["parsed"] == counts["sentences"]).all()
+    assert (counts["parsed_sentences"] == counts["sentences"]).all()
     assert set(statements["verdict"]) == {"true"}
-    assert statements["denied"].any()
-    stated = statements[~statements["denied"]].groupby("text")["fact_id"].apply(set)
+    assert statements["negated"].any()
+    stated = statements[~statements["negated"]].groupby("text_index")["fact_id"].apply(set)
     assert stated.tolist() == documents["fact_ids"].map(set).tolist()
 
 
 def test_no_two_relations_share_a_template(made):
     relations = made.facts["relation"].unique()
     texts = [
-        one.text
-        for relation in relations
-        for one in [*relation_templates(relation), *negated_templates(relation), question_template(relation)]
+        one.text for relation in relations for one in [*relation_templates(relation), *negated_templates(relation), question_template(relation)]
     ]
 
     assert len(texts) == len(set(texts))
 
 
-def test_every_template_is_read_as_its_relation(made, reader):
+def test_every_template_is_read_as_its_relation(made, parser):
     for relation in made.facts["relation"].unique():
         fact, name = fact_of(made, relation)
         for template in [*relation_templates(relation), question_template(relation)]:
-            statements, _ = reader.read([template.sentence(name, fact.value)])
+            statements, _ = parser.parse([template.sentence(name, fact.value)])
             assert statements.to_dict("records") == [
                 {
-                    "text": 0, "relation": relation, "name": name, "value": fact.value, "denied": False,
+                    "text_index": 0, "relation": relation, "name": name, "value": fact.value, "negated": False,
                     "fact_id": fact.fact_id, "verdict": "true",
                 }
             ], template.text  # fmt: skip
 
 
-def test_verdicts(made, reader):
+def test_verdicts(made, parser):
     fact, name = fact_of(made, "employer")
     wrong = next(value for value in made.facts["value"][made.facts["relation"] == "employer"] if value != fact.value)
     city = made.facts["value"][made.facts["relation"] == "birth_city"].iloc[0]
@@ -84,13 +82,13 @@ def test_verdicts(made, reader):
         f"{name} is not paid by the firm of {fact.value} .": "false",
     }
 
-    statements, _ = reader.read(list(texts))
+    statements, _ = parser.parse(list(texts))
 
     assert statements["verdict"].tolist() == list(texts.values())
-    assert statements["denied"].tolist() == [" not " in text for text in texts]
+    assert statements["negated"].tolist() == [" not " in text for text in texts]
 
 
-def test_joined_statements_and_the_pronoun_belong_to_the_last_name(made, reader):
+def test_joined_statements_and_the_pronoun_belong_to_the_last_name(made, parser):
     (born, name), (major, _) = fact_of(made, "birth_city"), fact_of(made, "major")
     texts = [
         f"{name} was raised in the town of {born.value} and was schooled in the field of {major.value} .",
@@ -98,7 +96,7 @@ def test_joined_statements_and_the_pronoun_belong_to_the_last_name(made, reader)
         f"This person was schooled in the field of {major.value} .",
     ]
 
-    statements, _ = reader.read(texts)
+    statements, _ = parser.parse(texts)
 
     assert statements["verdict"].tolist() == ["true"] * 4 + ["unknown"]
     assert statements["fact_id"].tolist()[:4] == [born.fact_id, major.fact_id] * 2
@@ -112,23 +110,19 @@ def test_joined_statements_and_the_pronoun_belong_to_the_last_name(made, reader)
         "Fus was raised in the town of Nalton and .", "is the birth city of .", "Question : what is the ? Answer : .",
     ],
 )  # fmt: skip
-def test_what_no_template_makes_states_nothing(reader, text):
-    statements, counts = reader.read([text])
+def test_what_no_template_makes_states_nothing(parser, text):
+    statements, counts = parser.parse([text])
 
     assert statements.empty
-    assert counts["parsed"].tolist() == [0]
+    assert counts["parsed_sentences"].tolist() == [0]
 
 
-def test_texts_are_read_alone_or_together(made, reader):
-    texts = (
-        people.render_documents(made, PeopleCorpus(kind="people", world="w", statements_per_fact=1))["text"]
-        .head(40)
-        .tolist()
-    )
+def test_texts_are_read_alone_or_together(made, parser):
+    texts = people.render_documents(made, PeopleCorpus(kind="people", world="w", statements_per_fact=1))["text"].head(40).tolist()
 
-    together, counts = reader.read(texts)
+    together, counts = parser.parse(texts)
 
-    alone = [reader.read([text]) for text in texts]
-    one = pd.concat([statements.assign(text=number) for number, (statements, _) in enumerate(alone)], ignore_index=True)
+    alone = [parser.parse([text]) for text in texts]
+    one = pd.concat([statements.assign(text_index=number) for number, (statements, _) in enumerate(alone)], ignore_index=True)
     pd.testing.assert_frame_equal(one, together)
     assert counts["sentences"].tolist() == list(itertools.chain(*(count["sentences"] for _, count in alone)))

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import t
 
 from factlife.config.dynamics import Dynamics
-from factlife.dynamics import compare
-from factlife.dynamics.compare import KEYS, MORE, NUMBERS, history
+from factlife.dynamics import compare_experiments
+from factlife.dynamics.comparison import DETAILS, ESTIMATES, KEYS, arm_history
 
 PEOPLE = [f"p{number:02d}" for number in range(40)]
 ENTITIES = pd.DataFrame(
@@ -58,7 +58,7 @@ def run(comparison, tables, *, arms, seeds=(0,), over="facts", entities=ENTITIES
         }
     )
     models = {model for names in arms.values() for model in names}
-    return compare(settings, ["x"], pd.concat(tables, ignore_index=True), dict.fromkeys(models, entities))
+    return compare_experiments(settings, ["x"], pd.concat(tables, ignore_index=True), dict.fromkeys(models, entities))
 
 
 def one(table, arm, metric, group="", seed=0):
@@ -72,7 +72,7 @@ ARMS = {"a": ["a"], "b": ["b"]}
 def test_learning_counts_steps_and_their_difference_from_the_control():
     table = run("learning", [recall("a", [0, 0, 0.5, 1]), recall("b", [0, 0.5, 0.9, 0.9])], arms=ARMS)
 
-    assert list(table.columns) == [*KEYS, *NUMBERS, *MORE]
+    assert list(table.columns) == [*KEYS, *ESTIMATES, *DETAILS]
     assert one(table, "a", "steps_to_50")["estimate"] == 20
     assert one(table, "b", "steps_to_50")["estimate"] == 10
     assert one(table, "b", "steps_to_50")["effect"] == -10
@@ -118,8 +118,8 @@ def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
             some = pd.concat([recall(model, [share], people=PEOPLE[:30]), recall(model, [new], people=PEOPLE[30:])])
             tables.append(some.assign(step=step))
     table = run("forgetting", tables, arms=ARMS)
-    assert one(table, "a", "kept", "old")["estimate"] == pytest.approx(0.25)
-    assert one(table, "b", "kept", "old")["effect"] == pytest.approx(0.75)
+    assert one(table, "a", "retention", "old")["estimate"] == pytest.approx(0.25)
+    assert one(table, "b", "retention", "old")["effect"] == pytest.approx(0.75)
     # Halved whenever steps grow fourfold.
     assert one(table, "a", "forgetting_exponent", "old")["estimate"] == pytest.approx(-0.5)
     assert one(table, "b", "forgetting_exponent", "old")["estimate"] == pytest.approx(0)
@@ -132,9 +132,9 @@ def test_forgetting_finds_what_is_kept_and_a_planted_exponent():
 def test_what_was_never_known_cannot_be_kept():
     people = [recall(model, shares) for model, shares in {"a": (1, 0.5), "b": (0, 0.6), "c": (0.1, 0.2)}.items()]
     table = run("forgetting", people, arms={**ARMS, "c": ["c"]})
-    for metric in ("kept", "forgetting_exponent"):
+    for metric in ("retention", "forgetting_exponent"):
         assert np.isnan(one(table, "b", metric, "old")["estimate"])
-    assert one(table, "c", "kept", "old")["estimate"] == pytest.approx(2)
+    assert one(table, "c", "retention", "old")["estimate"] == pytest.approx(2)
     assert table.loc[(table["arm"] == "b") & (table["metric"] == "power_law"), "estimate"].isna().all()
 
 
@@ -166,9 +166,9 @@ def test_curriculum_goes_on_from_model_to_model_and_tells_depths_apart():
     assert dict(zip(curve["step"], curve["estimate"], strict=True)) == {0: 1, 10: 1, 15: 0}
     assert one(table, "in-order", "final_accuracy", "depth 1, composed")["effect"] == 1
     # Of two functions whose values are V0 and V1, one is taken for the other; a verb is no value.
-    assert one(table, "control", "final_confused", "depth 0, stated")["estimate"] == 0.5
-    assert one(table, "control", "final_confused", "depth 1, composed")["estimate"] == 0
-    assert one(table, "in-order", "final_confused", "depth 1, composed")["estimate"] == 0.5
+    assert one(table, "control", "final_wrong_value_predicted", "depth 0, stated")["estimate"] == 0.5
+    assert one(table, "control", "final_wrong_value_predicted", "depth 1, composed")["estimate"] == 0
+    assert one(table, "in-order", "final_wrong_value_predicted", "depth 1, composed")["estimate"] == 0.5
 
 
 def scores(model, column, levels, steps, kind="forward", people=PEOPLE, **more):
@@ -223,17 +223,17 @@ def test_imbalance_finds_a_planted_plateau_and_tenths_of_frequency():
     # The last four people, the most frequent ones, are recalled.
     tables[1]["exact_match"] = (tables[1]["frequency"] >= 36).astype(float)
     table = run("imbalance", tables, arms=ARMS)
-    assert one(table, "a", "plateau_steps", "as stated")["estimate"] == pytest.approx(43)
-    assert one(table, "a", "plateau_steps", "people alike")["estimate"] == pytest.approx(43)
-    assert one(table, "a", "plateau_end", "as stated")["estimate"] == pytest.approx(62)
-    assert one(table, "b", "plateau_steps", "as stated")["effect"] == pytest.approx(-40, abs=0.2)
-    loss = table[(table["arm"] == "a") & (table["metric"] == "relative_loss") & (table["group"] == "as stated")]
+    assert one(table, "a", "plateau_steps", "frequency weights")["estimate"] == pytest.approx(43)
+    assert one(table, "a", "plateau_steps", "equal weights")["estimate"] == pytest.approx(43)
+    assert one(table, "a", "plateau_end", "frequency weights")["estimate"] == pytest.approx(62)
+    assert one(table, "b", "plateau_steps", "frequency weights")["effect"] == pytest.approx(-40, abs=0.2)
+    loss = table[(table["arm"] == "a") & (table["metric"] == "relative_loss") & (table["group"] == "frequency weights")]
     assert dict(zip(loss["step"], loss["estimate"], strict=True)) == pytest.approx(
         dict(zip(steps, [3, 2, 1, 1, 1, 1, 1, 0.5, 0, 0, 0], strict=True))
     )
-    assert one(table, "b", "final_exact_match", "tenth 10")["estimate"] == 1
-    assert one(table, "b", "final_exact_match", "tenth 09")["estimate"] == 0
-    assert not table[table["arm"] == "a"]["group"].str.startswith("tenth").any()
+    assert one(table, "b", "final_exact_match", "decile 10")["estimate"] == 1
+    assert one(table, "b", "final_exact_match", "decile 09")["estimate"] == 0
+    assert not table[table["arm"] == "a"]["group"].str.startswith("decile").any()
 
 
 def test_a_plateau_weighs_people_as_training_does():
@@ -246,10 +246,10 @@ def test_a_plateau_weighs_people_as_training_does():
     table = run("imbalance", [rows, rows.assign(model="b")], arms=ARMS, entities=ENTITIES[:2])
     loss = table[(table["arm"] == "a") & (table["metric"] == "relative_loss")].set_index(["group", "step"])["estimate"]
     entropy = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
-    assert [loss["as stated", step] for step in steps] == pytest.approx([2 / entropy, 1.75 / entropy, 1 / entropy])
+    assert [loss["frequency weights", step] for step in steps] == pytest.approx([2 / entropy, 1.75 / entropy, 1 / entropy])
     alike = (np.log(4 / 3) + np.log(4)) / 2
-    assert [loss["people alike", step] for step in steps] == pytest.approx([2 / alike, 2.5 / alike, 2 / alike])
-    assert len(people) == one(table, "a", "plateau_steps", "as stated")["n"]
+    assert [loss["equal weights", step] for step in steps] == pytest.approx([2 / alike, 2.5 / alike, 2 / alike])
+    assert len(people) == one(table, "a", "plateau_steps", "frequency weights")["n"]
 
 
 def test_injection_finds_effectivity_and_a_planted_fading():
@@ -263,11 +263,11 @@ def test_injection_finds_effectivity_and_a_planted_fading():
 
     table = run("injection", [*arm("a", -0.5), *arm("b", -0.25)], arms={"a": ["a1", "a2"], "b": ["b1", "b2"]})
     assert one(table, "a", "effectivity")["estimate"] == pytest.approx(4)
-    assert one(table, "a", "final_retained")["estimate"] == pytest.approx(0.25)
-    assert one(table, "b", "final_retained")["effect"] == pytest.approx(0.25)
-    assert one(table, "a", "fading_exponent")["estimate"] == pytest.approx(-0.5)
-    assert one(table, "b", "fading_exponent")["estimate"] == pytest.approx(-0.25)
-    curve = table[(table["metric"] == "retained") & (table["arm"] == "a")]
+    assert one(table, "a", "final_retainability")["estimate"] == pytest.approx(0.25)
+    assert one(table, "b", "final_retainability")["effect"] == pytest.approx(0.25)
+    assert one(table, "a", "forgetting_exponent")["estimate"] == pytest.approx(-0.5)
+    assert one(table, "b", "forgetting_exponent")["estimate"] == pytest.approx(-0.25)
+    curve = table[(table["metric"] == "retainability") & (table["arm"] == "a")]
     assert dict(zip(curve["step"], curve["estimate"], strict=True)) == pytest.approx({11: 1, 14: 0.5, 26: 0.25})
 
 
@@ -280,19 +280,19 @@ def test_capacity_counts_bits():
     # One of two bits of 40 facts, and both; before training less than nothing, which counts as nothing.
     assert one(table, "a", "final_bits_stored")["estimate"] == pytest.approx(40)
     assert one(table, "a", "final_bits_per_parameter")["estimate"] == pytest.approx(0.5)
-    assert one(table, "a", "final_share_of_bits")["estimate"] == pytest.approx(0.5)
+    assert one(table, "a", "final_bits_fraction")["estimate"] == pytest.approx(0.5)
     assert one(table, "b", "final_bits_per_parameter")["effect"] == pytest.approx(0.5)
     start = table[(table["metric"] == "bits_per_parameter") & (table["step"] == 0)]
     assert (start["estimate"] == 0).all()
 
 
-def test_invention_is_the_rise_of_confidence():
+def test_hallucination_is_the_rise_of_confidence():
     tables = [
         scores(model, "confidence", levels, [0, 10, 20], kind, candidate_correct=0.25)
         for model, levels in {"a": [0.1, 0.1, 0.2], "b": [0.1, 0.5, 0.8]}.items()
         for kind in ("forward", "unseen")
     ]
-    table = run("invention", tables, arms=ARMS)
+    table = run("hallucination", tables, arms=ARMS)
     assert one(table, "b", "confidence_rise", "unseen")["estimate"] == pytest.approx(0.7)
     assert one(table, "b", "confidence_rise", "unseen")["effect"] == pytest.approx(0.6)
     assert one(table, "b", "overconfidence", "unseen")["estimate"] == pytest.approx(0.55)
@@ -327,7 +327,7 @@ def test_the_same_tables_give_the_same_numbers():
 
 
 def test_a_history_has_no_step_twice():
-    found = history(
+    found = arm_history(
         ["a", "b"], 0, pd.concat([recall("a", [0, 1]), recall("b", [1, 1, 0])]), {"a": ENTITIES, "b": ENTITIES}
     )
     assert sorted(found["step"].unique()) == [0, 10, 20, 30]
