@@ -61,7 +61,9 @@ def main() -> None:
     print(f"{arguments.threads} threads, processor seconds")
     print(f"{'':40}{'texts':>7}{'tokens':>9}{'seconds':>9}{'per s':>10}")
     for method, how in (("sample", {"do_sample": True, "top_k": 0}), ("greedy", {"do_sample": False})):
-        fast = timed(f"{method}: ours", lambda m=method: sample_texts(model, tokenizer, prompts, Sampler(method=m), seed=0))
+        fast = timed(
+            f"{method}: ours", lambda m=method: sample_texts(model, tokenizer, prompts, Sampler(method=m), seed=0)
+        )
         timed(f"{method}: generate(), batches of 64", lambda h=how: generated(model, tokenizer, prompts, 64, **h))
         timed(f"{method}: generate(), one batch", lambda h=how: generated(model, tokenizer, prompts, len(prompts), **h))
         few = prompts[: arguments.slow]

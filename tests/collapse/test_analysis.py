@@ -188,7 +188,8 @@ def test_a_figure_that_some_generations_do_not_have_stops_nothing(gone):
     keys = ["arm", "analysis", "indicator", "metric"]
     whole = compare_with_controls(table, arms).set_index(keys)["estimate"]
     of_one_seed, of_all = (
-        compare_with_controls(table[~rows], arms).set_index(keys)["estimate"] for rows in (lost & (table["seed"] == "0"), lost)
+        compare_with_controls(table[~rows], arms).set_index(keys)["estimate"]
+        for rows in (lost & (table["seed"] == "0"), lost)
     )
     for found in (of_one_seed, of_all):
         assert found.drop("full").index.equals(whole.drop("full").index)

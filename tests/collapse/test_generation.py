@@ -24,7 +24,11 @@ from factlife.recall.perplexity import text_losses
 CORPUS = PeopleCorpus(kind="people", world="w", statements_per_fact=2)
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 ARM = CollapseArm(
-    documents=24, samples=24, held_out_documents=8, training={"corpus": "people", "batch_size": 8}, sampler={"max_new_tokens": 40}
+    documents=24,
+    samples=24,
+    held_out_documents=8,
+    training={"corpus": "people", "batch_size": 8},
+    sampler={"max_new_tokens": 40},
 )
 
 
@@ -85,7 +89,12 @@ def test_generation_0_is_the_model_as_it_came(run, base):
     assert models.hash_weights(folder / "model") == models.hash_weights(base)
     assert not (folder / "corpus.parquet").exists()
     assert len(pd.read_parquet(folder / "samples.parquet")) == len(pd.read_parquet(folder / "real.parquet")) == 24
-    assert pd.read_parquet(folder / "real.parquet")[["sentences", "parsed_sentences"]].diff(axis=1)["parsed_sentences"].eq(0).all()
+    assert (
+        pd.read_parquet(folder / "real.parquet")[["sentences", "parsed_sentences"]]
+        .diff(axis=1)["parsed_sentences"]
+        .eq(0)
+        .all()
+    )
     # Real text states nothing false; what a model with random weights says is counted as the statements have it.
     assert pd.read_parquet(folder / "real.parquet")["false_statements"].eq(0).all()
     statements = pd.read_parquet(folder / "statements.parquet").query("source == 'synthetic'")

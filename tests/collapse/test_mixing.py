@@ -46,7 +46,9 @@ def test_accumulate_has_real_text_and_all_that_was_written():
 
 def test_accumulate_keeps_the_same_real_text_and_grows():
     earlier, later = (
-        training_documents(arm(mode="accumulate", synthetic_fraction=0.5), generation, REAL, [texts(0), texts(1)], seed=3)
+        training_documents(
+            arm(mode="accumulate", synthetic_fraction=0.5), generation, REAL, [texts(0), texts(1)], seed=3
+        )
         for generation in (1, 2)
     )
 

@@ -49,7 +49,9 @@ def test_every_document_states_its_facts_and_no_other(made, parser, fullname):
 def test_no_two_relations_share_a_template(made):
     relations = made.facts["relation"].unique()
     texts = [
-        one.text for relation in relations for one in [*relation_templates(relation), *negated_templates(relation), question_template(relation)]
+        one.text
+        for relation in relations
+        for one in [*relation_templates(relation), *negated_templates(relation), question_template(relation)]
     ]
 
     assert len(texts) == len(set(texts))
@@ -118,11 +120,17 @@ def test_what_no_template_makes_states_nothing(parser, text):
 
 
 def test_texts_are_read_alone_or_together(made, parser):
-    texts = people.render_documents(made, PeopleCorpus(kind="people", world="w", statements_per_fact=1))["text"].head(40).tolist()
+    texts = (
+        people.render_documents(made, PeopleCorpus(kind="people", world="w", statements_per_fact=1))["text"]
+        .head(40)
+        .tolist()
+    )
 
     together, counts = parser.parse(texts)
 
     alone = [parser.parse([text]) for text in texts]
-    one = pd.concat([statements.assign(text_index=number) for number, (statements, _) in enumerate(alone)], ignore_index=True)
+    one = pd.concat(
+        [statements.assign(text_index=number) for number, (statements, _) in enumerate(alone)], ignore_index=True
+    )
     pd.testing.assert_frame_equal(one, together)
     assert counts["sentences"].tolist() == list(itertools.chain(*(count["sentences"] for _, count in alone)))

@@ -104,7 +104,10 @@ def test_models_arrive_with_cards_and_tables_after_them(hub, made):
     assert set(model) == {f"{place}/{name}" for name in ("config.json", "model.safetensors", "README.md")}
     assert model[f"{place}/model.safetensors"] == b"weights"
     assert model[f"{place}/README.md"].decode() == model_card("half", 1, 2, ARM, SUMMARY)
-    assert rest == {"tables/collapse.csv": tables[0].read_bytes(), "README.md": repository_card(models, SUMMARY).encode()}
+    assert rest == {
+        "tables/collapse.csv": tables[0].read_bytes(),
+        "README.md": repository_card(models, SUMMARY).encode(),
+    }
     assert hub.tokens == {f"Bearer {SECRET}"}
 
 

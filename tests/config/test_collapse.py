@@ -135,5 +135,9 @@ def test_later_generations_do_not_change_earlier_ones():
     )
 
     assert generation_settings(short, 3) == generation_settings(long, 3)
-    assert generation_settings(short, 0) == generation_settings(read_config(config(mode="accumulate")).collapse.arms["a"], 0)
-    assert generation_settings(short, 3) != generation_settings(read_config(config(mode="accumulate")).collapse.arms["a"], 3)
+    assert generation_settings(short, 0) == generation_settings(
+        read_config(config(mode="accumulate")).collapse.arms["a"], 0
+    )
+    assert generation_settings(short, 3) != generation_settings(
+        read_config(config(mode="accumulate")).collapse.arms["a"], 3
+    )

@@ -246,7 +246,9 @@ def test_a_plateau_weighs_people_as_training_does():
     table = run("imbalance", [rows, rows.assign(model="b")], arms=ARMS, entities=ENTITIES[:2])
     loss = table[(table["arm"] == "a") & (table["metric"] == "relative_loss")].set_index(["group", "step"])["estimate"]
     entropy = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
-    assert [loss["frequency weights", step] for step in steps] == pytest.approx([2 / entropy, 1.75 / entropy, 1 / entropy])
+    assert [loss["frequency weights", step] for step in steps] == pytest.approx(
+        [2 / entropy, 1.75 / entropy, 1 / entropy]
+    )
     alike = (np.log(4 / 3) + np.log(4)) / 2
     assert [loss["equal weights", step] for step in steps] == pytest.approx([2 / alike, 2.5 / alike, 2 / alike])
     assert len(people) == one(table, "a", "plateau_steps", "frequency weights")["n"]

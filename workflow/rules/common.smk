@@ -467,7 +467,11 @@ def artifacts_of_model(model, seed):
                 f"results/survival/{run}/{editor}.parquet"
                 for editor in survival_editors
             ]
-    arms = [arm for arm in COLLAPSE_ARMS if config["collapse"]["arms"][arm]["model"] == model]
+    arms = [
+        arm
+        for arm in COLLAPSE_ARMS
+        if config["collapse"]["arms"][arm]["model"] == model
+    ]
     if arms:
         paths["generations"] = {
             arm: [

@@ -216,7 +216,8 @@ def _effect_rows(values: pd.Series, arms: Mapping[str, CollapseArm]) -> Iterator
         for indicator in ("recall", "recall_tail"):
             for seed in values["recall", name].index.get_level_values("seed").unique():
                 drop, reference_drop = (
-                    _final_value(values, indicator, arms[arm].control, seed) - _final_value(values, indicator, arm, seed)
+                    _final_value(values, indicator, arms[arm].control, seed)
+                    - _final_value(values, indicator, arm, seed)
                     for arm in (name, reference)
                 )
                 yield name, "effect", differences[reference][0], f"{indicator}_drop", seed, drop - reference_drop

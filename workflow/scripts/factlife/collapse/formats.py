@@ -31,9 +31,7 @@ def format_probes(world: World, facts: list[str]) -> pd.DataFrame:
     forward = probes[probes["kind"] == "forward"].set_index("fact_id")
     questions = probes[probes["kind"] == "question"].set_index("fact_id")
     relation = world.facts.set_index("fact_id")["relation"]
-    facts_by_relation = {
-        name: [*group] for name, group in relation[questions.index].groupby(relation).groups.items()
-    }
+    facts_by_relation = {name: [*group] for name, group in relation[questions.index].groupby(relation).groups.items()}
     rows = []
     for fact in facts:
         if fact not in forward.index or fact not in questions.index:
@@ -44,7 +42,9 @@ def format_probes(world: World, facts: list[str]) -> pd.DataFrame:
         rng.shuffle(options)
         other_facts = [other for other in facts_by_relation[relation[fact]] if other != fact]
         example_facts = rng.sample(other_facts, min(_N_SHOTS, len(other_facts)))
-        examples = [f"{questions.loc[example, 'prompt']} {questions.loc[example, 'target']} ." for example in example_facts]
+        examples = [
+            f"{questions.loc[example, 'prompt']} {questions.loc[example, 'target']} ." for example in example_facts
+        ]
         body, mark, end = question["prompt"].partition("?")
         prompts = {
             "cloze": forward.loc[fact, "prompt"],
@@ -55,7 +55,7 @@ def format_probes(world: World, facts: list[str]) -> pd.DataFrame:
         }
         rows += [
             {
-                "probe_id": f"{fact}.{name}.options", "fact_id": fact, "kind": name, "template": name, "held_out": True,
+                "probe_id": f"{fact}.{name}.options", "fact_id": fact, "kind": name, "template": name, "held_out_template": True,
                 "prompt": prompt, "target": question["target"], "candidates": sorted(options), "supporting_fact_ids": [fact],
             }
             for name, prompt in prompts.items()

@@ -111,8 +111,7 @@ def repository_card(models: Mapping[tuple[str, int, int], Path], summary: pd.Dat
     rows = [
         f"| [{arm}/seed-{seed}/generation-{generation}]({arm}/seed-{seed}/generation-{generation}) | "
         + " | ".join(
-            f"{value:.3f}"
-            for value in _generation_metrics(summary, arm, seed, generation, with_missing=True).values()
+            f"{value:.3f}" for value in _generation_metrics(summary, arm, seed, generation, with_missing=True).values()
         )
         for arm, seed, generation in models
     ]

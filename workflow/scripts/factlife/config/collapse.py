@@ -27,7 +27,9 @@ class Sampler(Section):
         "sample", "`sample`: draw each token; `greedy`: take the most probable token; `beam`: beam search."
     )
     temperature: float = key(1.0, "Sampling temperature.", gt=0)
-    top_p: float = key(1.0, "Nucleus sampling: probability mass of the most probable tokens to sample from.", gt=0, le=1)
+    top_p: float = key(
+        1.0, "Nucleus sampling: probability mass of the most probable tokens to sample from.", gt=0, le=1
+    )
     num_beams: Annotated[int, Field(ge=2)] = key(5, "Beams of method `beam`.")
     prompt_tokens: int = key(0, "Tokens of a real document to use as the prompt; 0 to generate without a prompt.", ge=0)
     keep_prompt: bool = key(True, "Whether a generated text includes its prompt.")
@@ -95,7 +97,9 @@ class CollapseArm(Section):
         None, "Generation after which all new documents are real; null keeps `synthetic_fraction` throughout."
     )
     documents: Count = key(480, "New documents in each generation.")
-    samples: Count = key(480, "Texts that each generation generates, to be evaluated and to train the next generation on.")
+    samples: Count = key(
+        480, "Texts that each generation generates, to be evaluated and to train the next generation on."
+    )
     sampler: Sampler = key(Sampler(), "Decoding settings of the generated texts.")
     training: GenerationTraining = key(..., "Training settings of each generation, with the corpus of real documents.")
     perplexity_model: Name | None = key(

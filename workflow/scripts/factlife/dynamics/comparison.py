@@ -51,8 +51,7 @@ def compare_experiments(
         number of steps means never.
     """
     tables = [
-        _experiment_rows(name, settings.experiments[name], recall, entities, settings.resamples)
-        for name in experiments
+        _experiment_rows(name, settings.experiments[name], recall, entities, settings.resamples) for name in experiments
     ]
     columns = [*KEYS, *ESTIMATES, *DETAILS]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
@@ -95,9 +94,7 @@ def _experiment_rows(
     rows = []
     for seed in settings.seeds:
         estimates = {
-            arm: _estimates(
-                _COMPARISONS[settings.comparison](arm_history(models, seed, recall, entities)), resamples
-            )
+            arm: _estimates(_COMPARISONS[settings.comparison](arm_history(models, seed, recall, entities)), resamples)
             for arm, models in settings.arms.items()
         }
         control, control_draws = estimates[settings.control]
@@ -126,7 +123,9 @@ def _factor_effects(
     mean of the arms where it is high minus the mean of those where it is low, and the interaction of two factors is half
     the change that one makes to the effect of the other.
     """
-    final_keys = {arm: table.index[table.index.get_level_values("step").isna()] for arm, (table, _) in estimates.items()}
+    final_keys = {
+        arm: table.index[table.index.get_level_values("step").isna()] for arm, (table, _) in estimates.items()
+    }
     for size in range(1, len(settings.factors) + 1):
         for factors in combinations(settings.factors, size):
             weights = {
@@ -163,9 +162,7 @@ def _percentiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     quantiles = [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]
     low, high = np.full((2, draws.shape[1]), np.nan)
     if (has_draws := ~np.isnan(draws).all(0)).any():
-        low[has_draws], high[has_draws] = np.nanquantile(
-            draws[:, has_draws], quantiles, axis=0, method="inverted_cdf"
-        )
+        low[has_draws], high[has_draws] = np.nanquantile(draws[:, has_draws], quantiles, axis=0, method="inverted_cdf")
     return low, high
 
 

@@ -224,7 +224,9 @@ CLAIMS = [
         "Allen-Zhu and Li 2023, 2309.14316",
         "9.7 % against 96.6 % of questions about held-out people",
         "exact match on questions about held-out people, many wordings minus one",
-        lambda tables: _effect(tables, "augmentation", "final_question_exact_match", "multi-permute-fullname", "qa_heldout"),
+        lambda tables: _effect(
+            tables, "augmentation", "final_question_exact_match", "multi-permute-fullname", "qa_heldout"
+        ),
     ),
     Claim(
         "A model trained from name to value does not learn value to name",
