@@ -85,7 +85,9 @@ def test_a_known_circuit_that_is_the_same_agrees_wholly(found, small_model, smal
     whole = found if level == "edge" else discover_circuits(small_model, small_tokenizer, small_world, [], settings)
     file = whole.circuits["major", "EAP-IG-inputs"]
 
-    table = discover_circuits(small_model, small_tokenizer, small_world, [], settings, known={"major": file}).table
+    table = discover_circuits(
+        small_model, small_tokenizer, small_world, [], settings, known_circuits={"major": file}
+    ).table
 
     known = table[table["control"] == "known"].set_index("metric")
     kinds = ["node"] if level == "node" else ["edge", "node"]

@@ -11,7 +11,7 @@ from factlife.circuits.attribution import eap_ig
 from factlife.circuits.edges import CircuitError, EdgeModel, build_computation_graph
 from factlife.circuits.hypotheses import (
     HypothesisPrompts,
-    _without_feature,
+    _ablate_feature,
     ablation_mask,
     evaluate_hypotheses,
     exploratory_hypotheses,
@@ -142,9 +142,9 @@ def test_a_part_that_is_not_there_is_an_error(planted):
         run(planted, {"h": says("a7.h0")})
     with pytest.raises(ValidationError, match="component"):
         says("feature-7")
-    with pytest.raises(CircuitError, match="asks for question prompts, of which there are too few"):
+    with pytest.raises(CircuitError, match="needs question prompts, but there are too few"):
         run(planted, {"h": says("m0", probe_kind="question")})
-    with pytest.raises(CircuitError, match="hypothesis `h` is about relation `other`, whose circuit is not looked for"):
+    with pytest.raises(CircuitError, match="hypothesis `h` is about relation `other`, which has no circuit"):
         run(planted, {"h": says("m0").model_copy(update={"relation": "other"})})
 
 
@@ -194,7 +194,7 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, dictionary)
         logits = edges.model(inputs_embeds=batch.clean).logits[:, -1].gather(1, batch.answers)
 
     expected = (logits[:, 0] - logits[:, 1]).double().numpy()
-    np.testing.assert_allclose(_without_feature(edges, feature, [batch]), expected, atol=1e-4)
+    np.testing.assert_allclose(_ablate_feature(edges, feature, [batch]), expected, atol=1e-4)
     table = evaluate_hypotheses(
         edges,
         prompts,
@@ -210,7 +210,7 @@ def test_a_feature_carries_what_it_was_in_the_corrupted_run(planted, dictionary)
 @pytest.mark.parametrize(
     ("component", "message"),
     [
-        ("other/layer-0/1", "names autoencoder `other`; there are coordinates"),
+        ("other/layer-0/1", "names dictionary `other`; there are coordinates"),
         ("coordinates/layer-7/1", "names layer-7 of `coordinates`, which has layer-0 to layer-1"),
         ("coordinates/layer-0/64", "names feature 64 of coordinates/layer-0, which has features 0 to 63"),
     ],

@@ -41,7 +41,7 @@ def test_effects_of_all_that_is_written_add_up_to_the_logits(family):
         ]
 
     torch.testing.assert_close(total, logits[:, 0] - logits[:, 1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.contrast.sum(-1).flatten(1), torch.stack(by_head, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.logit_diff.sum(-1).flatten(1), torch.stack(by_head, 1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.attention.sum(-1), torch.ones(4, 2, 4), atol=1e-5, rtol=1e-5)
 
 
@@ -82,5 +82,5 @@ def test_the_table_has_every_head_once():
 def test_heads_that_write_through_a_norm_have_no_direct_effects():
     model = Gemma2ForCausalLM(Gemma2Config(**tiny_models.GROUPED, head_dim=16)).eval()
 
-    with pytest.raises(CircuitError, match="heads of gemma2 write does not add up"):
+    with pytest.raises(CircuitError, match="outputs of heads in gemma2 do not add up"):
         direct_logit_attribution(model, prompts())

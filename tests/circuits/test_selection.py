@@ -108,7 +108,7 @@ def test_a_file_may_say_which_nodes_are_in_it_in_a_word():
 
 
 def test_a_circuit_of_another_model_is_an_error():
-    with pytest.raises(CircuitError, match=r"part a2\.h0, which the model lacks"):
+    with pytest.raises(CircuitError, match=r"contains a2\.h0, which the model does not have"):
         read_circuit(SMALL, {"nodes": {}, "edges": {"a2.h0->logits": {"in_graph": True}}})
     with pytest.raises(CircuitError, match=r"has no edges; set circuits\.level"):
         read_circuit(SMALL, {"nodes": {"m0": {"in_graph": True}}, "edges": {}})

@@ -80,7 +80,7 @@ def one_at_a_time(model, clean, corrupted, answers, cell):
 
 @pytest.mark.parametrize(("batch_tokens", "enough"), [(1, 256), (70, 1), (10000, 60), (10000, 1000)])
 def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens, enough, monkeypatch):
-    monkeypatch.setattr(patching, "_ENOUGH", enough)
+    monkeypatch.setattr(patching, "_MIN_PASS_TOKENS", enough)
     cells = [
         RestoredState(component, position, layer, window)
         for component in COMPONENTS
@@ -98,7 +98,7 @@ def test_all_cells_at_once_are_one_cell_at_a_time(model, runs, batch_tokens, eno
 
 def test_cells_that_begin_at_later_blocks_run_together_while_there_are_few(monkeypatch):
     def passes(enough):
-        monkeypatch.setattr(patching, "_ENOUGH", enough)
+        monkeypatch.setattr(patching, "_MIN_PASS_TOKENS", enough)
         return patching._passes(cells, n_layers=4, runs=5, length=4)
 
     cells = [RestoredState("mlp", position, layer) for position in (1, 3) for layer in (0, 2, 3)]

@@ -6,10 +6,10 @@ from factlife.tracing.prompts import TracingError, make_prompt_pairs, subject_po
 @pytest.mark.parametrize(
     ("length", "subject", "roles"),
     [
-        (7, range(1, 4), "before subject_first subject_middle subject_last relation relation last"),
-        (5, range(1, 3), "before subject_first subject_last relation last"),
-        (4, range(2, 3), "before before subject_last last"),
-        (2, range(1, 2), "before subject_last"),
+        (7, range(1, 4), "prefix subject_first subject_middle subject_last relation relation last"),
+        (5, range(1, 3), "prefix subject_first subject_last relation last"),
+        (4, range(2, 3), "prefix prefix subject_last last"),
+        (2, range(1, 2), "prefix subject_last"),
     ],
 )
 def test_every_token_has_one_role(length, subject, roles):
@@ -56,7 +56,7 @@ def test_donors_can_be_limited_and_who_has_none_is_left_out_with_the_reason(smal
 
     assert not pairs
     assert set(left_out) == set(asked["probe_id"])
-    assert "no other subject has a name of 2 tokens and an answer that begins otherwise" in left_out.values()
+    assert "no other subject has a name of 2 tokens and an answer with a different first token" in left_out.values()
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_other_probes(small_tokenizer, small_world):

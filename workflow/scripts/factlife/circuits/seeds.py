@@ -1,7 +1,7 @@
-"""Circuits of one relation in models that differ in their seed.
+"""Circuits of one relation compared between seeds of a model.
 
-Heads have no numbers that two seeds share, so heads of a layer are taken together: what is compared is how many edges a
-circuit has from each layer's heads or MLP to each layer's queries, keys, values, MLP or logits.
+Head indices have no common meaning across seeds, so heads of a layer are pooled. The comparison counts a circuit's edges
+from each layer's heads or MLP to each layer's queries, keys, values, MLP or logits.
 """
 
 from __future__ import annotations
@@ -18,48 +18,50 @@ import pandas as pd
 
 
 def count_connections(circuit: dict[str, Any]) -> tuple[Counter, Counter]:
-    """Edges of a circuit in MIB's format by connection between layers, and of the whole model."""
-    inside, every = Counter(), Counter()
+    """Number of edges by connection between layers, in a circuit in MIB's format and in the full model."""
+    in_circuit, in_model = Counter(), Counter()
     for edge, values in circuit["edges"].items():
         name = re.sub(r"\.h\d+", "", edge)
-        every[name] += 1
-        inside[name] += values["in_graph"]
-    return inside, every
+        in_model[name] += 1
+        in_circuit[name] += values["in_graph"]
+    return in_circuit, in_model
 
 
-def weighted_jaccard(one: Counter, other: Counter) -> float:
-    """Σ min / Σ max of two circuits' edges by connection; 1 for the same, 0 where they share no connection."""
-    names = one.keys() | other.keys()
-    most = sum(max(one[name], other[name]) for name in names)
-    return sum(min(one[name], other[name]) for name in names) / most if most else 1.0
+def weighted_jaccard(first: Counter, second: Counter) -> float:
+    """Σ min / Σ max of two circuits' edge counts by connection; 1 if equal, 0 if they share no connection."""
+    names = first.keys() | second.keys()
+    union = sum(max(first[name], second[name]) for name in names)
+    return sum(min(first[name], second[name]) for name in names) / union if union else 1.0
 
 
 def compare_seeds(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Overlap of circuits of the same model, relation and method in every two seeds.
+    """Overlap of the circuits of the same model, relation and method, for each pair of seeds.
 
     Args:
-        paths: of circuits, ``{model}/seed-{seed}/{relation}.{method}.json``; circuits of nodes are left out.
+        paths: circuit files ``{model}/seed-{seed}/{relation}.{method}.json``; circuits of nodes are skipped.
 
     Returns:
-        Rows of ``circuits.csv`` with metric ``jaccard_by_layer`` and ``evaluated_on`` the other seed; with ``control`` *random*,
-        that of the first circuit with as many edges spread evenly over the model's.
+        Rows of ``circuits.csv`` with metric ``jaccard_by_layer`` and the other seed in ``evaluated_on``; with ``control``
+        *random*, the overlap of the first circuit with the second's number of edges spread evenly over the model.
     """
-    found: dict[tuple[str, str], dict[int, tuple[Counter, Counter]]] = {}
-    about = {}
+    counts: dict[tuple[str, str], dict[int, tuple[Counter, Counter]]] = {}
+    settings = {}
     for path in map(Path, paths):
         circuit = json.loads(path.read_text())
         if circuit["edges"]:
             key = path.parent.parent.name, path.name
-            found.setdefault(key, {})[int(path.parent.name.removeprefix("seed-"))] = count_connections(circuit)
-            about[key] = {name: circuit["factlife"][name] for name in ("relation", "method", "fraction")}
+            counts.setdefault(key, {})[int(path.parent.name.removeprefix("seed-"))] = count_connections(circuit)
+            settings[key] = {name: circuit["factlife"][name] for name in ("relation", "method", "fraction")}
     rows = []
-    for key, by_seed in found.items():
-        for (seed, (one, every)), (other, (theirs, _)) in itertools.combinations(sorted(by_seed.items()), 2):
-            share = theirs.total() / every.total()
-            even = Counter({name: share * count for name, count in every.items()})
-            for control, counts in (("", theirs), ("random", even)):
+    for key, counts_by_seed in counts.items():
+        for (seed, (first, in_model)), (other_seed, (second, _)) in itertools.combinations(
+            sorted(counts_by_seed.items()), 2
+        ):
+            fraction = second.total() / in_model.total()
+            spread_evenly = Counter({name: fraction * count for name, count in in_model.items()})
+            for control, reference in (("", second), ("random", spread_evenly)):
                 rows.append(
-                    {"model": key[0], "seed": seed, **about[key], "metric": "jaccard_by_layer", "n": 1,
-                     "estimate": weighted_jaccard(one, counts), "evaluated_on": f"seed-{other}", "control": control}
+                    {"model": key[0], "seed": seed, **settings[key], "metric": "jaccard_by_layer", "n": 1,
+                     "estimate": weighted_jaccard(first, reference), "evaluated_on": f"seed-{other_seed}", "control": control}
                 )  # fmt: skip
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Figures of tracing: both read the summary."""
+"""Figures of causal tracing, drawn from the summary table."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ _CORRUPTIONS = {
 }
 
 
-def _shares(table: pd.DataFrame) -> pd.DataFrame:
-    """Effects as shares of the total effect of replacing the subject, or of noise; the mean over a model's seeds."""
-    names = {"": "of probability", "_logit_diff": "of logit difference"}
+def _restored_fractions(table: pd.DataFrame) -> pd.DataFrame:
+    """Effects as fractions of the total effect of the same corruption, averaged over the seeds of a model."""
+    scales = {"": "of probability", "_logit_diff": "of logit difference"}
     parts = []
-    for suffix, scale in names.items():
+    for suffix, scale in scales.items():
         effects = table[table["metric"] == f"indirect_effect{suffix}"].assign(scale=scale)
         totals = table[table["metric"] == f"total_effect{suffix}"].set_index(["model", "seed", "corruption"])[
             "estimate"
         ]
-        # The control's own total effect is next to nothing: it is drawn on the scale of what it controls.
-        of = effects["corruption"].replace({"same_answer": "replacement"})
-        keys = pd.MultiIndex.from_arrays([effects["model"], effects["seed"], of])
+        # The control has almost no total effect of its own, so it is scaled by the total effect of `replacement`.
+        controlled = effects["corruption"].replace({"same_answer": "replacement"})
+        keys = pd.MultiIndex.from_arrays([effects["model"], effects["seed"], controlled])
         total = totals.reindex(keys).to_numpy()
         parts.append(effects.assign(**{key: effects[key] / total for key in ("estimate", "ci_low", "ci_high")}))
-    shares = pd.concat(parts)
-    shares = shares.groupby(
+    fractions = pd.concat(parts)
+    fractions = fractions.groupby(
         ["model", "corruption", "component", "window", "token_role", "layer", "scale"], sort=False, as_index=False
     )[["estimate", "ci_low", "ci_high"]].mean()
-    return shares.assign(
-        role=shares["token_role"].map(ROLES),
-        restored=shares["component"].map(_COMPONENTS),
-        corrupted=shares["corruption"].map(_CORRUPTIONS),
+    return fractions.assign(
+        role=fractions["token_role"].map(ROLES),
+        restored=fractions["component"].map(_COMPONENTS),
+        corrupted=fractions["corruption"].map(_CORRUPTIONS),
     )
 
 
 def effect_heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
-    """Share of the total effect that each token role and layer restores, components across, models down."""
-    rows = _shares(table)
-    first = "replacement" if "replacement" in set(rows["corruption"]) else "noise"
-    rows = rows[(rows["corruption"] == first) & (rows["window"] == 1) & rows["scale"].str.endswith("difference")]
+    """Fraction of the total effect restored at each token role and layer; columns are components, rows are models."""
+    rows = _restored_fractions(table)
+    corruption = "replacement" if "replacement" in set(rows["corruption"]) else "noise"
+    rows = rows[(rows["corruption"] == corruption) & (rows["window"] == 1) & rows["scale"].str.endswith("difference")]
     panels = []
-    for model, here in rows.groupby("model", sort=False):
-        n_layers = int(here["layer"].max()) + 1
-        base = alt.Chart(here).encode(
+    for model, model_rows in rows.groupby("model", sort=False):
+        n_layers = int(model_rows["layer"].max()) + 1
+        base = alt.Chart(model_rows).encode(
             x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("role:N", title=None, sort=[*ROLES.values()], axis=alt.Axis(minExtent=80)),
         )
         colour = alt.Color(
             "estimate:Q",
-            title="share restored",
+            title="fraction restored",
             scale=alt.Scale(scheme="blueorange", domain=[-1, 1], domainMid=0, clamp=True),
             legend=alt.Legend(format="%"),
         )
@@ -94,19 +94,19 @@ def effect_heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def effect_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
-    """Effects with intervals by layer: corruptions across, probability and logit difference down; one block a model."""
-    rows = _shares(table)
+    """Effects by layer with intervals, one block per model: columns are corruptions, by probability and logit difference."""
+    rows = _restored_fractions(table)
     rows = rows[(rows["component"] == "residual") & rows["token_role"].isin(["subject_last", "relation", "last"])]
     blocks = []
-    for model, here in rows.groupby("model", sort=False):
-        strips = []
-        for scale, strip in here.groupby("scale", sort=False):
-            base = alt.Chart(strip).encode(
+    for model, model_rows in rows.groupby("model", sort=False):
+        charts = []
+        for scale, scale_rows in model_rows.groupby("scale", sort=False):
+            base = alt.Chart(scale_rows).encode(
                 x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d")),
-                y=alt.Y("estimate:Q", title=f"share {scale}", axis=alt.Axis(format="%")),
+                y=alt.Y("estimate:Q", title=f"fraction {scale}", axis=alt.Axis(format="%")),
                 color=alt.Color("role:N", title="residual stream at", sort=[*ROLES.values()]),
             )
             column = alt.Column("corrupted:N", title=None, sort=[*_CORRUPTIONS.values()])
-            strips.append(figures.line_with_band(base).properties(width=170, height=120).facet(column=column))
-        blocks.append(alt.hconcat(*strips).properties(title=model))
+            charts.append(figures.line_with_band(base).properties(width=170, height=120).facet(column=column))
+        blocks.append(alt.hconcat(*charts).properties(title=model))
     return alt.vconcat(*blocks)

@@ -1,4 +1,4 @@
-"""Activation patching: many cells of position and layer restored in one pass."""
+"""Activation patching: many states, each at one position and layer, are restored in one pass."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from factlife.tracing.prompts import TracingError
 
 COMPONENTS = ("residual", "attention", "mlp", "residual_attention_frozen", "residual_mlp_frozen")
 
-# What is restored: the component, one of `residual`, `attention` and `mlp`, and the layer.
+# A place in the network: the component, one of `residual`, `attention` and `mlp`, and the layer.
 Site = tuple[str, int]
 
 
 class RestoredState(NamedTuple):
-    """What is restored in one run: a component at one position, in a window of layers around one.
+    """State that one run restores: a component at one position, in a window of layers.
 
     Attributes:
-        component: one of ``COMPONENTS``. With ``…_frozen``, later layers' attention or MLPs keep, at this position,
-            what they wrote in the corrupted run, so that the restored state acts past them (Meng et al. 2022, fig. 3).
-        position: of the token.
-        layer: of the window's middle.
-        window: layers that are restored, as many as there are around the middle.
+        component: one of ``COMPONENTS``. With ``…_frozen``, attention or MLPs of later layers keep their output of the
+            corrupted run at this position, so the restored state cannot act through them (Meng et al. 2022, fig. 3).
+        position: token position.
+        layer: middle layer of the window.
+        window: number of layers to restore.
     """
 
     component: str
@@ -39,7 +39,7 @@ class RestoredState(NamedTuple):
     window: int = 1
 
     def sites(self, n_layers: int) -> tuple[list[Site], list[Site]]:
-        """What takes the value of the clean run, and what that of the corrupted run.
+        """Sites that take their value from the clean run, and sites that take it from the corrupted run.
 
         Raises:
             TracingError: the layer does not exist.
@@ -53,9 +53,9 @@ class RestoredState(NamedTuple):
         return [(component, layer) for layer in range(first, last)], [(frozen, layer) for layer in later]
 
     def start(self, n_layers: int) -> int:
-        """The first block that has to be run: those before it return what they do in the corrupted run."""
+        """First block that must run; earlier blocks return their output of the corrupted run."""
         component, layer = self.sites(n_layers)[0][0]
-        # What a whole block returns is replaced after it has returned.
+        # The residual stream is replaced after its block has run.
         return layer + (component == "residual")
 
 
@@ -63,7 +63,7 @@ def stack_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
     """Prompts as a tensor, (prompt, position).
 
     Raises:
-        TracingError: they are not equally long.
+        TracingError: the prompts differ in length.
     """
     if len(lengths := {len(sequence) for sequence in sequences}) > 1:
         raise TracingError(
@@ -74,29 +74,34 @@ def stack_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
 
 
 def embed_tokens(model: Any, ids: Tensor) -> Tensor:
-    """What the model reads for tokens, (…, d_model): the argument ``inputs_embeds`` of its forward pass."""
+    """Embeddings of tokens, (…, d_model), as the forward pass takes them in ``inputs_embeds``."""
     with torch.inference_mode():
         return get_anatomy(model).embeddings[0](ids.to(model.device))
 
 
-def answer_outcomes(model: Any, inputs: Tensor, answers: Tensor, before: Cache | None = None) -> Tensor:
-    """Probability of the first answer, and its logit minus the second's, at the last position.
+def answer_outcomes(model: Any, inputs: Tensor, answers: Tensor, past_key_values: Cache | None = None) -> Tensor:
+    """Probability of the first answer, and its logit minus the second answer's logit, at the last position.
 
     Args:
         model: a causal language model.
-        inputs: what it reads, (run, position, d_model).
-        answers: tokens, (run, 2).
-        before: keys and values of the positions before these.
+        inputs: embeddings, (run, position, d_model).
+        answers: tokens of the two answers, (run, 2).
+        past_key_values: keys and values of earlier positions.
 
     Returns:
         (run, 2).
     """
     with torch.inference_mode():
-        said = model(inputs_embeds=inputs, past_key_values=before, use_cache=before is not None, logits_to_keep=1)
-    logits = said.logits[:, -1].float()
-    chosen = logits.gather(1, answers)
-    probability = (chosen[:, 0] - logits.logsumexp(-1)).exp()
-    return torch.stack([probability, chosen[:, 0] - chosen[:, 1]], 1)
+        output = model(
+            inputs_embeds=inputs,
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
+            logits_to_keep=1,
+        )
+    logits = output.logits[:, -1].float()
+    answer_logits = logits.gather(1, answers)
+    probability = (answer_logits[:, 0] - logits.logsumexp(-1)).exp()
+    return torch.stack([probability, answer_logits[:, 0] - answer_logits[:, 1]], 1)
 
 
 def restore_states(
@@ -104,78 +109,84 @@ def restore_states(
     clean: Tensor,
     corrupted: Tensor,
     answers: Tensor,
-    cells: Sequence[RestoredState],
+    restored: Sequence[RestoredState],
     *,
     batch_tokens: int = 8192,
 ) -> Tensor:
-    """Outcomes of corrupted runs in which one cell each has the value of the clean run.
+    """Outcomes of corrupted runs, each with one state restored to its value in the clean run.
 
-    Nothing before a cell, in blocks or in positions, does other than in the corrupted run; hardly any of it is run again.
+    Blocks and positions before the restored state equal the corrupted run, so their results are mostly reused.
 
     Args:
         model: a causal language model.
-        clean: what it reads in the clean runs, (run, position, d_model).
-        corrupted: what it reads in the corrupted runs, as many and as long.
-        answers: tokens whose outcomes are measured, (run, 2).
-        cells: the same for every run.
-        batch_tokens: tokens in a forward pass; no outcome depends on it.
+        clean: embeddings of the clean runs, (run, position, d_model).
+        corrupted: embeddings of the corrupted runs, same shape.
+        answers: tokens of the two answers, (run, 2).
+        restored: states to restore in every run.
+        batch_tokens: tokens per forward pass; does not change the outcomes.
 
     Returns:
-        (run, cell, 2), as ``outcomes`` gives them.
+        (run, state, 2), as ``answer_outcomes`` returns them.
 
     Raises:
-        TracingError: a cell names a layer that does not exist.
+        TracingError: a state names a layer that does not exist.
     """
     parts = get_anatomy(model)
     rows = max(1, batch_tokens // clean.shape[1])
-    answers, found = answers.to(model.device), torch.zeros(len(clean), len(cells), 2)
-    passes = _passes(cells, parts.n_layers, len(clean), clean.shape[1])
+    answers, results = answers.to(model.device), torch.zeros(len(clean), len(restored), 2)
+    passes = _passes(restored, parts.n_layers, len(clean), clean.shape[1])
     modules = _modules(parts)
-    for runs in torch.arange(len(clean)).split(max(1, rows // max(len(numbers) for _, _, numbers in passes))):
-        states = [_Run(model, inputs[runs], modules) for inputs in (clean, corrupted)]
-        for first, position, numbers in passes:
-            for some in torch.tensor(numbers).split(rows):
-                writes = _writes([cells[number] for number in some], parts.n_layers)
+    for runs in torch.arange(len(clean)).split(max(1, rows // max(len(indices) for _, _, indices in passes))):
+        cached_runs = [_CachedRun(model, inputs[runs], modules) for inputs in (clean, corrupted)]
+        for first, position, indices in passes:
+            for chunk in torch.tensor(indices).split(rows):
+                writes = _writes([restored[i] for i in chunk], parts.n_layers)
                 with ExitStack() as hooks:
-                    hooks.enter_context(_skipped(parts.blocks[:first], states[1], position, len(some)))
-                    for run, sites in zip(states, writes, strict=True):
-                        for site, taken in sites.items():
+                    hooks.enter_context(_skipped(parts.blocks[:first], cached_runs[1], position, len(chunk)))
+                    for run, sites in zip(cached_runs, writes, strict=True):
+                        for site, state_indices in sites.items():
                             value = run.states[site][:, position]
-                            hooks.enter_context(patch(modules[site], partial(_write, value=value, cells=taken)))
-                    measured = answer_outcomes(
+                            hooks.enter_context(
+                                patch(modules[site], partial(_write, value=value, state_indices=state_indices))
+                            )
+                    outcomes = answer_outcomes(
                         model,
-                        corrupted[runs, position:].repeat_interleave(len(some), 0),
-                        answers[runs].repeat_interleave(len(some), 0),
-                        build_prefix_cache(states[1].keys_values, position, len(some)),
+                        corrupted[runs, position:].repeat_interleave(len(chunk), 0),
+                        answers[runs].repeat_interleave(len(chunk), 0),
+                        build_prefix_cache(cached_runs[1].keys_values, position, len(chunk)),
                     )
-                found[runs[:, None], some] = measured.unflatten(0, (len(runs), -1)).cpu()
-    return found
+                results[runs[:, None], chunk] = outcomes.unflatten(0, (len(runs), -1)).cpu()
+    return results
 
 
-# Tokens below which a pass through a large model is no faster, because all its weights are read whatever there is.
-_ENOUGH = 256
+# Tokens below which a pass through a large model gets no faster, because reading its weights dominates.
+_MIN_PASS_TOKENS = 256
 
 
-def _passes(cells: Sequence[RestoredState], n_layers: int, runs: int, length: int) -> list[tuple[int, int, list[int]]]:
-    """Cells of one position that run together from a block on: those that begin there, and at later ones while few."""
-    begins: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, cell in enumerate(cells):
-        begins[cell.position, cell.start(n_layers)].append(number)
-    together: list[tuple[int, int, list[int]]] = []
-    for position, start in sorted(begins):
-        if not together or together[-1][1] != position or len(together[-1][2]) * runs * (length - position) >= _ENOUGH:
-            together.append((start, position, []))
-        together[-1][2].extend(begins[position, start])
-    return together
+def _passes(states: Sequence[RestoredState], n_layers: int, runs: int, length: int) -> list[tuple[int, int, list[int]]]:
+    """States of one position that share a pass: those with the same first block, plus later ones while the pass is small."""
+    by_start: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, state in enumerate(states):
+        by_start[state.position, state.start(n_layers)].append(i)
+    passes: list[tuple[int, int, list[int]]] = []
+    for position, start in sorted(by_start):
+        if (
+            not passes
+            or passes[-1][1] != position
+            or len(passes[-1][2]) * runs * (length - position) >= _MIN_PASS_TOKENS
+        ):
+            passes.append((start, position, []))
+        passes[-1][2].extend(by_start[position, start])
+    return passes
 
 
-class _Run:
-    """An ordinary run: what is written at each site, and keys and values of each layer.
+class _CachedRun:
+    """An unpatched run: the output at each site, and keys and values of each layer.
 
     Attributes:
-        states: by site, (run, position, d_model).
-        outputs: of each block, as it returns them.
-        keys_values: of each layer, (run, head, position, head_dim) both.
+        states: output at each site, (run, position, d_model).
+        outputs: return value of each block.
+        keys_values: keys and values of each layer, each (run, head, position, head_dim).
     """
 
     def __init__(self, model: Any, inputs: Tensor, modules: dict[Site, torch.nn.Module]) -> None:
@@ -193,17 +204,17 @@ class _Run:
 
 
 @contextmanager
-def _skipped(blocks: Sequence[Block], run: _Run, position: int, n_cells: int) -> Iterator[None]:
-    """Blocks at the model's beginning that return what the last of them did in a run, from a position on."""
+def _skipped(blocks: Sequence[Block], run: _CachedRun, position: int, n_states: int) -> Iterator[None]:
+    """Make the first blocks return, from a position on, what the last of them returned in a cached run."""
     if not blocks:
         yield
         return
     output = run.outputs[len(blocks) - 1]
-    whole = isinstance(output, Tensor)
-    hidden = (output if whole else output[0])[:, position:].repeat_interleave(n_cells, 0)
-    given = hidden if whole else (hidden, *output[1:])
+    is_tensor = isinstance(output, Tensor)
+    hidden = (output if is_tensor else output[0])[:, position:].repeat_interleave(n_states, 0)
+    block_output = hidden if is_tensor else (hidden, *output[1:])
     for block in blocks:
-        block.module.forward = lambda *_, **__: given
+        block.module.forward = lambda *_, **__: block_output
     try:
         yield
     finally:
@@ -212,26 +223,26 @@ def _skipped(blocks: Sequence[Block], run: _Run, position: int, n_cells: int) ->
 
 
 def _modules(parts: Anatomy) -> dict[Site, torch.nn.Module]:
-    found: dict[Site, torch.nn.Module] = {}
+    modules: dict[Site, torch.nn.Module] = {}
     for layer, block in enumerate(parts.blocks):
-        found["residual", layer] = block.module
-        found["attention", layer] = block.attention_post_norm or block.attention
-        found["mlp", layer] = block.mlp_post_norm or block.mlp
-    return found
+        modules["residual", layer] = block.module
+        modules["attention", layer] = block.attention_post_norm or block.attention
+        modules["mlp", layer] = block.mlp_post_norm or block.mlp
+    return modules
 
 
-def _writes(cells: Sequence[RestoredState], n_layers: int) -> list[dict[Site, Tensor]]:
-    """By site, numbers of the cells that write there: clean values, and corrupted ones."""
+def _writes(states: Sequence[RestoredState], n_layers: int) -> list[dict[Site, Tensor]]:
+    """By site, indices of the states that write clean values there, and of those that write corrupted values."""
     writes: list[dict[Site, list[int]]] = [defaultdict(list), defaultdict(list)]
-    for number, cell in enumerate(cells):
-        for found, sites in zip(writes, cell.sites(n_layers), strict=True):
+    for i, state in enumerate(states):
+        for by_site, sites in zip(writes, state.sites(n_layers), strict=True):
             for site in sites:
-                found[site].append(number)
-    return [{site: torch.tensor(numbers) for site, numbers in found.items()} for found in writes]
+                by_site[site].append(i)
+    return [{site: torch.tensor(indices) for site, indices in by_site.items()} for by_site in writes]
 
 
-def _write(hidden: Tensor, value: Tensor, cells: Tensor) -> Tensor:
-    """Hidden states, (run · cell, position, d_model), with a value, (run, d_model), at the first position of some cells."""
+def _write(hidden: Tensor, value: Tensor, state_indices: Tensor) -> Tensor:
+    """Write a value, (run, d_model), at the first position of some states into hidden, (run · state, position, d_model)."""
     hidden = hidden.clone().unflatten(0, (len(value), -1))
-    hidden[:, cells, 0] = value[:, None]
+    hidden[:, state_indices, 0] = value[:, None]
     return hidden.flatten(0, 1)

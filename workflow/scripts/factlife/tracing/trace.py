@@ -1,4 +1,4 @@
-"""Causal tracing: how much of an answer comes back when one place of a corrupted run is restored."""
+"""Causal tracing: how much of the answer returns when one state of a corrupted run is restored."""
 
 from __future__ import annotations
 
@@ -31,72 +31,74 @@ def trace_facts(model: Any, tokenizer: Any, world: World, settings: Tracing) -> 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        world: its panel facts are traced, each by the forward probe that the model answers, if any.
-        settings: what is corrupted and restored.
+        world: source of the panel facts; each is traced with a forward probe that the model answers, if there is one.
+        settings: corruptions and components.
 
     Returns:
-        One row per fact, corruption, component, window, position from the subject's first token on, and layer (what
-        comes before the subject is the same in both runs). Effects are in probability of the answer's first token and
-        in its logit minus the other answer's; an indirect effect is the restored run minus the corrupted one, with
-        noise the mean over samples. A fact that cannot be traced has one row that gives the reason in ``exclusion_reason``.
+        One row per fact, corruption, component, window, position and layer. Positions start at the subject's first
+        token, since both runs are equal before it. Effects are measured on the probability of the answer's first token
+        and on its logit minus the other answer's. An indirect effect is the restored minus the corrupted run, averaged
+        over noise samples. A fact that cannot be traced has one row with the reason in ``exclusion_reason``.
     """
     panel = world.facts.loc[world.facts["panel"], "fact_id"]
     probes = world.probes[(world.probes["kind"] == "forward") & world.probes["fact_id"].isin(panel)]
-    pairs, left_out = make_prompt_pairs(tokenizer, world, probes, seed=settings.seed)
-    chosen, known = _choose(model, pairs, settings.facts, settings.batch_tokens)
+    pairs, exclusion_reasons = make_prompt_pairs(tokenizer, world, probes, seed=settings.seed)
+    selected, is_known = _select_pairs(model, pairs, settings.facts, settings.batch_tokens)
     rows: list[dict[str, Any]] = []
     for corruption in settings.corruptions:
-        with_run = [pair for pair in chosen if corruption != "same_answer" or pair.same_answer_ids]
-        for group in _groups(with_run):
+        available = [pair for pair in selected if corruption != "same_answer" or pair.same_answer_ids]
+        for group in _groups(available):
             rows += _rows(model, tokenizer, group, corruption, settings)
-    frame = pd.concat([pd.DataFrame(rows), _left_out(probes, world, pairs, left_out)], ignore_index=True)
-    frame["known"] = frame["probe_id"].map(known).astype("boolean")
-    whole = {"window": "Int64", "position": "Int64", "layer": "Int64", "n_target_tokens": "Int64"}
-    return frame.reindex(columns=COLUMNS).astype(whole)
+    frame = pd.concat([pd.DataFrame(rows), _excluded_facts(probes, world, pairs, exclusion_reasons)], ignore_index=True)
+    frame["known"] = frame["probe_id"].map(is_known).astype("boolean")
+    dtypes = {"window": "Int64", "position": "Int64", "layer": "Int64", "n_target_tokens": "Int64"}
+    return frame.reindex(columns=COLUMNS).astype(dtypes)
 
 
-def _choose(
+def _select_pairs(
     model: Any, pairs: Sequence[PromptPair], facts: int, batch_tokens: int
 ) -> tuple[list[PromptPair], dict[str, bool]]:
-    """A pair for each fact, one that the model knows if there is one; known facts first, relations in turn."""
-    known = {}
+    """One pair per fact, preferably one that the model answers; known facts first, relations take turns."""
+    is_known = {}
     for group in _by_length(pairs):
         ids = stack_ids([pair.ids for pair in group])
         for batch in torch.arange(len(ids)).split(max(1, batch_tokens // ids.shape[1])):
             with torch.inference_mode():
-                said = model(ids[batch].to(model.device), use_cache=False, logits_to_keep=1).logits[:, -1].argmax(-1)
-            for number, token in zip(batch.tolist(), said.tolist(), strict=True):
-                known[group[number].probe_id] = token == group[number].answer
+                predictions = (
+                    model(ids[batch].to(model.device), use_cache=False, logits_to_keep=1).logits[:, -1].argmax(-1)
+                )
+            for row, token in zip(batch.tolist(), predictions.tolist(), strict=True):
+                is_known[group[row].probe_id] = token == group[row].answer
     best: dict[str, PromptPair] = {}
     for pair in pairs:
-        if pair.fact_id not in best or (known[pair.probe_id] and not known[best[pair.fact_id].probe_id]):
+        if pair.fact_id not in best or (is_known[pair.probe_id] and not is_known[best[pair.fact_id].probe_id]):
             best[pair.fact_id] = pair
-    turn: dict[tuple[str, bool], int] = defaultdict(int)
+    n_taken: dict[tuple[str, bool], int] = defaultdict(int)
     order = {}
     for pair in best.values():
-        knows = known[pair.probe_id]
-        order[pair.fact_id] = (not knows, turn[pair.relation, knows], pair.relation)
-        turn[pair.relation, knows] += 1
-    return sorted(best.values(), key=lambda pair: order[pair.fact_id])[:facts], known
+        pair_is_known = is_known[pair.probe_id]
+        order[pair.fact_id] = (not pair_is_known, n_taken[pair.relation, pair_is_known], pair.relation)
+        n_taken[pair.relation, pair_is_known] += 1
+    return sorted(best.values(), key=lambda pair: order[pair.fact_id])[:facts], is_known
 
 
 def _by_length(pairs: Sequence[PromptPair]) -> Iterator[list[PromptPair]]:
-    found = defaultdict(list)
+    by_length = defaultdict(list)
     for pair in pairs:
-        found[len(pair.ids)].append(pair)
-    yield from found.values()
+        by_length[len(pair.ids)].append(pair)
+    yield from by_length.values()
 
 
 def _groups(pairs: Sequence[PromptPair]) -> Iterator[list[PromptPair]]:
-    """Pairs of equal length whose subjects begin at the same place: the same cells are restored in all of them."""
-    found = defaultdict(list)
+    """Pairs with the same length and start of the subject, so that the same states can be restored in all."""
+    by_shape = defaultdict(list)
     for pair in pairs:
-        found[len(pair.ids), pair.subject.start].append(pair)
-    yield from found.values()
+        by_shape[len(pair.ids), pair.subject.start].append(pair)
+    yield from by_shape.values()
 
 
 def restored_states(settings: Tracing, positions: range, n_layers: int) -> list[RestoredState]:
-    """All cells: the residual stream at each layer, attention and MLP in windows of each width around each."""
+    """All states to restore: the residual stream at each layer, and windows of attention or MLPs around each layer."""
     return [
         RestoredState(component, position, layer, window)
         for component in settings.components
@@ -111,67 +113,71 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     ids = stack_ids([pair.ids for pair in group])
     positions = range(group[0].subject.start, ids.shape[1])
-    restored = restored_states(settings, positions, get_anatomy(model).n_layers)
+    states = restored_states(settings, positions, get_anatomy(model).n_layers)
     answers = torch.tensor([[pair.answer, pair.donor_answer] for pair in group]).to(model.device)
     clean = embed_tokens(model, ids)
     corrupted = corrupt_inputs(model, group, corruption, settings)
-    samples = len(corrupted) // len(clean)
-    repeated = [each.repeat_interleave(samples, 0) for each in (clean, answers)]
-    low = answer_outcomes(model, corrupted, repeated[1]).cpu()
-    effects = restore_states(model, repeated[0], corrupted, repeated[1], restored, batch_tokens=settings.batch_tokens)
-    # Samples of noise are averaged.
-    effects = (effects - low[:, None]).unflatten(0, (-1, samples)).mean(1)
-    low, high = low.unflatten(0, (-1, samples)).mean(1), answer_outcomes(model, clean, answers).cpu()
-    for pair, top, bottom, row in zip(group, high.tolist(), low.tolist(), effects.tolist(), strict=True):
+    n_samples = len(corrupted) // len(clean)
+    repeated = [tensor.repeat_interleave(n_samples, 0) for tensor in (clean, answers)]
+    corrupted_outcomes = answer_outcomes(model, corrupted, repeated[1]).cpu()
+    effects = restore_states(model, repeated[0], corrupted, repeated[1], states, batch_tokens=settings.batch_tokens)
+    # Average over noise samples.
+    effects = (effects - corrupted_outcomes[:, None]).unflatten(0, (-1, n_samples)).mean(1)
+    corrupted_outcomes = corrupted_outcomes.unflatten(0, (-1, n_samples)).mean(1)
+    clean_outcomes = answer_outcomes(model, clean, answers).cpu()
+    tables = clean_outcomes.tolist(), corrupted_outcomes.tolist(), effects.tolist()
+    for pair, clean_outcome, corrupted_outcome, state_effects in zip(group, *tables, strict=True):
         texts = [tokenizer.decode([token]) for token in pair.ids]
-        for cell, (probability, logit) in zip(restored, row, strict=True):
+        for state, (probability, logit_diff) in zip(states, state_effects, strict=True):
             yield {
                 "fact_id": pair.fact_id,
                 "relation": pair.relation,
                 "probe_id": pair.probe_id,
                 "n_target_tokens": pair.n_target_tokens,
                 "corruption": corruption,
-                "component": cell.component,
-                "window": cell.window,
-                "token_role": pair.roles[cell.position],
-                "position": cell.position,
-                "token": texts[cell.position],
-                "layer": cell.layer,
-                "clean_probability": top[0],
-                "corrupted_probability": bottom[0],
-                "clean_logit_diff": top[1],
-                "corrupted_logit_diff": bottom[1],
+                "component": state.component,
+                "window": state.window,
+                "token_role": pair.roles[state.position],
+                "position": state.position,
+                "token": texts[state.position],
+                "layer": state.layer,
+                "clean_probability": clean_outcome[0],
+                "corrupted_probability": corrupted_outcome[0],
+                "clean_logit_diff": clean_outcome[1],
+                "corrupted_logit_diff": corrupted_outcome[1],
                 "indirect_effect": probability,
-                "indirect_effect_logit_diff": logit,
+                "indirect_effect_logit_diff": logit_diff,
             }
 
 
 def corrupt_inputs(model: Any, group: Sequence[PromptPair], corruption: str, settings: Tracing) -> Tensor:
-    """What corrupted runs read, (pair · sample, position, d_model); only noise has several samples.
+    """Embeddings of the corrupted runs, (pair · sample, position, d_model); only noise has several samples.
 
-    ``replacement`` puts another subject with another answer in the subject's place, ``same_answer`` one with the same
-    answer, and ``noise`` adds Gaussian noise to the embeddings of the subject's tokens, whose standard deviation is
-    ``settings.noise_level`` times that of all embeddings (Meng et al. 2022, part 2.1).
+    ``replacement`` substitutes a subject with a different answer, ``same_answer`` a subject with the same answer.
+    ``noise`` adds Gaussian noise to the embeddings of the subject's tokens, with a standard deviation of
+    ``settings.noise_level`` times the standard deviation of all embeddings (Meng et al. 2022, part 2.1).
     """
     if corruption == "replacement":
         return embed_tokens(model, stack_ids([pair.donor_ids for pair in group]))
     if corruption == "same_answer":
         return embed_tokens(model, stack_ids([pair.same_answer_ids for pair in group]))
-    # The scale of what the embedding returns, which in some architectures is not that of its table.
-    everything = torch.arange(model.get_input_embeddings().num_embeddings)
-    spread = settings.noise_level * embed_tokens(model, everything).std()
+    # Some architectures rescale the embedding table, so measure the output of the embedding.
+    all_ids = torch.arange(model.get_input_embeddings().num_embeddings)
+    noise_std = settings.noise_level * embed_tokens(model, all_ids).std()
     clean = embed_tokens(model, stack_ids([pair.ids for pair in group])).repeat_interleave(settings.noise_samples, 0)
-    for number, pair in enumerate(group):
+    for i, pair in enumerate(group):
         generator = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed}.{pair.probe_id}".encode()))
         noise = torch.randn(settings.noise_samples, len(pair.subject), clean.shape[2], generator=generator)
-        clean[number * settings.noise_samples : (number + 1) * settings.noise_samples, list(pair.subject)] += (
-            spread * noise.to(clean)
+        clean[i * settings.noise_samples : (i + 1) * settings.noise_samples, list(pair.subject)] += (
+            noise_std * noise.to(clean)
         )
     return clean
 
 
-def _left_out(probes: pd.DataFrame, world: World, pairs: Sequence[PromptPair], reasons: dict[str, str]) -> pd.DataFrame:
-    """Panel facts none of whose probes can be traced, with the reason."""
+def _excluded_facts(
+    probes: pd.DataFrame, world: World, pairs: Sequence[PromptPair], reasons: dict[str, str]
+) -> pd.DataFrame:
+    """Panel facts without any traceable probe, with the reason."""
     traced = {pair.fact_id for pair in pairs}
     rows = probes[~probes["fact_id"].isin(traced)].drop_duplicates("fact_id")[["fact_id", "probe_id"]]
     rows = rows.merge(world.facts[["fact_id", "relation"]], on="fact_id")
