@@ -46,7 +46,7 @@ def described(small_model, small_tokenizer, small_world, transcoders):
     )
 
 
-def ask(model, tokenizer, world, transcoders, described=None, **settings):
+def build_graphs(model, tokenizer, world, transcoders, described=None, **settings):
     """Graphs with little in them."""
     labels = pd.Series(dtype=str) if described is None else described.set_index(["layer", "feature"])["label"]
     settings = {"pages": 1, "scored_facts": 3, "random_features": 10} | settings
@@ -56,7 +56,7 @@ def ask(model, tokenizer, world, transcoders, described=None, **settings):
 @pytest.fixture(scope="module")
 def explained(small_model, small_tokenizer, small_world, transcoders, described):
     """Three facts, one of them with a page."""
-    return ask(small_model, small_tokenizer, small_world, transcoders, described)
+    return build_graphs(small_model, small_tokenizer, small_world, transcoders, described)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_groups_are_taken_out_together(explained):
         ]
         assert all(len(supernode.features) > 1 for supernode in page.supernodes)
         for supernode in page.supernodes:
-            places = [tuple(place) for place in page.graph.features[supernode.features].tolist()]
-            assert supernode.ablation_effects["predicted"] == pytest.approx(alone[places].sum(), rel=1e-3, abs=1e-4)
+            keys = [tuple(row) for row in page.graph.features[supernode.features].tolist()]
+            assert supernode.ablation_effects["predicted"] == pytest.approx(alone[keys].sum(), rel=1e-3, abs=1e-4)
             assert {"replacement", "frozen", "unfrozen"} < set(supernode.ablation_effects)
     assert any(page.supernodes for page in explained.pages)
 
@@ -261,27 +261,27 @@ class Browser:
 def test_named_facts_come_first_and_own_prompts_before(small_model, small_tokenizer, small_world):
     name = small_world.facts.query("relation == 'major' and seen").iloc[-1]["fact_id"]
     probe = small_world.probes.query("fact_id == @name and kind == 'forward'").iloc[0]
-    own = {"mine": CustomPrompt(prompt=probe["prompt"], answer=probe["target"])}
-    found = build.select_prompts(
-        small_model, small_tokenizer, small_world, Graphs(pages=[name], prompts=own, scored_facts=4)
+    custom_prompts = {"mine": CustomPrompt(prompt=probe["prompt"], answer=probe["target"])}
+    prompts = build.select_prompts(
+        small_model, small_tokenizer, small_world, Graphs(pages=[name], prompts=custom_prompts, scored_facts=4)
     )
-    assert [one.name for one in found[:2]] == ["mine", name] and len(found) == 4
-    assert [one.has_page for one in found] == [True, True, False, False]
+    assert [prompt.name for prompt in prompts[:2]] == ["mine", name] and len(prompts) == 4
+    assert [prompt.has_page for prompt in prompts] == [True, True, False, False]
     # Values of several tokens are nobody's unless they are asked for.
-    assert {one.relation for one in found[1:]} == {"major"}
-    assert found[1].wrong and found[1].answer not in found[1].wrong and found[0].wrong == ()
-    assert len({one.subject for one in found[2:]}) == 2
+    assert {prompt.relation for prompt in prompts[1:]} == {"major"}
+    assert prompts[1].wrong and prompts[1].answer not in prompts[1].wrong and prompts[0].wrong == ()
+    assert len({prompt.subject for prompt in prompts[2:]}) == 2
 
 
 def test_errors_say_what_to_do(small_model, small_tokenizer, small_world, transcoders):
     asked = (small_model, small_tokenizer, small_world, transcoders)
     date = small_world.facts.query("relation == 'birth_date'").iloc[0]["fact_id"]
     with pytest.raises(GraphError, match=r"explains a single token, but .* has 2 tokens"):
-        ask(*asked, pages=[date])
+        build_graphs(*asked, pages=[date])
     with pytest.raises(GraphError, match=r"graphs.pages: there is no forward probe of nobody.major"):
-        ask(*asked, pages=["nobody.major"])
+        build_graphs(*asked, pages=["nobody.major"])
     with pytest.raises(GraphError, match="2 layers, but there are transcoders of 1"):
-        ask(small_model, small_tokenizer, small_world, transcoders[:1])
+        build_graphs(small_model, small_tokenizer, small_world, transcoders[:1])
 
 
 def test_tables_say_how_well_predictions_agree():

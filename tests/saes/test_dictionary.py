@@ -39,43 +39,43 @@ def make_dictionary(generator, *, d_in=6, d_sae=20, d_out=6, **more):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_files_are_as_saelens_has_them_and_come_back_the_same(generator, tmp_path, more, architecture):
-    one = make_dictionary(generator, **more)
-    one.metadata = {"hook_name": "model.layers.0"}
+    saved = make_dictionary(generator, **more)
+    saved.metadata = {"hook_name": "model.layers.0"}
 
-    save_dictionary(one, tmp_path)
-    again = load_dictionary(tmp_path)
+    save_dictionary(saved, tmp_path)
+    loaded = load_dictionary(tmp_path)
 
     x = torch.randn(50, 6, generator=generator)
-    torch.testing.assert_close(again(x), one(x), rtol=0, atol=0)
+    torch.testing.assert_close(loaded(x), saved(x), rtol=0, atol=0)
     settings = json.loads((tmp_path / "cfg.json").read_text())
     assert settings["architecture"] == architecture
-    assert settings["apply_b_dec_to_input"] != one.is_transcoder
+    assert settings["apply_b_dec_to_input"] != saved.is_transcoder
     assert (settings["d_in"], settings["d_sae"], settings["metadata"]["hook_name"]) == (6, 20, "model.layers.0")
     shapes = {name: tuple(value.shape) for name, value in load_file(tmp_path / "sae_weights.safetensors").items()}
     d_out = 4 if "d_out" in more else 6
-    wanted = {"W_enc": (6, 20), "W_dec": (20, d_out), "b_enc": (20,), "b_dec": (d_out,)}
-    assert shapes == wanted | ({"threshold": (20,)} if "jumprelu" in architecture else {})
+    expected_shapes = {"W_enc": (6, 20), "W_dec": (20, d_out), "b_enc": (20,), "b_dec": (d_out,)}
+    assert shapes == expected_shapes | ({"threshold": (20,)} if "jumprelu" in architecture else {})
 
 
 def test_encoding_is_saelens_jumprelu(generator):
-    one, x = make_dictionary(generator), torch.randn(30, 6, generator=generator)
+    dictionary, x = make_dictionary(generator), torch.randn(30, 6, generator=generator)
 
-    z = (x - one.b_dec) @ one.W_enc + one.b_enc
-    torch.testing.assert_close(one(x), (z * (z > 0.3)) @ one.W_dec + one.b_dec)
+    z = (x - dictionary.b_dec) @ dictionary.W_enc + dictionary.b_enc
+    torch.testing.assert_close(dictionary(x), (z * (z > 0.3)) @ dictionary.W_dec + dictionary.b_dec)
 
 
 def test_a_transcoder_reaches_circuit_tracer_under_its_names(generator, tmp_path):
-    one = make_dictionary(generator, is_transcoder=True)
-    save_for_circuit_tracer([one, one], tmp_path)
+    transcoder = make_dictionary(generator, is_transcoder=True)
+    save_for_circuit_tracer([transcoder, transcoder], tmp_path)
 
-    told = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert told["transcoders"] == ["layer_0.safetensors", "layer_1.safetensors"]
-    weights = load_file(tmp_path / told["transcoders"][1])
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert settings["transcoders"] == ["layer_0.safetensors", "layer_1.safetensors"]
+    weights = load_file(tmp_path / settings["transcoders"][1])
     assert set(weights) == {"W_enc", "W_dec", "b_enc", "b_dec", "activation_function.threshold"}
     x = torch.randn(5, 6, generator=generator)
     z = x @ weights["W_enc"].T + weights["b_enc"]
     a = z * (z > weights["activation_function.threshold"])
-    torch.testing.assert_close(a @ weights["W_dec"] + weights["b_dec"], one(x))
+    torch.testing.assert_close(a @ weights["W_dec"] + weights["b_dec"], transcoder(x))
 
 
 def test_errors_say_what_to_do(generator, tmp_path):
@@ -132,14 +132,14 @@ def test_training_finds_planted_features(generator, architecture, unexplained, s
     dictionaries = training.train_on_batches(batches(), settings)
 
     x, directions = planted(generator, 4000)
-    for scale, one in zip((1, 3), dictionaries, strict=True):
-        error = (one(scale * x) / scale - x).square().sum() / (x - x.mean(0)).square().sum()
-        l0 = float((one.encode(scale * x) > 0).float().sum(-1).mean())
-        found = (torch.nn.functional.normalize(one.W_dec, dim=-1) @ directions.T).max(0).values
+    for scale, dictionary in zip((1, 3), dictionaries, strict=True):
+        error = (dictionary(scale * x) / scale - x).square().sum() / (x - x.mean(0)).square().sum()
+        l0 = float((dictionary.encode(scale * x) > 0).float().sum(-1).mean())
+        cosines = (torch.nn.functional.normalize(dictionary.W_dec, dim=-1) @ directions.T).max(0).values
         assert float(error) < unexplained
         assert l0 == pytest.approx(2, abs=1)
-        assert float((found > 0.9).float().mean()) > share or not share
-        torch.testing.assert_close(one.W_dec.norm(dim=-1), torch.ones(64))
+        assert float((cosines > 0.9).float().mean()) > share or not share
+        torch.testing.assert_close(dictionary.W_dec.norm(dim=-1), torch.ones(64))
 
 
 def test_dead_features_come_back_to_life(generator):
@@ -165,11 +165,13 @@ def test_the_threshold_is_the_mean_of_batches_least_active_values(generator, sit
     batches = [planted(generator, count)[0] for count in (256, 500)]
     learner = training.DictionaryTrainer(batches[0], batches[0], settings, 0)
 
-    one = learner.to_dictionary(batches)
+    dictionary = learner.to_dictionary(batches)
 
-    least = [one.preactivations(x).flatten().sort(descending=True).values[round(1.96 * len(x)) - 1] for x in batches]
-    torch.testing.assert_close(one.threshold, (sum(least) / 2).expand(64))
-    assert float((one.encode(batches[0]) > 0).float().sum(-1).mean()) == pytest.approx(1.96, abs=0.2)
+    least = [
+        dictionary.preactivations(x).flatten().sort(descending=True).values[round(1.96 * len(x)) - 1] for x in batches
+    ]
+    torch.testing.assert_close(dictionary.threshold, (sum(least) / 2).expand(64))
+    assert float((dictionary.encode(batches[0]) > 0).float().sum(-1).mean()) == pytest.approx(1.96, abs=0.2)
 
 
 def test_the_kth_largest_value():

@@ -60,15 +60,17 @@ def sequences(generator):
 
 
 @pytest.mark.parametrize("site", ["residual", "mlp", "attention"])
-def test_a_perfect_coder_recovers_everything_and_ablation_nothing(tiny_model, tiny_tokenizer, sequences, site):
+def test_a_perfect_dictionary_recovers_everything_and_ablation_nothing(tiny_model, tiny_tokenizer, sequences, site):
     dictionaries = [perfect(16), perfect(16)]
     sample = torch.randn(200, 16)
-    chosen = [quality.build_substitutes(dictionary, (sample, sample), 16, "dictionary") for dictionary in dictionaries]
+    substitutes = [
+        quality.build_substitutes(dictionary, (sample, sample), 16, "dictionary") for dictionary in dictionaries
+    ]
 
-    text = quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, site, chosen)
+    text = quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, site, substitutes)
     features, alive = quality.count_active_features(tiny_model, tiny_tokenizer, sequences, site, dictionaries)
-    nothing = pd.DataFrame(columns=["layer", "name", "subject", "variance", "error", "recalled", "clean"])
-    table = quality.summarise_quality(text, features, alive, nothing, resamples=10)
+    no_facts = pd.DataFrame(columns=["layer", "name", "subject", "variance", "error", "recalled", "clean"])
+    table = quality.summarise_quality(text, features, alive, no_facts, resamples=10)
 
     def metric(layer, name, which):
         rows = table[(table["layer"] == layer) & (table["architecture"] == name) & (table["metric"] == which)]
@@ -88,21 +90,25 @@ def test_a_perfect_coder_recovers_everything_and_ablation_nothing(tiny_model, ti
 
 
 def test_without_passes_of_the_model_reconstruction_is_the_same(tiny_model, tiny_tokenizer, sequences):
-    chosen = [quality.build_substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "dictionary") for _ in range(2)]
+    substitutes = [
+        quality.build_substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "dictionary") for _ in range(2)
+    ]
     full, short = (
-        quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, "mlp", chosen, splice=splice)
+        quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, "mlp", substitutes, splice=splice)
         for splice in (True, False)
     )
-    told = ["layer", "name", "document", "tokens", "error", "variance", "cosine", "length"]
+    columns = ["layer", "name", "document", "tokens", "error", "variance", "cosine", "length"]
     full = full[full["layer"] != "all"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(full[told], short[told], check_dtype=False)
+    pd.testing.assert_frame_equal(full[columns], short[columns], check_dtype=False)
     assert short[["loss", "kl"]].isna().all(axis=None)
 
 
 def test_losses_are_the_models_own(tiny_model, tiny_tokenizer, sequences):
-    chosen = [quality.build_substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "dictionary") for _ in range(2)]
+    substitutes = [
+        quality.build_substitutes(perfect(16), (torch.randn(20, 16),) * 2, 2, "dictionary") for _ in range(2)
+    ]
 
-    text = quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, "residual", chosen)
+    text = quality.evaluate_on_text(tiny_model, tiny_tokenizer, sequences, "residual", substitutes)
 
     for document, ids in enumerate(sequences):
         ids = torch.tensor([ids])
