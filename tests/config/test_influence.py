@@ -22,6 +22,8 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
             ["influence.rankers.far.checkpoints has 6", "models.functions has 6"],
         ),
         (lambda i: i["rankers"]["bm25"].update(b=2), ["influence.rankers.bm25.b is 2"]),
+        (lambda i: i["rankers"]["ekfac"].update(damping=0.1), ["ekfac.damping is now called `damping_factor`"]),
+        (lambda i: i["models"]["functions"].update(retraining={}), ["functions.retraining is now called `retrained_models`"]),
     ],
 )  # fmt: skip
 def test_errors_name_the_key_and_the_remedy(change, texts):

@@ -1,4 +1,4 @@
-"""Kronfluence and Bergson say what our exact product says, and what is theirs alone runs and is finite."""
+"""Kronfluence and Bergson match our exact inner products, and their other methods return finite scores."""
 
 import numpy as np
 import pytest
@@ -22,60 +22,60 @@ def prepared(make_model, tokenizer, functions, queries, ranked, tmp_path_factory
     return make
 
 
-def ours(found):
-    queries = QueryGradients(found.model, found.queries, ["blocks"], pad=found.pad, batch_tokens=256, names="abcdef")
-    return queries.dot_products(found.documents)
+def ours(inputs):
+    queries = QueryGradients(inputs.model, inputs.queries, ["blocks"], pad=inputs.pad, batch_tokens=256, names="abcdef")
+    return queries.dot_products(inputs.documents)
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
 def test_kronfluence_without_curvature_is_our_product(prepared, name):
-    _, found = prepared(name)
+    _, inputs = prepared(name)
     settings = Kronfluence(kind="kronfluence", strategy="identity", unit_normalize=False)
 
-    theirs, (products, _) = kronfluence_backend.rank_with_kronfluence(found, settings, batch_tokens=512), ours(found)
+    scores, (products, _) = kronfluence_backend.rank_with_kronfluence(inputs, settings, batch_tokens=512), ours(inputs)
 
-    np.testing.assert_allclose(theirs, products, atol=1e-5 * np.abs(products).max())
-    assert np.corrcoef(theirs.ravel(), products.ravel())[0, 1] > 0.9999
+    np.testing.assert_allclose(scores, products, atol=1e-5 * np.abs(products).max())
+    assert np.corrcoef(scores.ravel(), products.ravel())[0, 1] > 0.9999
 
 
 def test_kronfluence_with_layers_that_share_weights_reads_a_copy_without(prepared):
-    _, found = prepared("llama")
-    found.model.model.layers[1] = found.model.model.layers[0]
-    copied = as_linear(found.model)
-    ids = torch.tensor([found.queries[0].input_ids])
+    _, inputs = prepared("llama")
+    inputs.model.model.layers[1] = inputs.model.model.layers[0]
+    copied = as_linear(inputs.model)
+    ids = torch.tensor([inputs.queries[0].input_ids])
 
     assert copied.model.layers[0] is not copied.model.layers[1]
-    torch.testing.assert_close(copied(ids).logits, found.model(ids).logits)
+    torch.testing.assert_close(copied(ids).logits, inputs.model(ids).logits)
 
 
 def test_ekfac_is_finite_and_not_the_plain_product(prepared):
-    _, found = prepared("gpt_neox")
+    _, inputs = prepared("gpt_neox")
     scores = kronfluence_backend.rank_with_kronfluence(
-        found, Kronfluence(kind="kronfluence", factor_documents=20), batch_tokens=512
+        inputs, Kronfluence(kind="kronfluence", factor_documents=20), batch_tokens=512
     )
-    products, norms = ours(found)
+    products, norms = ours(inputs)
 
     assert scores.shape == products.shape and np.isfinite(scores).all()
     assert np.corrcoef(scores.ravel(), (products / norms).ravel())[0, 1] < 0.999
 
 
 def test_bergson_without_projection_is_our_product(prepared):
-    folder, found = prepared("gpt_neox")
+    folder, inputs = prepared("gpt_neox")
 
-    theirs = bergson_backend.rank_with_bergson(
-        folder, found, Bergson(kind="bergson", method="dot", projection_dim=0), batch_tokens=512
+    scores = bergson_backend.rank_with_bergson(
+        folder, inputs, Bergson(kind="bergson", method="dot", projection_dim=0), batch_tokens=512
     )
 
-    products, _ = ours(found)
-    assert np.corrcoef(theirs.ravel(), products.ravel())[0, 1] > 0.9999
-    np.testing.assert_allclose(theirs, products, atol=1e-4 * np.abs(products).max())
+    products, _ = ours(inputs)
+    assert np.corrcoef(scores.ravel(), products.ravel())[0, 1] > 0.9999
+    np.testing.assert_allclose(scores, products, atol=1e-4 * np.abs(products).max())
 
 
 @pytest.mark.parametrize(("method", "projection"), [("trackstar", 8), ("trak", 16), ("ekfac", 0)])
 def test_bergsons_pipelines_run(prepared, method, projection):
-    folder, found = prepared("llama")
+    folder, inputs = prepared("llama")
     settings = Bergson(kind="bergson", method=method, projection_dim=projection)
 
-    scores = bergson_backend.rank_with_bergson(folder, found, settings, batch_tokens=512)
+    scores = bergson_backend.rank_with_bergson(folder, inputs, settings, batch_tokens=512)
 
-    assert scores.shape == (len(found.queries), len(found.documents)) and np.isfinite(scores).all()
+    assert scores.shape == (len(inputs.queries), len(inputs.documents)) and np.isfinite(scores).all()

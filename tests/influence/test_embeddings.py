@@ -21,8 +21,8 @@ def encoder(tokenizer, tmp_path_factory):
     return folder
 
 
-def by_hand(model, tokenizer, text):
-    """The mean over a text's tokens, alone in its batch, as a unit vector."""
+def mean_pooled(model, tokenizer, text):
+    """Mean over the tokens of one text, as a unit vector."""
     with torch.no_grad():
         hidden = model(torch.tensor([tokenizer(text)["input_ids"][:12]])).last_hidden_state[0]
     return (hidden.mean(0) / hidden.mean(0).norm()).numpy()
@@ -31,26 +31,30 @@ def by_hand(model, tokenizer, text):
 @pytest.mark.parametrize("answer", [False, True])
 def test_scores_are_cosines_of_means_over_tokens(encoder, queries, ranked, answer):
     model, tokenizer = models.load_encoder(encoder)
-    settings, asked, read = Embedding(**RANKER, include_answer=answer), queries.head(3), ranked.head(8)
+    settings, some_queries, some_documents = Embedding(**RANKER, include_answer=answer), queries.head(3), ranked.head(8)
 
-    scores = embeddings.rank_by_embedding(model, tokenizer, settings, asked, read, batch_tokens=40)
+    scores = embeddings.rank_by_embedding(model, tokenizer, settings, some_queries, some_documents, batch_tokens=40)
 
-    said = asked["prompt"] + " " + asked["completion"] if answer else asked["prompt"]
-    left, right = ([by_hand(model, tokenizer, text) for text in texts] for texts in (said, read["text"]))
-    np.testing.assert_allclose(scores, np.stack(left) @ np.stack(right).T, atol=1e-5)
+    texts = some_queries["prompt"]
+    if answer:
+        texts = texts + " " + some_queries["completion"]
+    query_vectors, document_vectors = (
+        np.stack([mean_pooled(model, tokenizer, text) for text in side]) for side in (texts, some_documents["text"])
+    )
+    np.testing.assert_allclose(scores, query_vectors @ document_vectors.T, atol=1e-5)
 
 
-def test_long_texts_are_cut_and_counted(encoder, caplog):
+def test_long_texts_are_truncated_and_counted(encoder, caplog):
     model, tokenizer = models.load_encoder(encoder)
     text = "<B01> returns 1 . " * 8
 
-    found = embeddings.embed_texts(model, tokenizer, [text, "<B01>"], batch_tokens=64)
+    embeddings_of_texts = embeddings.embed_texts(model, tokenizer, [text, "<B01>"], batch_tokens=64)
 
     assert "1 of 2 texts have more than the 12 tokens" in caplog.text
-    np.testing.assert_allclose(found[0], by_hand(model, tokenizer, text), atol=1e-5)
+    np.testing.assert_allclose(embeddings_of_texts[0], mean_pooled(model, tokenizer, text), atol=1e-5)
 
 
-def test_an_encoder_without_its_pooler_is_whole(encoder, tokenizer, tmp_path):
+def test_an_encoder_may_lack_its_pooler(encoder, tokenizer, tmp_path):
     model, _ = models.load_encoder(encoder)
     BertModel(model.config, add_pooling_layer=False).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -60,8 +64,8 @@ def test_an_encoder_without_its_pooler_is_whole(encoder, tokenizer, tmp_path):
 
 def test_an_encoder_that_lacks_weights_is_an_error(encoder, tokenizer, tmp_path):
     model, _ = models.load_encoder(encoder)
-    kept = {name: weight for name, weight in model.state_dict().items() if "layer.1." not in name}
-    model.save_pretrained(tmp_path, state_dict=kept)
+    weights = {name: weight for name, weight in model.state_dict().items() if "layer.1." not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
     tokenizer.save_pretrained(tmp_path)
 
     with pytest.raises(models.ModelError, match=r"lacks the weights encoder\.layer\.1"):

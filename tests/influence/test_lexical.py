@@ -14,8 +14,8 @@ def test_names_are_words():
     assert split_words("Calling <B01>(7), see 12.") == ["calling", "<b01>", "7", "see", "12"]
 
 
-def test_bm25_is_its_formula():
-    found = bm25_scores(["<B01> returns"], TEXTS, Bm25(kind="bm25"))[0]
+def test_bm25_matches_its_formula():
+    scores = bm25_scores(["<B01> returns"], TEXTS, Bm25(kind="bm25"))[0]
     split = [split_words(text) for text in TEXTS]
     mean = np.mean([len(text) for text in split])
 
@@ -25,18 +25,18 @@ def test_bm25_is_its_formula():
         return idf * tf / (tf + 1.5 * (0.25 + 0.75 * len(text) / mean))
 
     expected = np.array([sum(weight(word, text) for word in ("<b01>", "returns")) for text in split])
-    np.testing.assert_allclose(found / found.max(), expected / expected.max(), rtol=1e-5)
+    np.testing.assert_allclose(scores / scores.max(), expected / expected.max(), rtol=1e-5)
 
 
-def test_feedback_follows_what_the_best_document_says():
-    plain = bm25_scores(["<C01>"], TEXTS, Bm25(kind="bm25"))[0]
-    fed = bm25_scores(["<C01>"], TEXTS, Bm25(kind="bm25", feedback_terms=2, feedback_documents=1))[0]
+def test_feedback_adds_words_of_the_best_document():
+    without_feedback = bm25_scores(["<C01>"], TEXTS, Bm25(kind="bm25"))[0]
+    with_feedback = bm25_scores(["<C01>"], TEXTS, Bm25(kind="bm25", feedback_terms=2, feedback_documents=1))[0]
 
-    assert plain[0] == 0
-    assert fed[0] > 0 and fed[3] == 0
+    assert without_feedback[0] == 0
+    assert with_feedback[0] > 0 and with_feedback[3] == 0
 
 
-def test_the_answer_joins_the_query_where_asked_for():
+def test_include_answer_adds_the_answer_to_the_query():
     queries = pd.DataFrame({"prompt": ["<B09>"], "completion": ["<V07>"]})
     documents = pd.DataFrame({"text": TEXTS})
 
@@ -50,8 +50,10 @@ def test_tfidf_is_a_cosine():
     assert tfidf_scores([TEXTS[0]], TEXTS)[0, 3] == 0
 
 
-def test_random_is_the_same_every_time():
+def test_random_scores_depend_only_on_the_seed():
     queries, documents = pd.DataFrame({"prompt": ["a"] * 3}), pd.DataFrame({"text": TEXTS})
-    one, two, other = (rank_lexical(Random(kind="random", seed=seed), queries, documents) for seed in (0, 0, 1))
+    first, same_seed, other_seed = (
+        rank_lexical(Random(kind="random", seed=seed), queries, documents) for seed in (0, 0, 1)
+    )
 
-    assert (one == two).all() and (one != other).all() and one.shape == (3, 4)
+    assert (first == same_seed).all() and (first != other_seed).all() and first.shape == (3, 4)

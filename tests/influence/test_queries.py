@@ -6,7 +6,7 @@ from factlife.influence import InfluenceError, select_documents, select_queries
 from factlife.influence.queries import label_relevance
 
 
-def test_chains_lead_to_the_base(queries):
+def test_chains_end_at_the_base(queries):
     for query in queries.itertuples():
         letter, number = query.subject[0], query.subject[1:]
         depth = "BCD".find(letter)
@@ -18,17 +18,17 @@ def test_chains_lead_to_the_base(queries):
             assert {fact for fact in query.chain if fact.endswith("wraps")} == wrapped
 
 
-def test_a_query_about_a_base_credits_no_wrapper(queries, documents, functions):
-    known = label_relevance(queries, documents, functions)
+def test_wrappers_are_not_relevant_to_a_query_about_their_base(queries, documents, functions):
+    relevance = label_relevance(queries, documents, functions)
     row = int((queries["subject"] == "B01").argmax())
     stated = documents["fact_ids"].str[0]
 
-    assert set(stated[known.distance[row] >= 0]) == {"B01.returns"}
-    assert {"C01.wraps"} <= set(stated[known.hard_negative[row]])
+    assert set(stated[relevance.distance[row] >= 0]) == {"B01.returns"}
+    assert {"C01.wraps"} <= set(stated[relevance.hard_negative[row]])
 
 
-def test_truth_is_what_a_slow_look_says(queries, documents, functions):
-    known = label_relevance(queries, documents, functions)
+def test_relevance_matches_a_slow_implementation(queries, documents, functions):
+    relevance = label_relevance(queries, documents, functions)
     facts = functions.facts.set_index("fact_id")
     kinds = functions.entities.set_index("entity_id")["kind"]
     for row, query in enumerate(queries.itertuples()):
@@ -37,21 +37,21 @@ def test_truth_is_what_a_slow_look_says(queries, documents, functions):
         ]
         for column, document in enumerate(documents.itertuples()):
             (fact,) = document.fact_ids
-            assert known.distance[row, column] == query.chain.get(fact, -1)
-            assert known.terminal[row, column] == (fact == base.name)
+            assert relevance.distance[row, column] == query.chain.get(fact, -1)
+            assert relevance.terminal[row, column] == (fact == base.name)
             other = facts.loc[fact]
-            alike = other["value_id"] == base["value_id"] and kinds[other["entity_id"]] == "base"
-            assert known.same_value[row, column] == (alike and fact not in query.chain)
-    assert not (known.hard_negative & (known.distance >= 0)).any()
-    np.testing.assert_array_equal(known.gain[known.distance == 2], 1 / 3)
+            same_value = other["value_id"] == base["value_id"] and kinds[other["entity_id"]] == "base"
+            assert relevance.same_value[row, column] == (same_value and fact not in query.chain)
+    assert not (relevance.hard_negative & (relevance.distance >= 0)).any()
+    np.testing.assert_array_equal(relevance.gain[relevance.distance == 2], 1 / 3)
 
 
-def test_a_pool_keeps_something_for_every_query(documents, queries, functions):
-    some = select_documents(documents, queries, InfluenceSettings(documents=60))
+def test_selected_documents_include_a_relevant_one_for_every_query(documents, queries, functions):
+    selected = select_documents(documents, queries, InfluenceSettings(documents=60))
 
-    assert len(some) == 60 and some["doc_id"].is_unique
-    assert (label_relevance(queries, some, functions).distance >= 0).any(1).all()
-    assert select_documents(documents, queries, InfluenceSettings(documents=60)).equals(some)
+    assert len(selected) == 60 and selected["doc_id"].is_unique
+    assert (label_relevance(queries, selected, functions).distance >= 0).any(1).all()
+    assert select_documents(documents, queries, InfluenceSettings(documents=60)).equals(selected)
     assert len(select_documents(documents, queries, InfluenceSettings())) == len(documents)
 
 
@@ -74,6 +74,6 @@ def test_a_query_without_relevant_documents_is_named(documents, queries, functio
         label_relevance(queries, others, functions)
 
 
-def test_nothing_to_ask_is_an_error(functions):
+def test_no_matching_probe_is_an_error(functions):
     with pytest.raises(InfluenceError, match="no probe"):
         select_queries(functions, InfluenceSettings(probe_kinds=["reverse"]))

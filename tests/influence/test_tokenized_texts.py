@@ -11,9 +11,9 @@ def documents(*texts, facts=("B01.returns",)):
     )  # fmt: skip
 
 
-def test_queries_count_the_completion_alone(queries, tokenizer):
+def test_only_the_completion_of_queries_is_scored(queries, tokenizer):
     for text, query in zip(tokenize_queries(queries, tokenizer), queries.itertuples(), strict=True):
-        scored = tokenizer.decode([text.input_ids[at] for at in text.scored_positions])
+        scored = tokenizer.decode([text.input_ids[position] for position in text.scored_positions])
         assert scored.strip() == query.completion
         assert text.scored_positions[-1] == len(text.input_ids) - 1
 
@@ -22,13 +22,16 @@ def test_answer_tokens_are_those_of_stated_values(functions, tokenizer):
     value = functions.facts.set_index("fact_id").at["B01.returns", "value"]
     frame = documents(f"<B01> ( 110 ) returns {value} . So {value} it is .", "<B01> is a function .")
 
-    said, silent = tokenize_documents(frame, tokenizer, {"B01.returns": value}, "answer_tokens", max_length=64)
+    stating, unscored = tokenize_documents(frame, tokenizer, {"B01.returns": value}, "answer_tokens", max_length=64)
 
-    assert [tokenizer.decode([said.input_ids[at]]).strip() for at in said.scored_positions] == [value, value]
-    assert silent.scored_positions == []
-    every = tokenize_documents(frame, tokenizer, {}, "all_tokens", max_length=64)[0]
-    assert every.scored_positions == list(range(1, len(every.input_ids)))
-    assert every.input_ids[-1] == tokenizer.eos_token_id
+    assert [tokenizer.decode([stating.input_ids[position]]).strip() for position in stating.scored_positions] == [
+        value,
+        value,
+    ]
+    assert unscored.scored_positions == []
+    all_scored = tokenize_documents(frame, tokenizer, {}, "all_tokens", max_length=64)[0]
+    assert all_scored.scored_positions == list(range(1, len(all_scored.input_ids)))
+    assert all_scored.input_ids[-1] == tokenizer.eos_token_id
 
 
 def test_too_long_a_document_is_named(tokenizer):
@@ -41,11 +44,11 @@ def test_a_completion_that_cannot_be_written_is_an_error(queries, tokenizer):
         tokenize_queries(queries.head(1).assign(completion="xyzzy"), tokenizer)
 
 
-def test_batches_hold_every_text_once(queries, tokenizer):
+def test_batches_contain_every_text_once(queries, tokenizer):
     texts = tokenize_queries(queries, tokenizer)
-    found = list(batch_texts(texts, 0, 40))
+    batches = list(batch_texts(texts, 0, 40))
 
-    assert sorted(number for batch in found for number in batch.indices) == list(range(len(texts)))
-    assert all(batch.input_ids.numel() <= 40 for batch in found)
-    for batch in found:
+    assert sorted(i for batch in batches for i in batch.indices) == list(range(len(texts)))
+    assert all(batch.input_ids.numel() <= 40 for batch in batches)
+    for batch in batches:
         assert [len(text.input_ids) for text in batch.texts] == batch.attention_mask.sum(1).tolist()
