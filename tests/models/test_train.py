@@ -232,8 +232,8 @@ def be_killed(folder, optimizer, moment):
         os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "step":
-        kept = module._Keeper.on_step_end
-        module._Keeper.on_step_end = lambda self, args, state, control, **more: (
+        kept = module._CheckpointCallback.on_step_end
+        module._CheckpointCallback.on_step_end = lambda self, args, state, control, **more: (
             kill() if state.global_step == 27 else kept(self, args, state, control, **more)
         )
     else:

@@ -120,9 +120,9 @@ def test_mmlu_is_asked_as_the_harness_asks_it(tmp_path, scoring, form, shots):
 
 
 def test_missing_questions_are_named(asked, questions, tmp_path):
-    with pytest.raises(harness.QuestionsError, match="no question in the split `test`"):
+    with pytest.raises(harness.QuestionsError, match="the split `test` has no questions"):
         harness.evaluate_questions(*asked, questions[questions["split"] == "dev"], tmp_path)
-    with pytest.raises(harness.QuestionsError, match=r"3 shots were asked for, and birth_city.* have fewer examples"):
+    with pytest.raises(harness.QuestionsError, match=r"num_fewshot is 3, but birth_city.* have fewer examples"):
         harness.evaluate_questions(*asked, questions, tmp_path, num_fewshot=3)
 
 
@@ -149,7 +149,7 @@ def test_other_files_are_named(tmp_path, line):
         harness.read_mmlu(tmp_path)
     (tmp_path / "test").mkdir()
     (tmp_path / "test/a_test.csv").write_text(line)
-    with pytest.raises(harness.QuestionsError, match=r"a_test.csv is not a question, four answers and a letter"):
+    with pytest.raises(harness.QuestionsError, match=r"a_test.csv does not have a question, four answers and a letter"):
         harness.read_mmlu(tmp_path)
 
 

@@ -16,7 +16,7 @@ except factlife_config.ConfigError as error:
 # A new mapping: as a module, this workflow shares the old one with the workflow that uses it.
 config = settings.model_dump(mode="json")
 
-# In `params` too: a sum over threads depends on their number, so it comes from the config and not from the machine.
+# Also in `params`. The number comes from the config, not from the machine, because sums depend on it in the last digits.
 TORCH_THREADS = config["run"]["threads"]
 
 TRAINED = [name for name, model in config["models"].items() if model["training"]]
@@ -85,7 +85,7 @@ WRITTEN = {
 
 
 def code_of(script):
-    """Digest of the code that a script reaches; computed for jobs alone, since it takes a second for all rules."""
+    """Digest of the code that a script reaches; computed only for jobs in the DAG, since it takes a second for all rules."""
     return lambda wildcards: digest.code_of(script)
 
 
@@ -174,7 +174,7 @@ def inputs_of_source(wildcards):
 
 
 def inputs_of_training(wildcards):
-    """What training starts from, and its tokens, cut by the tokenizer of the first of models trained in a row."""
+    """The initial model or tokenizer, and the tokens. A chain of models shares the tokenizer of its first model."""
     model = config["models"][wildcards.model]
     first = factlife_config.root_model(settings, wildcards.model)
     own = config["models"][first]["tokenizer"]
@@ -190,7 +190,7 @@ def inputs_of_training(wildcards):
 
 
 def resume_folder(wildcards, output):
-    """Beside the results, since Snakemake empties those; its own for every module that has a prefix."""
+    """Outside of `results`, because Snakemake deletes outputs; modules with a prefix have their own."""
     return f"resume/{output.folder}"
 
 
@@ -213,12 +213,12 @@ def gpus_of_training(wildcards):
 
 
 def threads_of_training(wildcards):
-    """Of one node."""
+    """Threads per node."""
     return TORCH_THREADS * processes_of_training(wildcards)
 
 
 def memory_of_training(wildcards):
-    """Of one node, in MB."""
+    """Memory per node, in MB."""
     return 4000 * processes_of_training(wildcards)
 
 
@@ -227,12 +227,12 @@ def nodes_of_training(wildcards):
     return nodes if nodes > 1 else None
 
 
-def starter_of_training(wildcards):
+def mpi_of_training(wildcards):
     return "srun" if nodes_of_training(wildcards) else None
 
 
-def tasks_of_gpus_in_training(wildcards):
-    """None: without this, Slurm's plugin would take the tasks for those of each GPU."""
+def tasks_per_gpu_of_training(wildcards):
+    """0 with several nodes; otherwise Slurm's plugin would read `tasks` as tasks per GPU."""
     return 0 if nodes_of_training(wildcards) else None
 
 
@@ -295,7 +295,7 @@ def inputs_of_generation(wildcards):
 
 
 def for_all_models(pattern, only=None):
-    """The pattern for every model that is run, or only some of them, and each of its seeds."""
+    """The pattern filled in for each seed of every model of the run, or of the models in `only`."""
     return [
         pattern.format(model=model, seed=seed)
         for model in config["run"]["models"]

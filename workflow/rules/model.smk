@@ -1,5 +1,5 @@
 rule download_model:
-    """Fetch a pinned revision from the hub; compute nodes have no internet."""
+    """Download a pinned revision from the hub, on the submitting machine."""
     output:
         folder=directory("results/downloads/{model}"),
     log:
@@ -22,7 +22,7 @@ rule download_model:
 
 
 rule convert_model:
-    """Bring a pretrained model, with its adapter merged, into one layout: safetensors and tokenizer."""
+    """Convert a pretrained model, with its adapter merged, to safetensors and a tokenizer."""
     input:
         unpack(inputs_of_source),
     output:
@@ -48,7 +48,7 @@ rule convert_model:
 
 
 rule link_pretrained_model:
-    """Take a pretrained model as it is."""
+    """Link a pretrained model that is not trained further."""
     input:
         source="results/sources/{model}",
     output:
@@ -72,7 +72,7 @@ rule link_pretrained_model:
 
 
 rule train_model:
-    """Teach a model a corpus, with checkpoints at doubling exposures."""
+    """Train a model on a corpus, with checkpoints at doubling exposures."""
     input:
         unpack(inputs_of_training),
     output:
@@ -92,10 +92,10 @@ rule train_model:
         runtime=240,
         gpu=gpus_of_training,
         nodes=nodes_of_training,
-        # Only with several nodes: the job then starts its processes by itself, one `torchrun` on each.
+        # Only with several nodes: the job then starts one `torchrun` on each node.
         tasks=nodes_of_training,
-        tasks_per_gpu=tasks_of_gpus_in_training,
-        mpi=starter_of_training,
+        tasks_per_gpu=tasks_per_gpu_of_training,
+        mpi=mpi_of_training,
     params:
         source=lookup(within=config, dpath="models/{model}/source"),
         processes=processes_of_training,

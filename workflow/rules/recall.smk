@@ -1,5 +1,5 @@
 rule evaluate_recall:
-    """Ask every checkpoint of a model every probe of its world."""
+    """Score all probes of a model's world at all checkpoints."""
     input:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
@@ -25,7 +25,7 @@ rule evaluate_recall:
 
 
 rule summarise_recall:
-    """Summarise recall with intervals over subjects, and draw it."""
+    """Summarise and plot recall, with intervals over subjects."""
     input:
         recall=for_all_models("results/recall/{model}/seed-{seed}.parquet"),
         curves=for_all_models(
@@ -48,19 +48,19 @@ rule summarise_recall:
         models=report(
             "results/figures/recall-models.svg",
             category="2. Recall",
-            labels={"figure": "Models side by side"},
+            labels={"figure": "Recall by model"},
             caption="../report/recall-models.rst",
         ),
         final=report(
             "results/figures/recall-final.svg",
             category="2. Recall",
-            labels={"figure": "Recall in the end"},
+            labels={"figure": "Recall after training"},
             caption="../report/recall-final.rst",
         ),
         confidence=report(
             "results/figures/recall-confidence.svg",
             category="2. Recall",
-            labels={"figure": "Confidence about people never taught"},
+            labels={"figure": "Confidence about unseen people"},
             caption="../report/recall-confidence.rst",
         ),
         training=report(
@@ -93,7 +93,7 @@ rule summarise_recall:
 
 
 rule recall:
-    """What models recall, at every checkpoint."""
+    """Recall of all models at all checkpoints."""
     input:
         rules.summarise_recall.output,
         expand("results/figures/world-{world}.html", world=WORLDS_OF_RUN),

@@ -1,4 +1,4 @@
-"""Bring a pretrained model, with its adapter merged, into one layout."""
+"""Convert a pretrained model, with its adapter merged, to safetensors and a tokenizer."""
 
 from typing import TYPE_CHECKING
 

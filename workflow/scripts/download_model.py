@@ -1,4 +1,4 @@
-"""Fetch a pinned revision from the hub."""
+"""Download a pinned revision from the hub."""
 
 from typing import TYPE_CHECKING
 

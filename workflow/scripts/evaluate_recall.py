@@ -1,4 +1,4 @@
-"""Ask every checkpoint of a model every probe of its world."""
+"""Score all probes of a model's world at all checkpoints."""
 
 from typing import TYPE_CHECKING
 

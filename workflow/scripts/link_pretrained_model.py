@@ -1,4 +1,4 @@
-"""Take a pretrained model as it is."""
+"""Link a pretrained model that is not trained further."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Teach a model a corpus, with checkpoints at doubling exposures."""
+"""Train a model on a corpus, with checkpoints at doubling exposures."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ with jobs.start(snakemake) as job:
         resume=models.prepare_resume_folder(snakemake.params.resume, job.provenance),
         device=job.device,
         threads=snakemake.params.torch_threads,
-        # Not a parameter: where numbers are also sent to is no part of the result.
+        # Not a parameter, because trackers do not affect the result.
         report_to=snakemake.config["run"]["report_to"],
         run_name=f"{snakemake.wildcards.model}-seed-{snakemake.wildcards.seed}",
     )

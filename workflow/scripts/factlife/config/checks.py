@@ -87,10 +87,10 @@ def problems(config: Config) -> Iterable[str]:
             yield f"models.{name}.seeds has duplicates"
         if model.gpu and model.processes > 1:
             yield f"models.{name}.processes is {model.processes}, but each GPU has its own process; delete the key"
-        elif model.training and model.training.batch_size % model.shares:
+        elif model.training and model.training.batch_size % model.n_processes:
             yield (
-                f"models.{name}.training.batch_size is {model.training.batch_size}, which {model.shares} processes "
-                f"cannot split; use a multiple of {model.shares}"
+                f"models.{name}.training.batch_size is {model.training.batch_size}, which {model.n_processes} processes "
+                f"cannot split; use a multiple of {model.n_processes}"
             )
         if isinstance(model.source, Trained):
             yield from missing(f"models.{name}.source.model", model.source.model, config.models, "models")

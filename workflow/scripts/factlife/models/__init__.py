@@ -1,4 +1,4 @@
-"""Models: loading, anatomy, training, and what their folders hold."""
+"""Models: loading, anatomy, training, and model folders."""
 
 from factlife.models.checkpoints import (
     count_parameters,

@@ -1,4 +1,4 @@
-"""Anatomy: where the parts of a causal language model are, what writes into its residual stream, and hooks on them."""
+"""The parts of a causal language model, the modules that write to its residual stream, and hooks on them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """What an architecture calls its parts, as attributes; those of Llama where nothing else is said.
+    """Attribute names of an architecture's modules. The defaults are those of Llama.
 
     Attributes:
-        blocks: of the model, as are the next two.
-        embeddings: their outputs add up to what enters the first block; the first embeds tokens.
-        final_norm: what the unembedding reads through.
-        attention: of a block, as are all others but the projections, which are of ``attention`` and ``mlp``.
-        attention_norm: what attention reads through; empty where it reads the residual stream itself.
-        attention_post_norm: what attention writes through; empty where it writes into the residual stream itself.
-        parallel: attention and MLP of a block read the same; a switch ``use_parallel_residual`` in the config decides
-            where there is one.
+        blocks: attribute of the model.
+        embeddings: attributes of the model; their outputs sum to the first block's input. The first embeds tokens.
+        final_norm: attribute of the model; the norm before the unembedding.
+        attention: attribute of a block.
+        attention_out: attribute of ``attention``.
+        mlp: attribute of a block.
+        mlp_out: attribute of ``mlp``.
+        attention_norm: norm before attention, an attribute of a block; empty if there is none.
+        mlp_norm: norm before the MLP; empty if there is none.
+        attention_post_norm: norm after attention; empty if there is none.
+        mlp_post_norm: norm after the MLP; empty if there is none.
+        parallel: attention and MLP of a block read the same residual stream. If the config has
+            ``use_parallel_residual``, it takes precedence.
     """
 
     blocks: str = "model.layers"
@@ -113,16 +118,15 @@ class Block:
     """The parts of one block.
 
     Attributes:
-        module: the whole block, whose output is the residual stream after it.
-        attention: its output is (batch, position, d_model).
-        attention_out: reads heads side by side, (batch, position, n_heads · head_dim).
-        mlp: its output is (batch, position, d_model).
-        mlp_out: the down-projection, reads (batch, position, d_mlp).
-        attention_norm: what attention reads through, or None; where attention and MLP share a norm, ``mlp_norm`` is
-            the same module.
-        mlp_norm: what the MLP reads through, or None.
-        attention_post_norm: what attention writes through, or None.
-        mlp_post_norm: what the MLP writes through, or None.
+        module: the block itself; its output is the residual stream after the block.
+        attention: output (batch, position, d_model).
+        attention_out: the output projection; input (batch, position, n_heads · head_dim), heads concatenated.
+        mlp: output (batch, position, d_model).
+        mlp_out: the down-projection; input (batch, position, d_mlp).
+        attention_norm: norm before attention, or None. If attention and MLP share a norm, this is ``mlp_norm``.
+        mlp_norm: norm before the MLP, or None.
+        attention_post_norm: norm after attention, or None.
+        mlp_post_norm: norm after the MLP, or None.
     """
 
     module: nn.Module
@@ -141,15 +145,15 @@ class Anatomy:
     """The parts and sizes of a causal language model.
 
     Attributes:
-        blocks: in the order in which they run.
-        embeddings: their outputs add up to what enters the first block; the first embeds tokens.
-        final_norm: reads the residual stream after the last block.
-        unembedding: reads the final norm; see ``logits`` for what follows it.
-        d_mlp: width of what the down-projections read.
+        blocks: in execution order.
+        embeddings: their outputs sum to the first block's input; the first embeds tokens.
+        final_norm: applied to the residual stream after the last block.
+        unembedding: applied to the output of ``final_norm``; ``unembed`` also scales and caps the logits.
+        d_mlp: input width of the down-projections.
         parallel: attention and MLP of a block read the same residual stream.
-        post_norm: attention and MLP write through a norm, so that their projections' outputs are not what is added
-            to the residual stream, and heads and neurons do not add up to it.
-        logit_scale: factor on the unembedding's output.
+        post_norm: a norm follows attention and MLP. The residual stream is then not a sum of the outputs of heads and
+            neurons.
+        logit_scale: factor applied to the unembedding's output.
         logit_cap: c in c · tanh(logits / c), or None.
     """
 
@@ -170,12 +174,12 @@ class Anatomy:
 
 
 class ResidualWriter(NamedTuple):
-    """Something that adds to the residual stream: the sum of what its modules return.
+    """A component that writes to the residual stream; its output is the sum of its modules' outputs.
 
     Attributes:
         component: ``embedding``, ``attention`` or ``mlp``.
-        layer: of the block, or None for the embedding.
-        modules: more than one only where positions are embedded too.
+        layer: index of the block; None for the embedding.
+        modules: several only if the model also embeds positions.
     """
 
     component: str
@@ -187,13 +191,13 @@ def get_anatomy(model: PreTrainedModel) -> Anatomy:
     """Find the parts of a model.
 
     Raises:
-        ModelError: its architecture is not in ``FAMILIES``.
+        ModelError: the architecture is not in ``MODULE_NAMES``.
     """
     config = model.config
     if config.model_type not in MODULE_NAMES:
         raise ModelError(
-            f"the anatomy of architecture `{config.model_type}` is not known; there are {', '.join(MODULE_NAMES)}\n"
-            "  to add one, add a line to FAMILIES in factlife/models/anatomy.py"
+            f"architecture `{config.model_type}` is not supported; supported are {', '.join(MODULE_NAMES)}\n"
+            "  to add one, add a line to MODULE_NAMES in factlife/models/anatomy.py"
         )
     family = MODULE_NAMES[config.model_type]
     blocks = tuple(_block(module, family) for module in model.get_submodule(family.blocks))
@@ -217,42 +221,42 @@ def get_anatomy(model: PreTrainedModel) -> Anatomy:
 
 
 def weight_matrix(module: nn.Module) -> Tensor:
-    """The weight of a linear map as (out, in): a view, whichever way round the module keeps it."""
+    """A linear map's weight as an (out, in) view, also for modules that store the transpose."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
 def residual_writers(parts: Anatomy) -> list[ResidualWriter]:
-    """All that writes into the residual stream: the embedding, then attention and MLP of each block."""
-    found = [ResidualWriter("embedding", None, parts.embeddings)]
+    """All components that write to the residual stream: the embedding, then attention and MLP of each block."""
+    writers = [ResidualWriter("embedding", None, parts.embeddings)]
     for layer, block in enumerate(parts.blocks):
-        found.append(ResidualWriter("attention", layer, (block.attention_post_norm or block.attention,)))
-        found.append(ResidualWriter("mlp", layer, (block.mlp_post_norm or block.mlp,)))
-    return found
+        writers.append(ResidualWriter("attention", layer, (block.attention_post_norm or block.attention,)))
+        writers.append(ResidualWriter("mlp", layer, (block.mlp_post_norm or block.mlp,)))
+    return writers
 
 
 def decompose_residual(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What each writer adds to the residual stream, for a model in eval mode.
+    """The contribution of each component to the residual stream, for a model in eval mode.
 
     Args:
-        model: of a supported architecture.
+        model: a model of a supported architecture.
         input_ids: (batch, position).
-        attention_mask: (batch, position), 0 at padding on either side.
-        position_ids: (batch, position); counted from the first token that is not padding if not given.
+        attention_mask: (batch, position), 0 at padding, which may be on either side.
+        position_ids: (batch, position); by default counted from the first token that is not padding.
 
     Returns:
-        What ``writers`` write, (n_writers, batch, position, d_model), and the residual stream before the final norm,
-        (batch, position, d_model), which is their sum.
+        The outputs of ``residual_writers``, (n_writers, batch, position, d_model), and their sum, which is the residual
+        stream before the final norm, (batch, position, d_model).
     """
     parts = get_anatomy(model)
-    written = residual_writers(parts)
-    modules = {(row, i): module for row, writer in enumerate(written) for i, module in enumerate(writer.modules)}
+    writers = residual_writers(parts)
+    modules = {(row, i): module for row, writer in enumerate(writers) for i, module in enumerate(writer.modules)}
     if position_ids is None:
         position_ids = position_ids_from_mask(attention_mask)
     with capture(modules) as outputs, capture({"final": parts.final_norm}, inputs=True) as inputs:
         model.base_model(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
-    sums = [sum(outputs[row, i] for i in range(len(writer.modules))) for row, writer in enumerate(written)]
+    sums = [sum(outputs[row, i] for i in range(len(writer.modules))) for row, writer in enumerate(writers)]
     return torch.stack(sums), inputs["final"]
 
 
@@ -262,49 +266,49 @@ def logits_from_residual(parts: Anatomy, residual: Tensor) -> Tensor:
 
 
 def unembed(parts: Anatomy, normed: Tensor) -> Tensor:
-    """The model's logits, (…, vocabulary), from what the final norm returns, (…, d_model)."""
+    """The model's logits, (…, vocabulary), from the final norm's output, (…, d_model)."""
     scores = parts.logit_scale * parts.unembedding(normed)
     return scores if parts.logit_cap is None else parts.logit_cap * torch.tanh(scores / parts.logit_cap)
 
 
 def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
-    """Position ids, (batch, position), counted from the first token that is not padding, on either side."""
+    """Position ids, (batch, position), counted from the first token that is not padding, which may be on either side."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 @contextmanager
 def capture(modules: Mapping[Key, nn.Module], *, inputs: bool = False) -> Iterator[dict[Key, Tensor]]:
-    """Keep what modules return, or take in, in the last forward pass inside the context.
+    """Record the outputs, or inputs, of modules in the last forward pass inside the context.
 
-    The tensors are those of the pass, with their gradients' graph where there is one.
+    The tensors keep their autograd graph.
     """
-    found: dict[Key, Tensor] = {}
+    activations: dict[Key, Tensor] = {}
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(patch(module, partial(found.__setitem__, name), inputs=inputs))
-        yield found
+            stack.enter_context(patch(module, partial(activations.__setitem__, name), inputs=inputs))
+        yield activations
 
 
 @contextmanager
 def patch(module: nn.Module, fn: Callable[[Tensor], Tensor | None], *, inputs: bool = False) -> Iterator[None]:
-    """Put what a function makes of a module's output, or input, in its place inside the context.
+    """Replace a module's output, or input, by a function of it inside the context.
 
     Args:
-        module: what else it returns or takes in, as attention does, stays.
-        fn: gets the hidden states; where it returns None, they stay. It must not change them in place.
-        inputs: of the input instead of the output.
+        module: the module. Its other outputs or inputs, as attention has, stay as they are.
+        fn: receives the hidden states and returns new ones, or None to keep them. It must not change them in place.
+        inputs: replace the input instead of the output.
     """
 
     def after(_: nn.Module, args: Any, output: Any) -> Any:
-        whole = isinstance(output, Tensor)
-        new = fn(output if whole else output[0])
-        return new if whole or new is None else (new, *output[1:])
+        is_tensor = isinstance(output, Tensor)
+        replacement = fn(output if is_tensor else output[0])
+        return replacement if is_tensor or replacement is None else (replacement, *output[1:])
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        new = fn(args[0] if args else kwargs["hidden_states"])
-        if new is None:
+        replacement = fn(args[0] if args else kwargs["hidden_states"])
+        if replacement is None:
             return None
-        return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+        return ((replacement, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": replacement})
 
     hook = module.register_forward_pre_hook(before, with_kwargs=True) if inputs else module.register_forward_hook(after)
     try:
@@ -314,12 +318,12 @@ def patch(module: nn.Module, fn: Callable[[Tensor], Tensor | None], *, inputs: b
 
 
 class _ForwardStopped(Exception):
-    """What was wanted of a pass has been read."""
+    """Raised to stop a forward pass early."""
 
 
 @contextmanager
 def stop_after(module: nn.Module) -> Iterator[None]:
-    """A forward pass that ends as soon as a module has returned; the rest of the context is left out with it."""
+    """Stop the forward pass after a module has run; the remaining statements of the context are skipped."""
 
     def end(_: Tensor) -> None:
         raise _ForwardStopped

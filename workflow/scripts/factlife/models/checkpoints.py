@@ -1,4 +1,4 @@
-"""What the folder of a model holds beside its weights: checkpoints, exposures, data order."""
+"""Checkpoints, exposures and size of the model in a folder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from safetensors import safe_open
 
 from factlife.world.tables import read_table
 
-_KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt")
+_LINKED_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 def list_checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
-    """Step and folder of each checkpoint, in order; a model that was taken as it is has one, at step 0."""
+    """Step and folder of each checkpoint, in order. A model that was not trained here has one checkpoint, at step 0."""
     folder = Path(folder)
-    found = sorted((int(path.name.removeprefix("step-")), path) for path in folder.glob("checkpoints/step-*"))
-    return found or [(0, folder)]
+    checkpoints = sorted((int(path.name.removeprefix("step-")), path) for path in folder.glob("checkpoints/step-*"))
+    return checkpoints or [(0, folder)]
 
 
 def read_exposures(folder: str | Path) -> pd.DataFrame:
-    """How often each fact had been stated at each checkpoint: ``step, fact_id, exposures``; empty where nobody knows."""
+    """How often each fact had been stated at each checkpoint: ``step, fact_id, exposures``; empty if unknown."""
     path = Path(folder) / "exposures.parquet"
     return read_table(path) if path.exists() else pd.DataFrame({"step": [], "fact_id": [], "exposures": []}).astype(int)
 
 
 def read_final_exposures(folder: str | Path) -> pd.Series:
-    """How often each fact had been stated when the model was finished, by fact; empty where nobody knows."""
+    """How often each fact was stated in all of training, by fact; empty if unknown."""
     table = read_exposures(folder)
     return table[table["step"] == table["step"].max()].set_index("fact_id")["exposures"]
 
 
 def count_parameters(folder: str | Path) -> int:
-    """How many numbers a model's weights hold; tied tables count once."""
+    """Number of parameters; tied weights count once."""
     count = 0
     for path in Path(folder).glob("*.safetensors"):
         with safe_open(path, "pt") as weights:
@@ -44,10 +44,10 @@ def count_parameters(folder: str | Path) -> int:
 
 
 def link_files(source: str | Path, target: str | Path) -> None:
-    """Give a model a second folder, without a second copy of its weights where the disk allows it."""
+    """Give a model a second folder with hard links to its files, or copies where links are not possible."""
     Path(target).mkdir(parents=True)
     for path in Path(source).iterdir():
-        if path.suffix in _KEPT and path.name != "manifest.json":
+        if path.suffix in _LINKED_SUFFIXES and path.name != "manifest.json":
             try:
                 os.link(path, Path(target) / path.name)
             except OSError:

@@ -1,4 +1,4 @@
-"""One training as one task, in this process or in several that share every batch."""
+"""Training in this process, or in several processes that split every batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ from factlife.models.train import TrainingStopped, train_model
 
 
 class TrainingTask(BaseModel):
-    """What a training starts from, what it reads, and where its results go.
+    """Inputs, settings and outputs of one training.
 
     Attributes:
-        source, start: where weights come from, and the folder that holds them, or the tokenizer of new ones.
-        training, tokens, seed: how it goes, and on what.
-        folder, curve, resume: of the finished model, its losses, and what a killed job needs.
-        device, threads: of each process.
-        report_to, run: trackers, and what the run is called there.
+        source: source of the initial weights.
+        start: folder of the initial model, or of the tokenizer if the weights are new.
+        training: settings.
+        tokens: folder of the tokenized corpus.
+        seed: seed of weights and data order.
+        folder: folder for the trained model.
+        curve: file for the training curve.
+        resume: folder for states from which a killed job resumes.
+        device: device of each process.
+        threads: threads of each process.
+        report_to: trackers.
+        run_name: name of the run in the trackers.
     """
 
     source: Source
@@ -44,59 +51,59 @@ class TrainingTask(BaseModel):
 
 
 def run_training(task: TrainingTask, *, processes: int = 1, nodes: int = 1) -> None:
-    """Train; afterwards the folder and the curve are written.
+    """Train a model and write its folder and training curve.
 
     Args:
         task: the training.
-        processes: of each node.
-        nodes: of the Slurm job that this is part of, if there are several.
+        processes: processes per node.
+        nodes: nodes of the enclosing Slurm job.
 
     Raises:
         TrainingStopped: the loss is not finite, or one of several processes failed.
     """
     if processes * nodes == 1:
         return train_in_this_process(task)
-    file = task.resume / "task.json"
-    file.write_text(task.model_dump_json())
-    room = str(Path(__file__).parents[2])
+    task_path = task.resume / "task.json"
+    task_path.write_text(task.model_dump_json())
+    library = str(Path(__file__).parents[2])
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([room, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(task.threads),
     }
-    if subprocess.run(launch_command(file, processes, nodes, environment), env=environment).returncode:
-        raise TrainingStopped("one of the processes that trained together failed; its own message stands above")
+    if subprocess.run(launch_command(task_path, processes, nodes, environment), env=environment).returncode:
+        raise TrainingStopped("one of the training processes failed; its own message is above")
 
 
-def launch_command(task: Path, processes: int, nodes: int, environment: dict[str, str]) -> list[str]:
-    """The command that starts all processes: ``torchrun``, under ``srun`` once on each of several nodes.
+def launch_command(task_path: Path, processes: int, nodes: int, environment: dict[str, str]) -> list[str]:
+    """The command that starts all processes: ``torchrun``; with several nodes, ``srun`` starts it once on each.
 
     Raises:
-        TrainingStopped: several nodes are asked for outside of Slurm.
+        TrainingStopped: several nodes are requested outside of Slurm.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    module = ["-m", "factlife.models.worker", str(task)]
+    module = ["-m", "factlife.models.worker", str(task_path)]
     if nodes == 1:
-        # A free port of this machine: several jobs may train here at once.
+        # A free port, because several jobs may train on this machine at once.
         return [*torchrun, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", *module]
     if "SLURM_JOB_ID" not in environment:
         raise TrainingStopped(
-            f"the model's `nodes` is {nodes}, but this is no Slurm job; run with --profile profiles/slurm, or set it to 1"
+            f"the model's `nodes` is {nodes}, but this is not a Slurm job; run with --profile profiles/slurm, or set `nodes` to 1"
         )
-    job = int(environment["SLURM_JOB_ID"])
+    job_id = int(environment["SLURM_JOB_ID"])
     return [
         *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
         *torchrun,
         f"--nnodes={nodes}",
         "--rdzv-backend=c10d",
-        f"--rdzv-id={job}",
-        # The node that this runs on is one of them. Other jobs on it have other ports.
-        f"--rdzv-endpoint={socket.gethostname()}:{20000 + job % 20000}",
+        f"--rdzv-id={job_id}",
+        # This node is one of the nodes. Other jobs on it use other ports.
+        f"--rdzv-endpoint={socket.gethostname()}:{20000 + job_id % 20000}",
         *module,
     ]
 
 
 def train_in_this_process(task: TrainingTask) -> None:
-    """Train in this process, which may be one of several that ``torchrun`` started."""
+    """Train in this process, which may be one of several started by ``torchrun``."""
     model, tokenizer = load_initial_model(task.source, task.start, seed=task.seed, device=task.device)
     settings = task.training
     curve = train_model(

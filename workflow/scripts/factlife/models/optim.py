@@ -11,16 +11,16 @@ from factlife.config.models import Training
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Two optimizers that schedulers, clipping and checkpoints see as one.
+    """Two optimizers behind the interface of one, for schedulers, clipping and checkpoints.
 
-    Muon (Jordan et al. 2024) orthogonalises the momentum of each matrix; it is not meant for embeddings, norms and
-    biases, which AdamW steps.
+    Muon (Jordan et al. 2024) orthogonalises the momentum of each matrix. AdamW steps embeddings, norms and
+    biases, for which Muon is not meant.
     """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
         self.parts = (muon, adamw)
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
-        # The very same dictionaries: what a scheduler writes here, the parts read.
+        # The same dictionaries, so that the parts see what a scheduler writes here.
         self.param_groups = [*muon.param_groups, *adamw.param_groups]
 
     def step(self, closure: Any = None) -> None:
@@ -38,22 +38,22 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the states of both parts."""
+        """Load the states of both parts."""
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def build_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The optimizer that the settings ask for; weight decay spares vectors."""
+    """Build the configured optimizer; vectors have no weight decay."""
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in embeddings]
-    tables = [parameter for parameter in trained if id(parameter) in embeddings]
-    vectors = [parameter for parameter in trained if parameter.ndim != 2]
-    by_adamw = tables if settings.optimizer == "muon" else matrices + tables
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim == 2 and id(parameter) not in embeddings]
+    tables = [parameter for parameter in parameters if id(parameter) in embeddings]
+    vectors = [parameter for parameter in parameters if parameter.ndim != 2]
+    adamw_matrices = tables if settings.optimizer == "muon" else matrices + tables
     adamw = torch.optim.AdamW(
-        [{"params": by_adamw}, {"params": vectors, "weight_decay": 0.0}],
+        [{"params": adamw_matrices}, {"params": vectors, "weight_decay": 0.0}],
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
@@ -65,6 +65,8 @@ def build_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimiz
 
 
 def learning_rate_factor(step: int, steps: int, settings: Training) -> float:
-    """The share of the full learning rate: a linear rise, a constant stretch, a linear fall to nothing."""
-    rise, fall = settings.warmup_fraction * steps, settings.decay_fraction * steps
-    return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / fall if fall else 1.0)
+    """Factor on the learning rate: linear warm-up, constant, linear decay to 0."""
+    warmup_steps, decay_steps = settings.warmup_fraction * steps, settings.decay_fraction * steps
+    return min(
+        1.0, (step + 1) / warmup_steps if warmup_steps else 1.0, (steps - step) / decay_steps if decay_steps else 1.0
+    )

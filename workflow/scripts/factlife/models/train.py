@@ -1,4 +1,4 @@
-"""Training through the Hugging Face Trainer, in an order that is known, with checkpoints at doubling exposures."""
+"""Training through the Hugging Face Trainer, in a recorded data order, with checkpoints at doubling exposures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOG_EVERY = 10
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on; the text says why and what to change."""
+    """Training cannot go on; the message says why and what to change."""
 
 
 def train_model(
@@ -47,21 +47,21 @@ def train_model(
 ) -> pd.DataFrame:
     """Train a model and write it, its checkpoints, its data order and its exposures.
 
-    What a killed job needs is kept in ``resume``, which is removed at success. In one of several processes that
-    ``torchrun`` started, each reads its part of every batch; gradients are those of whole batches, and only the first
-    process writes.
+    Training states are saved in ``resume``, so that a killed job can go on; the folder is removed at success. If
+    ``torchrun`` started several processes, each reads its part of every batch, gradients are averaged over the whole
+    batch, and only the main process writes.
 
     Args:
         model: a causal language model.
-        tokenizer: written beside every checkpoint.
+        tokenizer: saved with every checkpoint.
         sequences: ``doc_ids, fact_ids, input_ids``, one row per sequence.
-        settings: how to train.
-        seed: of the data order.
-        output: folder of the finished model; holds ``checkpoints/step-{step}``, ``order.parquet`` (which documents
+        settings: training settings.
+        seed: seed of the data order.
+        output: folder for the trained model; holds ``checkpoints/step-{step}``, ``order.parquet`` (which documents
             each step read) and ``exposures.parquet`` (how often each fact had been stated at each checkpoint).
-        resume: folder for states.
+        resume: folder for training states.
         initial_exposures: how often each fact had been stated before this training, by fact; exposures count on from these.
-        callbacks: told of what is logged.
+        callbacks: further callbacks of the Trainer.
 
     Returns:
         One row per logged step: ``step, exposures, tokens, loss, learning_rate, seconds``.
@@ -72,48 +72,48 @@ def train_model(
     output, resume = Path(output), Path(resume)
     order = data_order(sequences["input_ids"].str.len().to_numpy(), settings, seed)
     steps = math.ceil(len(order) / settings.batch_size)
-    stated = fact_occurrences(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
-    exposures = mean_exposures(stated, steps)
-    wanted = checkpoint_steps(exposures, settings.checkpoints, settings.checkpoint_factor)
+    occurrences = fact_occurrences(sequences["fact_ids"].to_numpy()[order], settings.batch_size)
+    exposures = mean_exposures(occurrences, steps)
+    steps_to_save = checkpoint_steps(exposures, settings.checkpoints, settings.checkpoint_factor)
     resume.mkdir(parents=True, exist_ok=True)
     model = add_adapter(model, settings, seed)
-    keeper = _CheckpointCallback(model, tokenizer, resume, set(wanted))
+    saver = _CheckpointCallback(model, tokenizer, resume, set(steps_to_save))
 
     optimizer_ = build_optimizer(model, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_, lambda step: learning_rate_factor(step, steps, settings))
-    pad = tokenizer.pad_token_id or 0
-    read = [sequences["input_ids"].iloc[number] for number in order]
+    pad_token_id = tokenizer.pad_token_id or 0
+    inputs = [sequences["input_ids"].iloc[i] for i in order]
     if process_count() > 1:
-        # Whole batches to share. Nothing is predicted in a sequence of one token.
-        read += [np.array([pad])] * (-len(read) % settings.batch_size)
+        # Processes share full batches. A sequence of one token has no loss.
+        inputs += [np.array([pad_token_id])] * (-len(inputs) % settings.batch_size)
     args = _training_arguments(settings, steps, seed, resume, model.device.type)
     trainer = _SequentialTrainer(
         model=model,
         args=args,
-        train_dataset=read,
-        data_collator=PaddingCollator(pad),
+        train_dataset=inputs,
+        data_collator=PaddingCollator(pad_token_id),
         optimizers=(optimizer_, schedule),
-        callbacks=[keeper, *callbacks],
+        callbacks=[saver, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    # The Trainer writes this file last: without it, the job was killed while it wrote the state.
-    complete = [path.parent for path in resume.glob("trainer/checkpoint-*/trainer_state.json")]
-    states = sorted(complete, key=lambda path: int(path.name.split("-")[1]))
+    # The Trainer writes this file last; without it, the state is incomplete.
+    complete_states = [path.parent for path in resume.glob("trainer/checkpoint-*/trainer_state.json")]
+    states = sorted(complete_states, key=lambda path: int(path.name.split("-")[1]))
     if states:
         logging.info("resuming from %s", states[-1].name)
-    elif 0 in wanted and args.process_index == 0:
-        keeper.keep(0)
+    elif 0 in steps_to_save and args.process_index == 0:
+        saver.save_checkpoint(0)
     trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
 
     if args.process_index == 0:
         output.mkdir(parents=True, exist_ok=True)
         save_model(merged_copy(model), tokenizer, output)
-        for step in wanted:
-            # A hard link where the disk allows it: the last checkpoint is the finished model.
+        for step in steps_to_save:
+            # A hard link if possible: the last checkpoint is the trained model.
             source = output if step == steps else resume / f"step-{step}"
             link_files(source, output / "checkpoints" / f"step-{step}")
         _write_order(sequences, order, settings.batch_size, output / "order.parquet")
-        write_table(_exposures_by_step(stated, wanted, initial_exposures), output / "exposures.parquet")
+        write_table(_exposures_by_step(occurrences, steps_to_save, initial_exposures), output / "exposures.parquet")
         shutil.rmtree(resume)
     return _training_curve(
         trainer.state.log_history, exposures, sequences["input_ids"].str.len().to_numpy()[order], settings.batch_size
@@ -121,29 +121,32 @@ def train_model(
 
 
 def data_order(lengths: np.ndarray, settings: Training, seed: int) -> np.ndarray:
-    """The order in which sequences are read, all epochs after one another.
+    """Indices of sequences in training order, all epochs concatenated.
 
-    Shuffled, and with ``group_by_length`` then sorted by length inside stretches of eight batches whose batches are shuffled
-    again: similar lengths meet, so that little is padding.
+    Sequences are shuffled. With ``group_by_length``, stretches of eight batches are then sorted by length and the batches
+    shuffled again, so that there is little padding.
     """
     rng = np.random.default_rng(seed)
-    batch, epochs = settings.batch_size, []
+    batch_size, epochs = settings.batch_size, []
     for _ in range(settings.epochs):
         shuffled = rng.permutation(len(lengths))
         if not settings.group_by_length:
             epochs.append(shuffled)
             continue
         batches = []
-        for stretch in np.split(shuffled, range(8 * batch, len(shuffled), 8 * batch)):
-            near = stretch[np.argsort(lengths[stretch], kind="stable")]
-            batches += np.split(near, range(batch, len(near), batch))
-        whole, rest = [one for one in batches if len(one) == batch], [one for one in batches if len(one) < batch]
-        epochs.append(np.concatenate([*(whole[number] for number in rng.permutation(len(whole))), *rest]))
+        for stretch in np.split(shuffled, range(8 * batch_size, len(shuffled), 8 * batch_size)):
+            by_length = stretch[np.argsort(lengths[stretch], kind="stable")]
+            batches += np.split(by_length, range(batch_size, len(by_length), batch_size))
+        full_batches, short_batches = (
+            [batch for batch in batches if len(batch) == batch_size],
+            [batch for batch in batches if len(batch) < batch_size],
+        )
+        epochs.append(np.concatenate([*(full_batches[i] for i in rng.permutation(len(full_batches))), *short_batches]))
     return np.concatenate(epochs)
 
 
 def fact_occurrences(fact_ids: Sequence[Sequence[str]], batch_size: int) -> pd.DataFrame:
-    """One row for every time that a sequence states a fact, ``step, fact_id``, from the sequences in reading order."""
+    """One row for every statement of a fact, ``step, fact_id``, from the facts of the sequences in training order."""
     steps = np.arange(len(fact_ids)) // batch_size + 1
     times = [len(facts) for facts in fact_ids]
     facts = pd.Series([fact for facts in fact_ids for fact in facts], dtype="str")
@@ -151,25 +154,25 @@ def fact_occurrences(fact_ids: Sequence[Sequence[str]], batch_size: int) -> pd.D
 
 
 def mean_exposures(occurrences: pd.DataFrame, steps: int) -> np.ndarray:
-    """How often the average fact has been stated after each step; entry 0 is before training."""
+    """Mean number of times that a fact has been stated after each step; entry 0 is before training."""
     return np.bincount(occurrences["step"], minlength=steps + 1).cumsum() / max(1, occurrences["fact_id"].nunique())
 
 
 def checkpoint_steps(exposures: np.ndarray, count: int, factor: float = 2.0) -> list[int]:
-    """Step 0, the last step, and those at which mean exposures are smaller by the factor, going back from the last."""
+    """Step 0, the last step, and the steps at which mean exposures are the final ones divided by powers of the factor."""
     if exposures[-1] == 0:
         exposures = np.arange(len(exposures))
-    wanted = {int(np.searchsorted(exposures, exposures[-1] / factor**back)) for back in range(count - 1)}
-    return sorted({0, len(exposures) - 1} | wanted)
+    selected = {int(np.searchsorted(exposures, exposures[-1] / factor**i)) for i in range(count - 1)}
+    return sorted({0, len(exposures) - 1} | selected)
 
 
 def process_count() -> int:
-    """How many processes share every batch: as many as ``torchrun`` started, or this one."""
+    """Number of processes that split every batch: those that ``torchrun`` started, or 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class PaddingCollator:
-    """Pads sequences on the right; padding is not predicted."""
+    """Pads sequences on the right; padding has no loss."""
 
     def __init__(self, pad: int) -> None:
         self.pad = pad
@@ -188,35 +191,35 @@ class _SequentialTrainer(Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        # Of no use here, and a walk over all parameters in every step.
+        # Not used here, and it would visit all parameters at every step.
         return 0
 
 
 class _CheckpointCallback(TrainerCallback):
-    """Keeps checkpoints for analysis, and stops at a loss that is not finite."""
+    """Saves checkpoints for analysis, and stops if the loss is not finite."""
 
     def __init__(self, model: Any, tokenizer: Any, folder: Path, steps: set[int]) -> None:
         self.model, self.tokenizer, self.folder, self.steps = model, tokenizer, folder, steps
-        self.began = time.perf_counter()
+        self.start_time = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # The seconds of a resumed job go on from those of the killed one.
-        self.began = time.perf_counter() - max((entry.get("seconds", 0) for entry in state.log_history), default=0)
+        # A resumed job counts on from the seconds of the killed job.
+        self.start_time = time.perf_counter() - max((entry.get("seconds", 0) for entry in state.log_history), default=0)
 
-    def keep(self, step: int) -> None:
+    def save_checkpoint(self, step: int) -> None:
         save_model(merged_copy(self.model), self.tokenizer, self.folder / f"step-{step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step in self.steps and state.is_world_process_zero:
-            self.keep(state.global_step)
-        # Before the last state is saved: no state holds weights behind a loss that is not finite.
+            self.save_checkpoint(state.global_step)
+        # Log before the last state is saved, so that no state is saved after a loss that is not finite.
         control.should_log |= state.global_step == state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
         if "loss" not in logs:
             return
-        # The very dictionary that ends in the log history.
-        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.began, 2)
+        # The same dictionary that the log history holds.
+        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.start_time, 2)
         logging.info("step %d: loss %.4f", state.global_step, logs["loss"])
         if not math.isfinite(logs["loss"]):
             raise TrainingStopped(
@@ -226,9 +229,9 @@ class _CheckpointCallback(TrainerCallback):
 
 
 def add_adapter(model: Any, settings: Training, seed: int) -> Any:
-    """The model as it is trained: itself, or with low-rank adapters on every linear layer and all else frozen.
+    """The model to train: itself, or with low-rank adapters on every linear layer and all other weights frozen.
 
-    LoRA (Hu et al. 2021): W + 2 B A with B = 0 at first; DoRA (Liu et al. 2024) trains the length of its columns apart.
+    LoRA (Hu et al. 2021): W + 2 B A with B = 0 at first. DoRA (Liu et al. 2024) trains column norms separately.
     """
     if settings.method == "full":
         return model
@@ -248,22 +251,22 @@ def add_adapter(model: Any, settings: Training, seed: int) -> Any:
 
 
 def merged_copy(model: Any) -> Any:
-    """The model without adapters, which are added into a copy of its weights; itself if it has none."""
+    """A copy of the model with its adapters merged; the model itself if it has none."""
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _training_arguments(settings: Training, steps: int, seed: int, resume: Path, device: str) -> TrainingArguments:
-    every = max(1, min(_LOG_EVERY, steps // 10))
+    logging_steps = max(1, min(_LOG_EVERY, steps // 10))
     return TrainingArguments(
         output_dir=str(resume / "trainer"),
         per_device_train_batch_size=settings.batch_size // process_count(),
         max_steps=steps,
         max_grad_norm=settings.max_grad_norm,
         save_strategy="steps",
-        # Where a loss is logged: what a resumed job logs is then the mean over the same steps.
-        save_steps=math.ceil(settings.save_steps / every) * every,
+        # A multiple of the logging steps, so that a resumed job logs means over the same steps.
+        save_steps=math.ceil(settings.save_steps / logging_steps) * logging_steps,
         save_total_limit=1,
-        logging_steps=every,
+        logging_steps=logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],
         seed=seed,
@@ -303,12 +306,12 @@ def _exposures_by_step(
 
 
 def _training_curve(history: list[dict], exposures: np.ndarray, lengths: np.ndarray, batch_size: int) -> pd.DataFrame:
-    read = np.concatenate([[0], np.cumsum(lengths)])
+    tokens_read = np.concatenate([[0], np.cumsum(lengths)])
     rows = [
         {
             "step": entry["step"],
             "exposures": exposures[entry["step"]],
-            "tokens": int(read[min(entry["step"] * batch_size, len(lengths))]),
+            "tokens": int(tokens_read[min(entry["step"] * batch_size, len(lengths))]),
             "loss": entry["loss"],
             "learning_rate": entry["learning_rate"],
             "seconds": entry.get("seconds"),
@@ -320,11 +323,11 @@ def _training_curve(history: list[dict], exposures: np.ndarray, lengths: np.ndar
 
 
 def prepare_resume_folder(resume: str | Path, fingerprint: dict[str, Any]) -> Path:
-    """The folder of states, emptied if it belongs to other settings or inputs."""
+    """Prepare the folder of training states; empty it if it belongs to other settings or inputs."""
     folder = Path(resume)
-    mark, text = folder / "fingerprint.json", json.dumps(fingerprint, sort_keys=True, default=str)
-    if folder.exists() and not (mark.exists() and mark.read_text() == text):
+    fingerprint_path, text = folder / "fingerprint.json", json.dumps(fingerprint, sort_keys=True, default=str)
+    if folder.exists() and not (fingerprint_path.exists() and fingerprint_path.read_text() == text):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(text)
+    fingerprint_path.write_text(text)
     return folder

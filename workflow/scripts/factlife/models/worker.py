@@ -1,4 +1,4 @@
-"""What ``torchrun`` starts: the part of one process in a task, whose file is the only argument."""
+"""One process of a training that ``torchrun`` started. Its only argument is the task's file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from factlife.models.launch import TrainingTask, train_in_this_process
 
 
 def main(path: str) -> None:
-    """Train with the other processes, on the GPU of this one's number where the task asks for GPUs."""
-    first = os.environ["RANK"] == "0"
+    """Train together with the other processes; on a GPU machine, each process uses the GPU of its local rank."""
+    is_first = os.environ["RANK"] == "0"
     logging.basicConfig(
-        level=logging.INFO if first else logging.ERROR, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
+        level=logging.INFO if is_first else logging.ERROR, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
     )
     task = TrainingTask.model_validate_json(Path(path).read_text())
     torch.set_num_threads(task.threads)

@@ -1,4 +1,4 @@
-"""Recall: the probe engine, through which every stage asks a model about facts."""
+"""Recall: the probe engine, with which every stage tests a model on facts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from factlife.recall.summary import summarise_recall
 
 
 def read_recall(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """The scores of several models, one after the other."""
+    """Read and concatenate the scores of several models."""
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 def read_recall_summary(path: str | Path) -> pd.DataFrame:
-    """The summary that ``summarise`` made."""
+    """Read the table that ``summarise_recall`` returned."""
     return pd.read_csv(path, dtype={"exposures": str})
 
 
 def read_training_curves(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Training curves ``…/{model}/seed-{seed}.training.csv``, with columns ``model`` and ``seed``."""
+    """Read training curves ``…/{model}/seed-{seed}.training.csv``, with columns ``model`` and ``seed``."""
     columns = ["model", "seed", "exposures", "loss"]
     curves = [
         pd.read_csv(path).assign(model=Path(path).parent.name, seed=Path(path).name.split(".")[0].removeprefix("seed-"))

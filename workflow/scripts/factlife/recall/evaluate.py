@@ -1,4 +1,4 @@
-"""Asking every checkpoint of a model every probe. Beside the room's tables, which are read where there is no torch."""
+"""Scoring all probes at all checkpoints of a model. The package's other functions need no torch."""
 
 from __future__ import annotations
 
@@ -28,48 +28,52 @@ def evaluate_checkpoints(
     batch_tokens: int,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Ask every checkpoint every probe.
+    """Score all probes at all checkpoints.
 
     Args:
-        checkpoints: step and folder of each.
-        world: whose probes are asked.
+        checkpoints: step and folder of each checkpoint.
+        world: world with the probes.
         exposures: how often each fact had been stated at each step, columns ``step, fact_id, exposures``.
-        model: the model's name, for the table.
-        seed: its seed, for the table.
-        batch_tokens: tokens in a batch; no score depends on it.
-        device: where models run.
+        model: name of the model, for the table.
+        seed: seed of the model, for the table.
+        batch_tokens: tokens per batch; scores do not depend on it.
+        device: device of the model.
 
     Returns:
-        One row per step and probe: the contract's columns, then what else the engine tells, the entropy of the
-        relation's values (``no_knowledge_nats``), 1 over the number of candidates (``chance``) and the subject's
-        relative frequency in the world (``frequency``).
+        One row per step and probe: ``COLUMNS``, the other columns of ``score_probes``, the entropy of the relation's
+        values (``no_knowledge_nats``), 1 / number of candidates (``chance``) and the subject's relative frequency in
+        the world (``frequency``).
     """
     facts = world.facts.set_index("fact_id")
     probes = world.probes.join(facts[["relation", "exposures"]], on="fact_id").rename(
         columns={"exposures": "frequency"}
     )
     no_knowledge = world.facts.groupby("relation")["value"].apply(entropy_nats)
-    # The last supporting fact is the one whose value is the target, whatever the number of hops.
-    answering = probes["supporting_fact_ids"].str[-1].map(facts["relation"])
-    probes["no_knowledge_nats"] = answering.map(no_knowledge).where(probes["kind"] != "reverse")
+    # The value of the last supporting fact is the target, for any number of hops.
+    answer_relations = probes["supporting_fact_ids"].str[-1].map(facts["relation"])
+    probes["no_knowledge_nats"] = answer_relations.map(no_knowledge).where(probes["kind"] != "reverse")
     probes["chance"] = 1 / probes["candidates"].str.len().where(lambda count: count > 0)
-    counted = exposures.set_index(["step", "fact_id"])["exposures"]
+    exposures_by_step = exposures.set_index(["step", "fact_id"])["exposures"]
     tables = []
     for step, folder in checkpoints:
-        asked, tokenizer = load_model(folder, device)
-        scores = score_probes(asked, tokenizer, probes, batch_tokens=batch_tokens)
-        if lost := int((~scores["representable"]).sum()):
+        loaded_model, tokenizer = load_model(folder, device)
+        scores = score_probes(loaded_model, tokenizer, probes, batch_tokens=batch_tokens)
+        if n_unrepresentable := int((~scores["representable"]).sum()):
             logging.warning(
-                "%s: the tokenizer cannot write the targets of %d probes; their scores are null", folder, lost
+                "%s: the tokenizer cannot encode the targets of %d probes; their scores are null",
+                folder,
+                n_unrepresentable,
             )
-        seen = counted.loc[step] if step in counted.index.get_level_values(0) else pd.Series(dtype=int)
+        exposures_now = (
+            exposures_by_step.loc[step] if step in exposures_by_step.index.get_level_values(0) else pd.Series(dtype=int)
+        )
         table = pd.concat([probes.reset_index(drop=True), scores], axis=1)
         table = table.assign(
             model=model,
             seed=seed,
             step=step,
-            parameters=asked.num_parameters(),
-            exposures=table["fact_id"].map(seen).fillna(0).astype(int),
+            parameters=loaded_model.num_parameters(),
+            exposures=table["fact_id"].map(exposures_now).fillna(0).astype(int),
         )
         logging.info(
             "step %s: forward exact match %.3f",

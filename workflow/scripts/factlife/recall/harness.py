@@ -1,10 +1,11 @@
-"""Multiple-choice tests through lm-evaluation-harness: MMLU, its kin, and tests of the same shape made from worlds."""
+"""Multiple-choice tests through lm-evaluation-harness: MMLU, similar tasks, and questions generated from worlds."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from factlife.world import World
 COLUMNS = ["subject", "split", "question", "choices", "answer"]
 _LETTERS = "ABCDEFGH"
 
-# Reasoning: answered by working something out; factual: by knowing it. The rest of MMLU is neither.
+# Reasoning subjects need a derivation, factual ones need knowledge; the other subjects of MMLU are in neither group.
 REASONING = [
     "abstract_algebra", "college_mathematics", "elementary_mathematics", "high_school_mathematics",
     "high_school_statistics", "formal_logic", "logical_fallacies", "college_physics", "conceptual_physics",
@@ -34,48 +35,48 @@ FACTUAL = [
 
 
 class QuestionsError(ValueError):
-    """Questions that cannot be asked; the text says which and what to do."""
+    """Questions that cannot be used; the message says which and what to do."""
 
 
 def subject_group(subject: str) -> str:
-    """``factual``, ``reasoning`` or ``other``, for a subject of MMLU."""
+    """The group of an MMLU subject: ``factual``, ``reasoning`` or ``other``."""
     return "factual" if subject in FACTUAL else "reasoning" if subject in REASONING else "other"
 
 
 def questions_from_world(world: World, *, n_choices: int = 4, num_fewshot: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Questions in the shape of MMLU about a world, one for each fact that has a probe of kind ``question``.
+    """Questions about a world in MMLU's format, one for each fact with a probe of kind ``question``.
 
     Args:
-        world: its relations are the subjects.
+        world: the world; its relations become the subjects.
         n_choices: answers to choose from; the correct one is at a random position among them.
         num_fewshot: questions of each subject that are set aside as few-shot examples (``split`` *dev*).
-        seed: of the draws.
+        seed: random seed.
 
     Returns:
-        ``subject, split`` (dev or test)``, question, choices, answer`` (place of the right one), ``fact_id``. Facts
+        ``subject, split`` (dev or test)``, question, choices, answer`` (index of the correct choice), ``fact_id``. Facts
         with fewer candidates than ``n_choices`` are left out.
     """
-    draw = np.random.default_rng(seed)
-    asked = world.probes[world.probes["kind"] == "question"].drop_duplicates("fact_id")
-    asked = asked.merge(world.facts[["fact_id", "relation"]], on="fact_id")
+    rng = np.random.default_rng(seed)
+    questions = world.probes[world.probes["kind"] == "question"].drop_duplicates("fact_id")
+    questions = questions.merge(world.facts[["fact_id", "relation"]], on="fact_id")
     rows = []
-    for subject, probes in asked[asked["candidates"].str.len() >= n_choices].groupby("relation", sort=True):
-        dev = set(draw.permutation(len(probes))[:num_fewshot].tolist())
-        for number, probe in enumerate(probes.itertuples()):
-            wrong = [value for value in probe.candidates if value != probe.target]
-            offered = draw.choice(wrong, n_choices - 1, replace=False).tolist()
-            answer = int(draw.integers(n_choices))
-            offered.insert(answer, probe.target)
-            split = "dev" if number in dev else "test"
-            rows.append((subject, split, probe.prompt, offered, answer, probe.fact_id))
+    for subject, probes in questions[questions["candidates"].str.len() >= n_choices].groupby("relation", sort=True):
+        dev_indices = set(rng.permutation(len(probes))[:num_fewshot].tolist())
+        for i, probe in enumerate(probes.itertuples()):
+            distractors = [value for value in probe.candidates if value != probe.target]
+            choices = rng.choice(distractors, n_choices - 1, replace=False).tolist()
+            answer = int(rng.integers(n_choices))
+            choices.insert(answer, probe.target)
+            split = "dev" if i in dev_indices else "test"
+            rows.append((subject, split, probe.prompt, choices, answer, probe.fact_id))
     return pd.DataFrame(rows, columns=[*COLUMNS, "fact_id"])
 
 
 def read_mmlu(folder: str | Path) -> pd.DataFrame:
-    """MMLU from its published layout: ``{dev,test}/{subject}_{dev,test}.csv``, no header, question, A to D, letter.
+    """Read MMLU in its published layout: ``{dev,test}/{subject}_{dev,test}.csv``, no header, question, A to D, letter.
 
     Raises:
-        QuestionsError: no such files, or one that has another shape.
+        QuestionsError: there are no such files, or one has another format.
     """
     tables = []
     for path in sorted(Path(folder).glob("*/*.csv")):
@@ -84,7 +85,7 @@ def read_mmlu(folder: str | Path) -> pd.DataFrame:
             continue
         table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
         if table.shape[1] != 6 or not table[5].isin(list("ABCD")).all():
-            raise QuestionsError(f"{path} is not a question, four answers and a letter A to D on each line")
+            raise QuestionsError(f"{path} does not have a question, four answers and a letter A to D on each line")
         tables.append(
             pd.DataFrame(
                 {
@@ -97,21 +98,21 @@ def read_mmlu(folder: str | Path) -> pd.DataFrame:
             )
         )
     if not tables:
-        raise QuestionsError(f"{folder} has no files test/*_test.csv; unpack the published archive of MMLU there")
+        raise QuestionsError(f"{folder} has no files test/*_test.csv; unpack the published MMLU archive there")
     return pd.concat(tables, ignore_index=True)
 
 
 def download_questions(dataset: str, subset: str, revision: str | None, path: str | Path) -> None:
-    """Fetch a hub dataset with the columns of ``cais/mmlu`` (question, subject, choices, answer) into a Parquet file.
+    """Download a hub dataset with the columns of ``cais/mmlu`` (question, subject, choices, answer) as a Parquet file.
 
     Args:
-        dataset: its repository.
-        subset: its configuration; it needs the split *test*, and for examples *dev*.
-        revision: its commit.
-        path: of the file, with the columns of ``read_mmlu``.
+        dataset: repository of the dataset.
+        subset: configuration of the dataset; it needs the split *test*, and *dev* for few-shot examples.
+        revision: commit of the dataset.
+        path: path of the file, with the columns of ``read_mmlu``.
 
     Raises:
-        QuestionsError: it cannot be had, or has other columns.
+        QuestionsError: the dataset cannot be loaded, or lacks a column.
     """
     import datasets
 
@@ -121,9 +122,9 @@ def download_questions(dataset: str, subset: str, revision: str | None, path: st
         raise QuestionsError(f"the dataset {dataset!r} (revision {revision!r}) cannot be loaded: {error}") from None
     tables = [splits[split].to_pandas().assign(split=split) for split in ("dev", "test") if split in splits]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    if lacking := [column for column in COLUMNS if column not in table]:
+    if missing := [column for column in COLUMNS if column not in table]:
         raise QuestionsError(
-            f"the dataset {dataset!r} has no {', '.join(lacking)}; it must be laid out as cais/mmlu is"
+            f"the dataset {dataset!r} has no {', '.join(missing)}; it must have the layout of cais/mmlu"
         )
     table["choices"] = table["choices"].map(list)
     table[COLUMNS].to_parquet(path, index=False)
@@ -140,37 +141,37 @@ def evaluate_questions(
     mmlu: bool = False,
     batch_size: int = 32,
 ) -> pd.DataFrame:
-    """Ask every test question through lm-evaluation-harness.
+    """Evaluate a model on all test questions with lm-evaluation-harness.
 
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
         questions: as ``questions_from_world`` and ``read_mmlu`` return them.
-        folder: where the questions are written for the harness, which reads files.
-        scoring: ``letter`` shows the answers as A, B, … and scores the letters; ``text`` scores the answers themselves.
+        folder: folder for the questions, since the harness reads files.
+        scoring: ``letter`` shows the answers as A, B, … and scores the letters; ``text`` scores the answers' text.
         num_fewshot: few-shot examples, the first of the same subject's split *dev*.
-        mmlu: ask as the harness's own tasks of MMLU do, under a heading that names the subject (Hendrycks et al. 2021),
-            instead of in the world's own words alone.
-        batch_size: sequences in a batch.
+        mmlu: format prompts as the harness's MMLU tasks do, with a heading that names the subject (Hendrycks et al. 2021).
+            Otherwise the prompt is the question alone.
+        batch_size: sequences per batch.
 
     Returns:
-        The test questions in their order, with ``correct`` (the right answer is the most probable), ``correct_norm``
-        (by log probability for each character, the harness's ``acc_norm``), ``prediction`` and ``confidence`` (the most
-        probable answer's share among the answers).
+        The test questions in their order, with ``correct`` (the correct answer is the most probable one),
+        ``correct_norm`` (the same by log probability per character, the harness's ``acc_norm``), ``prediction`` (index
+        of the most probable answer) and ``confidence`` (its probability, normalised over the answers).
 
     Raises:
-        QuestionsError: no test question, or fewer examples than ``num_fewshot``.
+        QuestionsError: there is no test question, or a subject has fewer than ``num_fewshot`` examples.
     """
     test = questions[questions["split"] == "test"].reset_index(drop=True)
     if test.empty:
-        raise QuestionsError("there is no question in the split `test`")
+        raise QuestionsError("the split `test` has no questions")
     dev = questions[questions["split"] == "dev"]
-    short = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= num_fewshot})
-    if num_fewshot and short:
-        raise QuestionsError(f"{num_fewshot} shots were asked for, and {', '.join(short)} have fewer examples")
+    too_few = sorted(set(test["subject"]) - {name for name, rows in dev.groupby("subject") if len(rows) >= num_fewshot})
+    if num_fewshot and too_few:
+        raise QuestionsError(f"num_fewshot is {num_fewshot}, but {', '.join(too_few)} have fewer examples")
     task = _task_config(test, dev, Path(folder), scoring, num_fewshot, mmlu)
-    scored = run_tasks(model, tokenizer, [task], num_fewshot=0, batch_size=batch_size)[task["task"]]
-    return pd.concat([test, scored], axis=1)
+    results = run_tasks(model, tokenizer, [task], num_fewshot=0, batch_size=batch_size)[task["task"]]
+    return pd.concat([test, results], axis=1)
 
 
 def run_tasks(
@@ -181,17 +182,17 @@ def run_tasks(
     num_fewshot: int | None = None,
     batch_size: int = 32,
 ) -> dict[str, pd.DataFrame]:
-    """Multiple-choice tasks of lm-evaluation-harness, by name or by definition, question by question.
+    """Run multiple-choice tasks of lm-evaluation-harness and return the result of each question.
 
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        tasks: names that the harness knows (``arc_easy``; the hub must be reachable), or its task definitions.
+        tasks: names of the harness's tasks (``arc_easy``; the hub must be reachable), or task definitions.
         num_fewshot: few-shot examples before each question; None uses each task's default.
-        batch_size: sequences in a batch.
+        batch_size: sequences per batch.
 
     Returns:
-        By task: one row per question in its order, ``correct, correct_norm, prediction, confidence``.
+        For each task, one row per question in order: ``correct, correct_norm, prediction, confidence``.
     """
     # Costs seconds to import, and few stages need it.
     from lm_eval import evaluator
@@ -199,45 +200,47 @@ def run_tasks(
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    starts = bool(tokenizer("")["input_ids"])
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts)
+    add_bos_token = bool(tokenizer("")["input_ids"])
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=add_bos_token)
     # Listing the harness's own tasks costs seconds.
-    loaded = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)).load(list(tasks))
-    for task in loaded["tasks"].values():
+    task_dict = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)).load(list(tasks))
+    for task in task_dict["tasks"].values():
         task.set_config("num_fewshot", (task.get_config("num_fewshot") or 0) if num_fewshot is None else num_fewshot)
         task.set_fewshot_seed(seed=0)
-    # Not `simple_evaluate`, which asks other programs about the machine after each call.
-    found = evaluator.evaluate(wrapped, task_dict=loaded, bootstrap_iters=0, log_samples=True)
-    return {task: _result_rows(samples) for task, samples in found["samples"].items()}
+    # Not `simple_evaluate`, which runs other programs to describe the machine after each call.
+    results = evaluator.evaluate(lm, task_dict=task_dict, bootstrap_iters=0, log_samples=True)
+    return {task: _result_rows(samples) for task, samples in results["samples"].items()}
 
 
 def _result_rows(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = []
-    for sample in sorted(samples, key=lambda one: one["doc_id"]):
+    for sample in sorted(samples, key=itemgetter("doc_id")):
         scores = np.array([response[0] for response in sample["filtered_resps"]], dtype=float)
-        shares = np.exp(scores - np.logaddexp.reduce(scores))
-        rows.append((bool(sample["acc"]), bool(sample.get("acc_norm", sample["acc"])), scores.argmax(), shares.max()))
+        probabilities = np.exp(scores - np.logaddexp.reduce(scores))
+        rows.append(
+            (bool(sample["acc"]), bool(sample.get("acc_norm", sample["acc"])), scores.argmax(), probabilities.max())
+        )
     return pd.DataFrame(rows, columns=["correct", "correct_norm", "prediction", "confidence"])
 
 
 def _task_config(
     test: pd.DataFrame, dev: pd.DataFrame, folder: Path, scoring: str, num_fewshot: int, mmlu: bool
 ) -> dict[str, Any]:
-    """The harness's definition of one task of all questions, written as JSON lines.
+    """The harness's definition of one task with all questions, which are written as JSON lines.
 
-    Heading and examples are written before each question, as the harness itself would join them, because it draws them
-    for a task and not for a subject, and a task for each subject costs a second.
+    Heading and few-shot examples are part of each question's text, joined as the harness would join them. The harness
+    samples examples per task and not per subject, and one task per subject would cost a second each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     examples = dict(iter(dev.groupby("subject")))
-    before = {}
+    contexts = {}
     for subject in test["subject"].unique():
-        shown = _format_questions(examples[subject].head(num_fewshot), scoring, mmlu) if num_fewshot else []
-        answered = [f"{one['text']} {one['choices'][one['answer']]}\n\n" for one in shown]
-        before[subject] = "".join([_HEADINGS[scoring].format(subject.replace("_", " ")) * mmlu, *answered])
+        shots = _format_questions(examples[subject].head(num_fewshot), scoring, mmlu) if num_fewshot else []
+        shot_texts = [f"{shot['text']} {shot['choices'][shot['answer']]}\n\n" for shot in shots]
+        contexts[subject] = "".join([_HEADINGS[scoring].format(subject.replace("_", " ")) * mmlu, *shot_texts])
     lines = _format_questions(test, scoring, mmlu)
     for subject, line in zip(test["subject"], lines, strict=True):
-        line["text"] = before[subject] + line["text"]
+        line["text"] = contexts[subject] + line["text"]
     path = folder / "test.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {
@@ -271,5 +274,5 @@ def _format_question(row: Any, scoring: str, mmlu: bool) -> dict[str, Any]:
         text = f"Question: {row.question}\nAnswer:" if mmlu else row.question
         return {"text": text, "choices": row.choices, "answer": row.answer}
     letters = list(_LETTERS[: len(row.choices)])
-    offered = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, row.choices, strict=True))
-    return {"text": f"{row.question}\n{offered}\nAnswer:", "choices": letters, "answer": row.answer}
+    choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, row.choices, strict=True))
+    return {"text": f"{row.question}\n{choices}\nAnswer:", "choices": letters, "answer": row.answer}

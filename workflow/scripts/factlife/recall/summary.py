@@ -1,4 +1,4 @@
-"""From every probe at every checkpoint to one tidy table."""
+"""Summary of all probes at all checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METRICS = {
 
 
 def summarise_recall(recall: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
-    """Means with intervals over subjects, for every step, pooled and by relation and by exposures.
+    """Means with intervals over subjects at every step: pooled, by relation, and by exposures.
 
     Args:
         recall: the scores of models at all their checkpoints.
@@ -35,9 +35,9 @@ def summarise_recall(recall: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
 
     Returns:
         Rows keyed by ``model, seed, step, exposures, relation, probe_kind``. ``exposures`` is ``all``, or the mean
-        exposures so far of a group of equally frequent subjects (of several groups while their means are equal).
-        ``bits_stored`` sums over facts max(0, H - loss), where H is the entropy of the relation's values and the loss
-        is the mean over the fact's forward probes (Allen-Zhu and Li 2024, part 3.3); it is given for forward probes.
+        exposures so far of a group of equally frequent subjects; groups with equal means are pooled. ``bits_stored``
+        is the sum over facts of max(0, H - loss), where H is the entropy of the relation's values and the loss is the
+        mean over the fact's forward probes (Allen-Zhu and Li 2024, part 3.3); it is computed for forward probes only.
     """
     return pd.concat(_groups(recall, resamples), ignore_index=True)
 
@@ -54,15 +54,15 @@ def _groups(recall: pd.DataFrame, resamples: int) -> Iterator[pd.DataFrame]:
 
 
 def _levels(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Rows of equally frequent subjects; while frequencies have been stated equally often, as before training, together."""
-    means = rows.groupby(["step", "frequency"])["exposures"].mean().round(2).reset_index()
-    alike = means.groupby(["step", "exposures"])["frequency"].agg(tuple).reset_index()
-    for frequencies, steps in alike.groupby("frequency")["step"]:
+    """Rows of equally frequent subjects; groups with equal exposures, as before training, are pooled."""
+    mean_exposures = rows.groupby(["step", "frequency"])["exposures"].mean().round(2).reset_index()
+    groups = mean_exposures.groupby(["step", "exposures"])["frequency"].agg(tuple).reset_index()
+    for frequencies, steps in groups.groupby("frequency")["step"]:
         yield rows[rows["frequency"].isin(frequencies) & rows["step"].isin(steps)]
 
 
 def _rows(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """All steps at once: the probes are the same at each, and so are the resamples."""
+    """Summary rows of all steps at once: probes, and so resamples, are the same at each step."""
     steps = {step: group.sort_values("probe_id") for step, group in rows.groupby("step")}
     subjects = next(iter(steps.values()))["subject"].to_numpy()
     values = np.stack([group[list(METRICS.values())].astype(float).to_numpy() for group in steps.values()], 1)
@@ -70,9 +70,12 @@ def _rows(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     if keys["probe_kind"] == "forward":
         facts = [group.groupby("fact_id").agg(**_FACT) for group in steps.values()]
         bits = np.stack([(fact["entropy"] - fact["loss"].astype(float)).clip(lower=0) / np.log(2) for fact in facts], 1)
-        mean = stats.cluster_bootstrap(bits, facts[0]["subject"].to_numpy(), resamples=resamples)
-        for metric, scale in (("bits_stored", mean.n), ("bits_per_parameter", mean.n / rows["parameters"].iloc[0])):
-            scaled = stats.Interval(mean.n, mean.estimate * scale, mean.low * scale, mean.high * scale)
+        interval = stats.cluster_bootstrap(bits, facts[0]["subject"].to_numpy(), resamples=resamples)
+        for metric, scale in (
+            ("bits_stored", interval.n),
+            ("bits_per_parameter", interval.n / rows["parameters"].iloc[0]),
+        ):
+            scaled = stats.Interval(interval.n, interval.estimate * scale, interval.low * scale, interval.high * scale)
             parts.append(_tidy(keys, steps, [metric], scaled))
     return pd.concat(parts)
 
@@ -86,10 +89,16 @@ def _flat(values: np.ndarray) -> np.ndarray:
 
 def _tidy(keys: dict, steps: dict[int, pd.DataFrame], metrics: list[str], interval: stats.Interval) -> pd.DataFrame:
     parts = []
-    for place, (step, group) in enumerate(steps.items()):
-        here = slice(place * len(metrics), (place + 1) * len(metrics))
-        one = stats.Interval(interval.n[here], interval.estimate[here], interval.low[here], interval.high[here])
-        mean = round(float(group["exposures"].mean()), 2)
-        named = keys | {"step": step} | ({} if keys["exposures"] else {"exposures": mean})
-        parts.append(stats.summary_rows({key: named[key] for key in KEYS}, metrics, one).assign(mean_exposures=mean))
+    for i, (step, group) in enumerate(steps.items()):
+        columns = slice(i * len(metrics), (i + 1) * len(metrics))
+        step_interval = stats.Interval(
+            interval.n[columns], interval.estimate[columns], interval.low[columns], interval.high[columns]
+        )
+        mean_exposures = round(float(group["exposures"].mean()), 2)
+        values = keys | {"step": step} | ({} if keys["exposures"] else {"exposures": mean_exposures})
+        parts.append(
+            stats.summary_rows({key: values[key] for key in KEYS}, metrics, step_interval).assign(
+                mean_exposures=mean_exposures
+            )
+        )
     return pd.concat(parts)
