@@ -1,4 +1,4 @@
-"""Target values: many at once against one at a time, against the slow obvious search, and what they do to the model."""
+"""Target vectors: batched against one at a time, against a naive optimisation, and their effect on the model."""
 
 import pandas as pd
 import pytest
@@ -32,7 +32,7 @@ FAMILIES = {
     "Mistral": {"num_key_value_heads": 2, "sliding_window": 3},
     "Qwen3": {"num_key_value_heads": 2, "head_dim": 16},
 }
-PLACES = [
+SITES = [
     EditSite(fact_token="subject_last", layers=[1]),
     EditSite(fact_token="last", layers=[1]),
     EditSite(fact_token="last", layers=[-1]),
@@ -54,11 +54,11 @@ def tiny(family):
     return model
 
 
-def obvious(target, requests, place, settings):
+def naive_target_vectors(target, requests, site, settings):
     """One vector at a time, whole sequences, whole model, torch's own Adam."""
-    needed = compute_ks.vector_slots(target, requests, place, one_vector_per_subject=settings.one_vector_per_subject)
-    block = target.parts.blocks[target.layer_index(place.layers[-1])].module
-    mlp = target.parts.blocks[target.layer_index(place.layers[-1])].mlp
+    needed = compute_ks.vector_slots(target, requests, site, one_vector_per_subject=settings.one_vector_per_subject)
+    block = target.parts.blocks[target.layer_index(site.layers[-1])].module
+    mlp = target.parts.blocks[target.layer_index(site.layers[-1])].mlp
     found = []
     for vector in range(needed[-1].vector + 1):
         slots = [slot for slot in needed if slot.vector == vector]
@@ -67,12 +67,12 @@ def obvious(target, requests, place, settings):
             one = requests.iloc[slot.request]
             for prefix in ("", *target.contexts[: settings.n_context_templates]):
                 text = f"{prefix} {one['prompt']}".strip()
-                spoken.append(tokenize_prompt(target, place, text, one["subject"], one["target_new"], slot.token))
+                spoken.append(tokenize_prompt(target, site, text, one["subject"], one["target_new"], slot.token))
         last = requests.iloc[slots[-1].request]
         related = zip(last["related_fact_ids"], last["related_prompts"], strict=True)
         others = [prompt for fact, prompt in related if fact not in set(requests["edit_id"])]
         kept = [
-            tokenize_prompt(target, place, prompt, last["subject"]) for prompt in others or [f"{last['subject']} is a"]
+            tokenize_prompt(target, site, prompt, last["subject"]) for prompt in others or [f"{last['subject']} is a"]
         ]
 
         def run(one, delta=None, initial=initial):
@@ -124,22 +124,22 @@ PUBLISHED = {"units": "published", "v_lr": 0.3, "v_weight_decay": 0.5, "clamp_no
 
 
 @pytest.mark.parametrize("changed", [PUBLISHED, PUBLISHED | {"norm_site": "mlp"}, {"norm_site": "mlp"}], ids=str)
-def test_units_of_the_originals_are_what_plain_adam_finds(target, requests, changed):
+def test_published_units_equal_plain_adam(target, requests, changed):
     settings = SETTINGS.model_copy(update=changed)
 
-    found = compute_z.compute_target_vectors(target, requests, PLACES[0], settings)
+    found = compute_z.compute_target_vectors(target, requests, SITES[0], settings)
 
-    expected = obvious(target, requests, PLACES[0], settings)
+    expected = naive_target_vectors(target, requests, SITES[0], settings)
     assert (found.delta - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_a_vector_is_done_once_its_answer_was_the_likeliest_often_enough(target, requests):
+def test_argmax_patience_stops_a_vector(target, requests):
     settings = SETTINGS.model_copy(update={"v_num_grad_steps": 40, "clamp_norm_factor": 20.0, "v_lr": 0.5})
-    free = compute_z.compute_target_vectors(target, requests, PLACES[1], settings)
+    free = compute_z.compute_target_vectors(target, requests, SITES[1], settings)
 
     for patience in (1, 3):
         stopped = compute_z.compute_target_vectors(
-            target, requests, PLACES[1], settings.model_copy(update={"argmax_patience": patience})
+            target, requests, SITES[1], settings.model_copy(update={"argmax_patience": patience})
         )
         for vector in range(len(stopped.delta)):
             steps = int(stopped.steps[vector])
@@ -147,34 +147,34 @@ def test_a_vector_is_done_once_its_answer_was_the_likeliest_often_enough(target,
             # Its steps are those that it would have taken anyway.
             short = settings.model_copy(update={"v_num_grad_steps": steps + 1})
             if vector < 2:
-                same = compute_z.compute_target_vectors(target, requests, PLACES[1], short)
+                same = compute_z.compute_target_vectors(target, requests, SITES[1], short)
                 torch.testing.assert_close(same.delta[vector], stopped.delta[vector], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_all_at_once_is_what_the_slow_obvious_search_finds(target, requests, place):
-    found = compute_z.compute_target_vectors(target, requests, place, SETTINGS)
+@pytest.mark.parametrize("site", SITES, ids=str)
+def test_batched_optimisation_equals_the_naive_one(target, requests, site):
+    found = compute_z.compute_target_vectors(target, requests, site, SETTINGS)
 
-    expected = obvious(target, requests, place, SETTINGS)
+    expected = naive_target_vectors(target, requests, site, SETTINGS)
     assert (found.delta - expected).norm() <= 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("place", PLACES[:2], ids=str)
-def test_no_vector_depends_on_how_many_are_found_at_once(target, requests, place):
-    together = compute_z.compute_target_vectors(target, requests, place, SETTINGS)
-    alone = compute_z.compute_target_vectors(target, requests, place, SETTINGS.model_copy(update={"batch_size": 1}))
+@pytest.mark.parametrize("site", SITES[:2], ids=str)
+def test_vectors_do_not_depend_on_the_batch_size(target, requests, site):
+    together = compute_z.compute_target_vectors(target, requests, site, SETTINGS)
+    alone = compute_z.compute_target_vectors(target, requests, site, SETTINGS.model_copy(update={"batch_size": 1}))
 
     torch.testing.assert_close(together.delta, alone.delta, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-5, atol=1e-6)
 
 
-def test_done_vectors_stop_and_the_others_go_on_as_if_alone(target, requests):
+def test_converged_vectors_stop_and_the_others_continue_unchanged(target, requests):
     settings = SETTINGS.model_copy(update={"clamp_norm_factor": 3.0})
-    free = compute_z.compute_target_vectors(target, requests, PLACES[1], settings)
+    free = compute_z.compute_target_vectors(target, requests, SITES[1], settings)
     limit = float(free.losses.median()) + 1e-3
 
     stopped = compute_z.compute_target_vectors(
-        target, requests, PLACES[1], settings.model_copy(update={"v_loss_threshold": limit})
+        target, requests, SITES[1], settings.model_copy(update={"v_loss_threshold": limit})
     )
 
     done = stopped.losses < limit
@@ -188,18 +188,18 @@ def test_done_vectors_stop_and_the_others_go_on_as_if_alone(target, requests):
 
 def test_vectors_are_no_longer_than_the_clamp(target, requests):
     settings = SETTINGS.model_copy(update={"clamp_norm_factor": 0.1, "v_lr": 1.0})
-    found = compute_z.compute_target_vectors(target, requests, PLACES[0], settings)
+    found = compute_z.compute_target_vectors(target, requests, SITES[0], settings)
 
     initial = found.z - found.delta
     torch.testing.assert_close(found.delta.norm(dim=1), 0.1 * initial.norm(dim=1))
 
 
-def test_the_model_says_the_new_value_once_its_vector_is_added(target, requests):
-    place, one = PLACES[1], requests.iloc[0]
+def test_the_model_predicts_the_new_value_with_its_vector_added(target, requests):
+    site, one = SITES[1], requests.iloc[0]
     found = compute_z.compute_target_vectors(
         target,
         requests.head(1),
-        place,
+        site,
         TargetVectorSettings(
             v_num_grad_steps=60,
             n_context_templates=0,
@@ -209,7 +209,7 @@ def test_the_model_says_the_new_value_once_its_vector_is_added(target, requests)
             units="relative",
         ),
     )
-    asked = tokenize_prompt(target, place, one["prompt"], one["subject"], one["target_new"])
+    asked = tokenize_prompt(target, site, one["prompt"], one["subject"], one["target_new"])
 
     def add(hidden):
         hidden = hidden.clone()
@@ -227,7 +227,7 @@ def test_the_order_of_requests_about_several_subjects_does_not_matter(target, re
     sorted_ = mixed.iloc[[0, 2, 1]].reset_index(drop=True)
 
     found, expected = (
-        compute_z.compute_target_vectors(target, table, PLACES[0], SETTINGS) for table in (mixed, sorted_)
+        compute_z.compute_target_vectors(target, table, SITES[0], SETTINGS) for table in (mixed, sorted_)
     )
 
     assert requests["subject"].iloc[0] != requests["subject"].iloc[-1] and len(found.delta) == 2
@@ -255,14 +255,14 @@ def test_requests_about_one_subject_share_a_vector_at_its_last_token_only(target
 
 
 def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, requests):
-    place, layer = PLACES[0], 1
-    needed = compute_ks.vector_slots(target, requests, place, one_vector_per_subject=False)
+    site, layer = SITES[0], 1
+    needed = compute_ks.vector_slots(target, requests, site, one_vector_per_subject=False)
 
-    found = compute_ks.compute_keys(target, requests, needed, place, layer, 2)
+    found = compute_ks.compute_keys(target, requests, needed, site, layer, 2)
 
     request, expected = requests.iloc[3], []
     for prefix in ("", *target.contexts):
-        one = tokenize_prompt(target, place, f"{prefix} {request['prompt']}".strip(), request["subject"])
+        one = tokenize_prompt(target, site, f"{prefix} {request['prompt']}".strip(), request["subject"])
         seen = []
         with patch(target.parts.blocks[layer].mlp_out, seen.append, inputs=True), torch.no_grad():
             target.model(torch.tensor([one.input_ids]))
@@ -271,13 +271,13 @@ def test_keys_are_half_the_bare_prompt_and_half_the_mean_over_contexts(target, r
 
 
 def test_blocks_after_the_one_that_is_read_do_not_run(target, requests):
-    needed = compute_ks.vector_slots(target, requests, PLACES[0], one_vector_per_subject=False)
+    needed = compute_ks.vector_slots(target, requests, SITES[0], one_vector_per_subject=False)
     runs = []
     for number, block in enumerate(target.parts.blocks):
         block.module.register_forward_hook(lambda *_, number=number: runs.append(number))
 
-    compute_ks.compute_keys(target, requests, needed, PLACES[0], 1, 2)
-    compute_ks.compute_hidden_states(target, requests, needed, PLACES[0], 1)
+    compute_ks.compute_keys(target, requests, needed, SITES[0], 1, 2)
+    compute_ks.compute_hidden_states(target, requests, needed, SITES[0], 1)
 
     # A block whose down-projection is read does not return.
     assert runs == [0, 0, 0, 0, 1]
@@ -285,26 +285,26 @@ def test_blocks_after_the_one_that_is_read_do_not_run(target, requests):
 
 def test_the_subjects_last_token_is_found_behind_a_context(target, requests):
     one = requests.iloc[0]
-    made = tokenize_prompt(target, PLACES[0], f"The end . {one['prompt']}", one["subject"], one["target_new"])
+    made = tokenize_prompt(target, SITES[0], f"The end . {one['prompt']}", one["subject"], one["target_new"])
 
     names = target.tokenizer(one["subject"])["input_ids"][1:]
     assert made.input_ids[made.edit_position] == names[-1]
     assert made.input_ids[made.edit_position - len(names) + 1 : made.edit_position + 1] == names
     assert (
-        tokenize_prompt(target, PLACES[1], one["prompt"], one["subject"]).edit_position
+        tokenize_prompt(target, SITES[1], one["prompt"], one["subject"]).edit_position
         == len(target.tokenizer(one["prompt"])["input_ids"]) - 1
     )
     with pytest.raises(EditError, match="is not in the prompt"):
-        tokenize_prompt(target, PLACES[0], one["prompt"], "Nobody")
+        tokenize_prompt(target, SITES[0], one["prompt"], "Nobody")
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_suffixes_say_what_the_whole_model_says(family, layer, generator):
+def test_suffixes_equal_the_whole_model(family, layer, generator):
     model = tiny(family)
     sequences = [torch.randint(1, 40, (length,), generator=generator).tolist() for length in (5, 9, 6, 7)]
-    places = [0, 4, 5, 2]
-    suffixes = Suffixes(model, sequences, places, layer, 0)
+    positions = [0, 4, 5, 2]
+    suffixes = Suffixes(model, sequences, positions, layer, 0)
     change = torch.randn(4, suffixes.hidden.shape[2], generator=generator)
 
     row, column = torch.tensor([0, 0, 1, 2, 2, 3]), torch.tensor([0, 4, 2, 0, 0, 4])
@@ -316,19 +316,19 @@ def test_suffixes_say_what_the_whole_model_says(family, layer, generator):
         some = suffixes.select(others).rerun(changed[others], torch.tensor([0, 1, 1]), torch.tensor([0, 0, 4]))
 
     torch.testing.assert_close(some, found[[3, 0, 1]], rtol=1e-4, atol=1e-4)
-    for number, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
+    for number, (sequence, position) in enumerate(zip(sequences, positions, strict=True)):
 
-        def add(hidden, number=number, place=place):
-            return hidden.index_add(1, torch.tensor([place]), change[None, number : number + 1])
+        def add(hidden, number=number, position=position):
+            return hidden.index_add(1, torch.tensor([position]), change[None, number : number + 1])
 
         with patch(suffixes.parts.blocks[layer].module, add), torch.no_grad():
             whole = model.base_model(torch.tensor([sequence])).last_hidden_state[0]
         own = row == number
-        torch.testing.assert_close(found[own], whole[place + column[own]], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[own], whole[position + column[own]], rtol=1e-4, atol=1e-4)
     assert not any("forward" in vars(part) for part in model.modules())
 
 
-def test_an_editable_without_moments_says_so(target):
+def test_missing_key_covariance_is_an_error(target):
     with pytest.raises(EditError, match="block 1 was not computed"):
         EditableModel(target.model, target.tokenizer).key_covariance(1)
     with pytest.raises(EditError, match="layer 7 does not exist: the model has blocks 0 to 2"):

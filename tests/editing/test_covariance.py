@@ -1,4 +1,4 @@
-"""Second moments: of all blocks in one pass, what a slow loop finds."""
+"""Key covariance: one pass over all blocks against a slow loop."""
 
 import pandas as pd
 import pytest
@@ -68,7 +68,7 @@ def test_documents_that_mention_who_is_left_out_are_not_read():
     assert select_documents(tokens, {"one"}) == [[2], [3]]
 
 
-def test_moments_of_other_weights_are_refused(target, tmp_path):
+def test_covariance_of_other_weights_is_refused(target, tmp_path):
     save_covariance(target.covariance, tmp_path / "a.safetensors", model="abcdef0123")
 
     read = load_covariance(tmp_path / "a.safetensors", model="abcdef0123")

@@ -90,10 +90,10 @@ def test_the_ridge_of_encore_is_added_to_what_is_spared(target, requests):
         for ridge in (0.0, 7.0)
     )
 
-    place = EditSite(fact_token="last", layers=[2])
-    found = compute_z.compute_target_vectors(target, requests, place, FAST)
-    keys = compute_ks.compute_keys(target, requests, found.slots, place, 2, 2).double()
-    left = (found.z - compute_ks.compute_hidden_states(target, requests, found.slots, place, 2)).double().T
+    site = EditSite(fact_token="last", layers=[2])
+    found = compute_z.compute_target_vectors(target, requests, site, FAST)
+    keys = compute_ks.compute_keys(target, requests, found.slots, site, 2, 2).double()
+    left = (found.z - compute_ks.compute_hidden_states(target, requests, found.slots, site, 2)).double().T
     moment, name = target.key_covariance(2), target.weight_name(2)
     for change, ridge in ((plain, 0.0), (ridged, 7.0)):
         spared = 20 * moment + ridge * torch.eye(len(moment)) + keys @ keys.T
@@ -117,9 +117,9 @@ def test_at_the_boundary_each_of_two_layers_has_vectors_of_its_own(target, reque
 
 
 def test_what_is_to_be_written_has_the_norm_of_the_first_batch(target, requests):
-    place, memory = EditSite(fact_token="last", layers=[2]), {}
+    site, memory = EditSite(fact_token="last", layers=[2]), {}
     settings = memit(
-        **dict(place),
+        **dict(site),
         values=FAST.model_copy(update={"norm_anchor": True, "n_context_templates": 0}),
         mom2_update_weight=1e-9,
     )
@@ -128,18 +128,18 @@ def test_what_is_to_be_written_has_the_norm_of_the_first_batch(target, requests)
 
     change = EDITORS["memit"](target, requests.tail(2), settings, memory)
 
-    found = compute_z.compute_target_vectors(target, requests.head(3), place, settings.values)
+    found = compute_z.compute_target_vectors(target, requests.head(3), site, settings.values)
     norms = (found.mlp_output + found.delta).norm(dim=1)
     assert norm == pytest.approx(norms.mean().item(), rel=1e-5)
     assert memory["closed form"].norms == {2: norm}
     later = requests.tail(2).reset_index(drop=True)
-    slots = compute_ks.vector_slots(target, later, place, one_vector_per_subject=True)
+    slots = compute_ks.vector_slots(target, later, site, one_vector_per_subject=True)
     with apply_deltas(target.model, change):
         one = later.iloc[0]
-        made = tokenize_prompt(target, place, one["prompt"], one["subject"], one["target_new"], slots[0].token)
+        made = tokenize_prompt(target, site, one["prompt"], one["subject"], one["target_new"], slots[0].token)
         with capture({"mlp": target.parts.blocks[2].mlp}) as read, torch.no_grad():
             target.model(torch.tensor([made.input_ids]))
-    free = compute_z.compute_target_vectors(target, later, place, settings.values)
+    free = compute_z.compute_target_vectors(target, later, site, settings.values)
     length = (free.mlp_output[0] + free.delta[0]).norm().item()
     wanted = norm if length <= 2 * norm else free.mlp_output[0].norm().item()
     assert read["mlp"][0, made.edit_position].norm().item() == pytest.approx(wanted, rel=1e-3)

@@ -173,10 +173,10 @@ def test_what_is_measured_before_and_after(target, world, requests):
 
 def test_after_single_edits_texts_are_written_and_none_is_read(target, world, requests):
     metrics = EditMetrics(EditEvaluation(generation_requests=1, max_new_tokens=4), {"d": "The end ."}, {})
-    place = EditSite(fact_token="last", layers=[1])
+    site = EditSite(fact_token="last", layers=[1])
     editor = Memit(
         kind="memit",
-        **dict(place),
+        **dict(site),
         values=TargetVectorSettings(v_num_grad_steps=3),
         schedule=EditSchedule(kind="single", n_edits=2),
     )

@@ -1,4 +1,4 @@
-"""Schedules: what is written, what is judged, and that the model comes back bit by bit."""
+"""Schedules: the edits, their evaluations, and the restored model, bit by bit."""
 
 from dataclasses import replace
 
@@ -32,13 +32,13 @@ from factlife.editing.schedules import run_editor, save_result
 FAST = TargetVectorSettings(
     v_num_grad_steps=15, n_context_templates=1, clamp_norm_factor=4.0, units="relative", v_lr=0.5, v_loss_threshold=0.01
 )
-PLACE = EditSite(fact_token="last", layers=[1, 2])
+SITE = EditSite(fact_token="last", layers=[1, 2])
 ONE = EditSite(fact_token="last", layers=[2])
 EDITED = {
     "rome": Rome(kind="rome", **dict(ONE), values=FAST),
     "emmet": Emmet(kind="emmet", **dict(ONE), values=FAST),
-    "memit": Memit(kind="memit", **dict(PLACE), values=FAST),
-    "alphaedit": AlphaEdit(kind="alphaedit", **dict(PLACE), values=FAST, nullspace_energy=0.5),
+    "memit": Memit(kind="memit", **dict(SITE), values=FAST),
+    "alphaedit": AlphaEdit(kind="alphaedit", **dict(SITE), values=FAST, nullspace_energy=0.5),
     "ultraedit": UltraEdit(kind="ultraedit", layers=[1, 2]),
     "ft": Ft(kind="ft", layer=2, learning_rate=0.02, norm_constraint=1.0),
     "locft": LocFt(kind="locft", layer=1, learning_rate=0.02, epochs=20),

@@ -1,4 +1,4 @@
-"""Target values found before editors run: the same bits, however many jobs find them and whoever reads them."""
+"""Target vectors computed before editors run: the same bits, for any number of jobs and for every editor that shares them."""
 
 from dataclasses import replace
 
@@ -26,8 +26,8 @@ from factlife.editing.schedules import run_editor
 SEARCH = TargetVectorSettings(
     v_num_grad_steps=6, n_context_templates=2, clamp_norm_factor=4.0, units="relative", v_lr=0.5, batch_size=3
 )
-PLACE = EditSite(fact_token="last", layers=[1, 2])
-BATCH = {**dict(PLACE), "values": SEARCH, "schedule": EditSchedule(n_edits=8)}
+SITE = EditSite(fact_token="last", layers=[1, 2])
+BATCH = {**dict(SITE), "values": SEARCH, "schedule": EditSchedule(n_edits=8)}
 EDITED = {
     "memit": Memit(kind="memit", **BATCH),
     "alphaedit": AlphaEdit(kind="alphaedit", nullspace_energy=0.5, **BATCH),
@@ -48,7 +48,7 @@ def probes(requests, world):
     return probes_from_world(requests, world)
 
 
-def found_in(folder, target, requests, editor, shards):
+def with_saved_vectors(folder, target, requests, editor, shards):
     """The model with target values that jobs have found."""
     paths = [folder / f"shard-{shard}.safetensors" for shard in range(shards)]
     for shard, path in enumerate(paths):
@@ -60,12 +60,14 @@ def found_in(folder, target, requests, editor, shards):
 
 
 @pytest.mark.parametrize("name", EDITED)
-def test_edits_have_the_same_bits_whoever_finds_their_values(target, requests, probes, name, tmp_path, monkeypatch):
+def test_edits_have_the_same_bits_with_precomputed_target_vectors(
+    target, requests, probes, name, tmp_path, monkeypatch
+):
     editor = EDITED[name]
     few = probes[probes["metric"] == "efficacy"].reset_index(drop=True)
     expected = run_editor(target, requests, few, editor).deltas
 
-    known = [found_in(tmp_path, target, requests, editor, shards) for shards in (1, 3)]
+    known = [with_saved_vectors(tmp_path, target, requests, editor, shards) for shards in (1, 3)]
 
     monkeypatch.setattr(compute_z, "compute_target_vectors", None)
     for one in known:
@@ -76,7 +78,7 @@ def test_edits_have_the_same_bits_whoever_finds_their_values(target, requests, p
 
 def test_two_editors_share_what_one_of_them_found(target, requests, tmp_path, monkeypatch):
     expected = EDITORS["alphaedit"](target, requests, EDITED["alphaedit"], {})
-    known = found_in(tmp_path, target, requests, EDITED["memit"], 2)
+    known = with_saved_vectors(tmp_path, target, requests, EDITED["memit"], 2)
 
     monkeypatch.setattr(compute_z, "compute_target_vectors", None)
     deltas = EDITORS["alphaedit"](known, requests, EDITED["alphaedit"], {})
@@ -89,7 +91,7 @@ def test_shards_join_to_the_whole(target, requests, shards, tmp_path):
     editor = EDITED["memit"]
     whole = compute_z.compute_target_vectors(target, requests, editor.site, editor.values)
 
-    joined = found_in(tmp_path, target, requests, editor, shards).target_vectors
+    joined = with_saved_vectors(tmp_path, target, requests, editor, shards).target_vectors
 
     assert joined.slots == whole.slots and len(whole.delta) > 2 * SEARCH.batch_size
     for one, other in zip(joined._tensors, whole._tensors, strict=True):
@@ -98,11 +100,11 @@ def test_shards_join_to_the_whole(target, requests, shards, tmp_path):
 
 @pytest.mark.parametrize("token", ["last", "subject_last"])
 def test_requests_found_apart_are_found_as_if_alone(target, requests, token):
-    place = EditSite(fact_token=token, layers=[1])
-    together = compute_z.compute_target_vectors(target, requests, place, SEARCH, independent=True)
+    site = EditSite(fact_token=token, layers=[1])
+    together = compute_z.compute_target_vectors(target, requests, site, SEARCH, independent=True)
 
     for number in range(len(requests)):
-        alone = compute_z.compute_target_vectors(target, requests.iloc[[number]].reset_index(drop=True), place, SEARCH)
+        alone = compute_z.compute_target_vectors(target, requests.iloc[[number]].reset_index(drop=True), site, SEARCH)
         own = together.of_request(number)
         assert own.slots == alone.slots
         for one, other in zip(own._tensors, alone._tensors, strict=True):
@@ -111,7 +113,7 @@ def test_requests_found_apart_are_found_as_if_alone(target, requests, token):
 
 def test_values_of_something_else_are_refused(target, requests, tmp_path):
     editor = EDITED["memit"]
-    found_in(tmp_path, target, requests, editor, 2)
+    with_saved_vectors(tmp_path, target, requests, editor, 2)
     paths = [tmp_path / f"shard-{shard}.safetensors" for shard in (0, 1)]
     other = editor.model_copy(update={"values": SEARCH.model_copy(update={"clamp_norm_factor": 0.5})})
     moved = editor.model_copy(update={"layers": [0]})

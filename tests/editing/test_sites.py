@@ -1,4 +1,4 @@
-"""Where to edit: every place is tried, choosers take what they think most of, and regret is against the best place."""
+"""Edit sites: every site is edited, criteria choose the largest predicted effect, and regret is against the best site."""
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def every(layers):
 
 
 def verdicts(right):
-    """Two subjects with one probe of each scored metric; ``right``: place -> metric -> share of the two that are right."""
+    """Two subjects with one probe of each scored metric; ``right``: site -> metric -> share of the two that are right."""
     rows = [
         {"fact_token": token, "layer": layer, "edit_id": f"{subject}.r", "probe_id": f"{subject}.{metric}", "metric": metric,
          "fact_id": f"{subject}.r", "argmax": share > number / 2, "probability": True, "generation": True}
@@ -51,14 +51,14 @@ GOOD = {"efficacy": 1, "paraphrase": 1, "neighbourhood": 1}
 HALF = {"efficacy": 1, "paraphrase": 0.5, "neighbourhood": 1}
 
 
-def test_a_place_keeps_its_number_of_layers_as_far_as_there_are_any():
-    place = EditSite(layers=[5, 6, 7])
+def test_a_site_keeps_its_number_of_layers_as_far_as_there_are_any():
+    site = EditSite(layers=[5, 6, 7])
 
-    assert sites.site_at(place, "last", 4).layers == [2, 3, 4]
-    assert sites.site_at(place, "last", 1) == EditSite(fact_token="last", layers=[0, 1])
+    assert sites.site_at(site, "last", 4).layers == [2, 3, 4]
+    assert sites.site_at(site, "last", 1) == EditSite(fact_token="last", layers=[0, 1])
 
 
-def test_every_place_is_written_and_judged_and_the_model_stays(target, world):
+def test_every_site_is_edited_and_evaluated_and_the_model_is_restored(target, world):
     requests = requests_from_world(world, EditRequests(count=6))
     probes = probes_from_world(requests, world)
     weights = {name: parameter.clone() for name, parameter in target.model.named_parameters()}
@@ -85,7 +85,7 @@ def test_every_place_is_written_and_judged_and_the_model_stays(target, world):
     assert found["argmax"].tolist() == again["argmax"].tolist()
 
 
-def test_a_place_that_cannot_be_written_is_left_out(target, world):
+def test_a_site_where_the_editor_fails_is_left_out(target, world):
     requests = requests_from_world(world, EditRequests(count=2))
     target.covariance[1] = torch.zeros(48, 48, dtype=torch.float64)
 
@@ -95,7 +95,7 @@ def test_a_place_that_cannot_be_written_is_left_out(target, world):
     assert set(swept["layer"]) == {0, 2}
 
 
-def test_choosers_take_what_they_think_most_of():
+def test_criteria_choose_the_largest_predicted_effect():
     trace = trace_of({
         ("mlp", 1, "subject_last", 0): 3.0, ("mlp", 1, "last", 2): 2.0,
         ("mlp", 3, "last", 1): 5.0, ("mlp", 3, "subject_last", 0): 1.0,
@@ -113,7 +113,7 @@ def test_choosers_take_what_they_think_most_of():
     assert sites.choose_sites(sites.predict_effects(None, every(5), 0.25, 5))["choose_by"].tolist() == ["depth"]
 
 
-def test_scores_are_harmonic_means_and_regret_is_against_the_best_place():
+def test_scores_are_harmonic_means_and_regret_is_against_the_best_site():
     swept = verdicts({("subject_last", 0): HALF, ("last", 0): GOOD, ("last", 1): HALF})
     found = pd.DataFrame({
         "choose_by": ["tracing"] * 3 + ["depth"] * 3, "fact_token": ["subject_last", "last", "last"] * 2,
@@ -137,17 +137,17 @@ def test_scores_are_harmonic_means_and_regret_is_against_the_best_place():
     assert (best["fact_token"], best["layer"]) == ("last", 0)
 
 
-def test_the_sweep_is_judged_on_subjects_that_it_did_not_choose_with():
-    # p is served by the one place only, q by the other: what is best on one half is worst on the other.
+def test_the_sweep_is_scored_on_held_out_subjects():
+    # p is served by the one site only, q by the other: what is best on one half is worst on the other.
     one, other = (
-        verdicts({place: GOOD}).assign(argmax=lambda rows, who=who: rows["edit_id"] == f"{who}.r")
-        for place, who in ((("last", 0), "p"), (("last", 1), "q"))
+        verdicts({site: GOOD}).assign(argmax=lambda rows, who=who: rows["edit_id"] == f"{who}.r")
+        for site, who in ((("last", 0), "p"), (("last", 1), "q"))
     )
 
     assert sites._cross_validated_score(pd.concat([one, other])) == 0.0
 
 
-def test_an_editor_goes_where_its_chooser_says():
+def test_an_editor_uses_the_site_that_its_criterion_chose():
     swept = verdicts({("subject_last", 0): HALF, ("last", 2): GOOD})
     table = sites.summarise_sites(swept, sites.predict_effects(None, every(3), 0.0, 3), resamples=5)
     by = {by: EditSite(layers=[7, 8], choose_by=by) for by in ("config", "sweep", "depth", "tracing-mlp-frozen")}
@@ -159,7 +159,7 @@ def test_an_editor_goes_where_its_chooser_says():
         sites.resolve_site(by["tracing-mlp-frozen"], table)
 
 
-def test_without_a_sweep_choosers_still_choose(target):
+def test_without_a_sweep_criteria_still_choose(target):
     swept, table = sites.compare_sites(target, None, None, None, SiteSweep(), trace=None)
 
     assert swept.empty and table[["choose_by", "fact_token", "layer"]].to_numpy().tolist() == [

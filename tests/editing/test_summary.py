@@ -49,12 +49,12 @@ def test_shares_before_and_after(table):
     assert value(table, "end", "unchanged_neighbourhood") == (0.5, 2)
 
 
-def test_kept_recall_counts_only_what_the_original_model_told(table):
+def test_retained_recall_counts_only_facts_that_the_original_model_recalled(table):
     assert value(table, "pre", "retained_recall") == (1, 1)
     assert value(table, "end", "retained_recall") == (0, 1)
 
 
-def test_recall_has_no_judge_by_probability(table):
+def test_recall_has_no_probability_criterion(table):
     assert table[(table["metric"] == "recall") & (table["criterion"] == "probability")].empty
 
 
