@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from factlife import figures
-from factlife.circuits import figures as drawn
+from factlife.circuits import figures as circuit_figures
 
 
 def row(relation, evaluated_on, metric, estimate, **more):
@@ -37,7 +37,7 @@ def test_relations_shows_circuits_at_their_own_size_and_no_control(tmp_path):
             row("city", "validation", "faithfulness", 0.77, control="random_weights"),
         ]
     )
-    figures.write_svg(drawn.relation_transfer(table), tmp_path / "x.svg")
+    figures.write_svg(circuit_figures.plot_relation_transfer(table), tmp_path / "x.svg")
     text = (tmp_path / "x.svg").read_text()
     found = [text.count(f">{number}<") for number in ("0.91", "0.92", "0.33", "0.34", "0.21", "1.00")]
     assert found == [1, 1, 1, 1, 2, 2]

@@ -15,7 +15,9 @@ def test_a_panel_is_drawn_where_a_score_has_more_than_one_setting():
         {"value": value, "model": model, "ranker": "bm25", "curve": "BM25"}
         for value, model in ((3, "few"), (12, "many"))
     ]
-    chart = figures.sweeps(table, {"documents": {"title": "documents", "log_scale": False, "points": points}}).to_dict()
+    chart = figures.plot_sweeps(
+        table, {"documents": {"title": "documents", "log_scale": False, "points": points}}
+    ).to_dict()
     (row,) = chart["vconcat"]
     assert [panel["layer"][1]["encoding"]["y"]["title"] for panel in row["hconcat"]] == ["reciprocal rank"]
 
@@ -27,7 +29,7 @@ def test_the_best_rankers_have_their_own_colours_and_random_is_shown_only_if_it_
             model="m", seed="0", group="base", query_set="all", relevance="chain", document_kind="all", k=5,
             ci_low=0.0, ci_high=1.0,
         )  # fmt: skip
-        scale = figures.recall_at_k(table).to_dict()["spec"]["layer"][1]["encoding"]["color"]["scale"]
+        scale = figures.plot_recall_at_k(table).to_dict()["spec"]["layer"][1]["encoding"]["color"]["scale"]
         return dict(zip(scale["domain"], scale["range"], strict=True))
 
     many = colours(["random", *map(str, range(12))])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from factlife import figures, jobs
-from factlife.circuits import figures as drawn
+from factlife.circuits import figures as circuit_figures
 from factlife.circuits.seeds import compare_seeds
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ with jobs.start(snakemake):
     ):
         pd.concat([*(pd.read_parquet(each) for each in paths), *more], ignore_index=True).to_csv(path, index=False)
     table = pd.read_csv(snakemake.output.table)
-    figures.write_svg(drawn.faithfulness_curves(table), snakemake.output.faithfulness)
-    figures.write_svg(drawn.relation_transfer(table), snakemake.output.relations)
-    figures.write_svg(drawn.training_curves(table), snakemake.output.training)
+    figures.write_svg(circuit_figures.plot_faithfulness_curves(table), snakemake.output.faithfulness)
+    figures.write_svg(circuit_figures.plot_relation_transfer(table), snakemake.output.relations)
+    figures.write_svg(circuit_figures.plot_training_curves(table), snakemake.output.training)
     tested = pd.read_csv(snakemake.output.hypotheses)
-    figures.write_svg(drawn.hypothesis_effects(tested), snakemake.output.hypotheses_figure)
-    figures.write_svg(drawn.head_attributions(pd.read_csv(snakemake.output.heads)), snakemake.output.heads_figure)
+    figures.write_svg(circuit_figures.plot_hypothesis_effects(tested), snakemake.output.hypotheses_figure)
+    figures.write_svg(
+        circuit_figures.plot_head_attributions(pd.read_csv(snakemake.output.heads)), snakemake.output.heads_figure
+    )

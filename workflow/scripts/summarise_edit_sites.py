@@ -11,4 +11,4 @@ if TYPE_CHECKING:
 with jobs.start(snakemake):
     table = editing.read_edit_sites(snakemake.input.edit_sites)
     table.to_csv(snakemake.output.table, index=False)
-    figures.write_svg(edit_figures.edit_sites(table), snakemake.output.figure)
+    figures.write_svg(edit_figures.plot_edit_sites(table), snakemake.output.figure)

@@ -12,4 +12,4 @@ with jobs.start(snakemake):
     survival = editing.read_survival(snakemake.input.survival)
     table = editing.summarise_survival(survival, resamples=snakemake.params.resamples)
     table.to_csv(snakemake.output.table, index=False)
-    figures.write_svg(edit_figures.survival(table), snakemake.output.figure)
+    figures.write_svg(edit_figures.plot_survival(table), snakemake.output.figure)

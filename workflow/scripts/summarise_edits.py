@@ -13,6 +13,6 @@ with jobs.start(snakemake):
         snakemake.input.edits, snakemake.input.tasks, resamples=snakemake.params.resamples
     )
     table.to_csv(snakemake.output.table, index=False)
-    figures.write_svg(edit_figures.editors(table), snakemake.output.editors)
-    figures.write_svg(edit_figures.criteria(table), snakemake.output.criteria)
-    figures.write_svg(edit_figures.sequences(table), snakemake.output.sequences)
+    figures.write_svg(edit_figures.plot_editors(table), snakemake.output.editors)
+    figures.write_svg(edit_figures.plot_criteria(table), snakemake.output.criteria)
+    figures.write_svg(edit_figures.plot_sequences(table), snakemake.output.sequences)

@@ -16,11 +16,11 @@ with jobs.start(snakemake):
     )
     table.to_csv(snakemake.output.table, index=False)
     table = influence.read_summary(snakemake.output.table)
-    figures.write_svg(influence_figures.retrieval(table), snakemake.output.retrieval)
-    figures.write_svg(influence_figures.recall_at_k(table), snakemake.output.recall)
-    figures.write_svg(influence_figures.composition(table, k=snakemake.params.k), snakemake.output.composition)
-    figures.write_svg(influence_figures.agreement(table), snakemake.output.agreement)
+    figures.write_svg(influence_figures.plot_retrieval(table), snakemake.output.retrieval)
+    figures.write_svg(influence_figures.plot_recall_at_k(table), snakemake.output.recall)
+    figures.write_svg(influence_figures.plot_composition(table, k=snakemake.params.k), snakemake.output.composition)
+    figures.write_svg(influence_figures.plot_agreement(table), snakemake.output.agreement)
     if snakemake.output.retraining:
-        figures.write_svg(influence_figures.retraining(table), snakemake.output.retraining)
+        figures.write_svg(influence_figures.plot_retraining(table), snakemake.output.retraining)
     if snakemake.output.sweeps:
-        figures.write_svg(influence_figures.sweeps(table, snakemake.params.sweeps), snakemake.output.sweeps)
+        figures.write_svg(influence_figures.plot_sweeps(table, snakemake.params.sweeps), snakemake.output.sweeps)

@@ -14,7 +14,7 @@ _CONTROLS = {
 }
 
 
-def faithfulness_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_faithfulness_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Faithfulness on validation subjects against the fraction of edges, with controls, one panel per relation."""
     validation = table[table["evaluated_on"].fillna("") == "validation"]
     circuit = validation[validation["control"].fillna("") == ""]
@@ -47,7 +47,7 @@ def faithfulness_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     return chart.facet(facet=alt.Facet("panel:N", title=None), columns=2)
 
 
-def training_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_training_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Entropy of edge scores and overlap with the final circuit, against the training step."""
     rows = table[table["step"].notna()]
     rows = rows.assign(circuit=rows["model"] + ": " + rows["relation"])
@@ -66,7 +66,7 @@ def training_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.hconcat(*panels)
 
 
-def relation_transfer(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_relation_transfer(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Faithfulness of each relation's circuit on all relations, and the overlap of two circuits."""
     is_relation_circuit = table["control"].isna() & table["n_edges"].isna() & table["step"].isna()
     faithfulness = table[is_relation_circuit & (table["metric"] == "faithfulness")]
@@ -97,7 +97,7 @@ def relation_transfer(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.hconcat(*panels)
 
 
-def hypothesis_effects(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_hypothesis_effects(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Effect and control effect of each ablation, with the smallest effect of interest and the verdict."""
     rows = table[table["metric"].isin(["effect", "control_effect"])]
     rows = rows.assign(
@@ -129,7 +129,7 @@ def hypothesis_effects(table: pd.DataFrame) -> alt.TopLevelMixin:
 _MAX_HEADS = 24
 
 
-def head_attributions(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_head_attributions(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Direct logit attribution of each head by the tokens that it reads, with its role, one panel per relation."""
     table = table[table["role"] != "none"].assign(circuit=table["model"] + ": " + table["relation"])
     sources = {"dla_from_subject": "the subject", "dla_from_relation": "later tokens"}

@@ -207,10 +207,10 @@ def _effect_rows(values: pd.Series, arms: Mapping[str, CollapseArm]) -> Iterator
     settings = {name: arm.model_dump(exclude={"control", "perplexity_model"}) for name, arm in arms.items()}
     for i, name in enumerate(settings):
         differences = {
-            other: [key for key, value in settings[name].items() if value != settings[other][key]]
-            for other in [*settings][:i]
+            predecessor: [key for key, value in settings[name].items() if value != settings[predecessor][key]]
+            for predecessor in [*settings][:i]
         }
-        reference = next((other for other, keys in differences.items() if len(keys) == 1), None)
+        reference = next((predecessor for predecessor, keys in differences.items() if len(keys) == 1), None)
         if reference is None:
             continue
         for indicator in ("recall", "recall_tail"):

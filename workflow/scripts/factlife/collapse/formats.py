@@ -40,7 +40,7 @@ def format_probes(world: World, facts: list[str]) -> pd.DataFrame:
         wrong_values = sorted(set(question["candidates"]) - {question["target"]})
         options = [question["target"], *rng.sample(wrong_values, min(_N_OPTIONS - 1, len(wrong_values)))]
         rng.shuffle(options)
-        other_facts = [other for other in facts_by_relation[relation[fact]] if other != fact]
+        other_facts = [candidate for candidate in facts_by_relation[relation[fact]] if candidate != fact]
         example_facts = rng.sample(other_facts, min(_N_SHOTS, len(other_facts)))
         examples = [
             f"{questions.loc[example, 'prompt']} {questions.loc[example, 'target']} ." for example in example_facts

@@ -78,12 +78,12 @@ def frequency_groups(facts: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 
     Subjects with the same frequency stay together, so a group may be empty.
     """
-    seen = facts[facts["seen"]]
-    exposures = seen.groupby("entity_id")["exposures"].first().sort_values(ascending=False, kind="stable")
+    seen_facts = facts[facts["seen"]]
+    exposures = seen_facts.groupby("entity_id")["exposures"].first().sort_values(ascending=False, kind="stable")
     # Subjects with the same frequency share their mean rank.
     quantile = (exposures.rank(ascending=False, method="average") - 0.5) / len(exposures)
     group = pd.cut(quantile, np.linspace(0, 1, len(names) + 1), labels=list(names), include_lowest=True).astype(str)
-    return pd.Series(group.reindex(seen["entity_id"]).to_numpy(), index=seen["fact_id"].to_numpy())
+    return pd.Series(group.reindex(seen_facts["entity_id"]).to_numpy(), index=seen_facts["fact_id"].to_numpy())
 
 
 def _generation_rows(folder: Path, world: World, resamples: int) -> Iterator[pd.DataFrame]:

@@ -35,10 +35,10 @@ def key(default: Any, description: str, **limits: Any) -> Any:
     return Field(default, description=description, **limits)
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, names: Iterable[str]) -> str:
     """Suggest the known name closest to an unknown one, or list all known names."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean `{matches[0]}`?" if matches else f"there are {', '.join(known) or 'none'}"
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean `{matches[0]}`?" if matches else f"there are {', '.join(names) or 'none'}"
 
 
 def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:

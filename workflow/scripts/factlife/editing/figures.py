@@ -22,11 +22,11 @@ _CRITERIA = {
 _EDITOR = alt.Color("editor:N", title="editor")
 
 
-def editors(table: pd.DataFrame) -> alt.Chart:
+def plot_editors(table: pd.DataFrame) -> alt.Chart:
     """Efficacy of each editor and damage to other facts, a panel per model, before (tick) and after editing (point)."""
     rows = table[(table["criterion"] == "argmax") & table["metric"].isin(_METRICS)]
-    after = _final_rows(rows)
-    before = rows[rows["phase"] == "pre"]
+    post_edit = _final_rows(rows)
+    pre_edit = rows[rows["phase"] == "pre"]
     y = alt.Y("metric_label:N", title=None, sort=[*_METRICS.values()], axis=alt.Axis(labelLimit=220))
     base = alt.Chart().encode(y=y, yOffset=alt.YOffset("editor:N"), color=_EDITOR)
     x = alt.X("estimate:Q", title="accuracy, argmax (tick: before editing)", scale=alt.Scale(domain=[0, 1]))
@@ -38,7 +38,7 @@ def editors(table: pd.DataFrame) -> alt.Chart:
         base.transform_filter("datum.phase == 'pre'")
         .mark_tick(thickness=1.5, size=9, color="#000")
         .encode(x=x, color=alt.value("#000")),
-        data=pd.concat([after, before]).assign(metric_label=lambda frame: frame["metric"].map(_METRICS)),
+        data=pd.concat([post_edit, pre_edit]).assign(metric_label=lambda frame: frame["metric"].map(_METRICS)),
     )
     return chart.properties(width=330, height=alt.Step(11)).facet(facet=alt.Facet("model:N", title=None), columns=2)
 
@@ -50,7 +50,7 @@ def _final_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["n_edits"] == n_edits) & (rows["phase"] == phase)]
 
 
-def criteria(table: pd.DataFrame) -> alt.Chart:
+def plot_criteria(table: pd.DataFrame) -> alt.Chart:
     """The same edits under three success criteria, one panel per metric."""
     rows = table[table["metric"].isin(["efficacy", "paraphrase", "neighbourhood"]) & table["criterion"].isin(_CRITERIA)]
     rows = _final_rows(rows)
@@ -84,7 +84,7 @@ _DATA = {
 }
 
 
-def survival(table: pd.DataFrame) -> alt.Chart:
+def plot_survival(table: pd.DataFrame) -> alt.Chart:
     """Retention against fine-tuning steps, a panel per kind of data; all blocks are trained."""
     rows = table[(table["metric"] == "retention") & (table["trained_layers"] == "all") & table["group"].isin(_GROUPS)]
     rows = rows.assign(
@@ -111,7 +111,7 @@ def survival(table: pd.DataFrame) -> alt.Chart:
 _TOKENS = {"subject_last": "subject's last token", "last": "prompt's last token"}
 
 
-def edit_sites(table: pd.DataFrame) -> alt.Chart:
+def plot_edit_sites(table: pd.DataFrame) -> alt.Chart:
     """The score of every site, and the regret of each criterion's choice; a row per model."""
     rows = table[table["metric"] == "score"].assign(token_label=table["fact_token"].map(_TOKENS))
     colour = alt.Color("token_label:N", title="edited token", scale=alt.Scale(domain=[*_TOKENS.values()]))
@@ -141,7 +141,7 @@ def edit_sites(table: pd.DataFrame) -> alt.Chart:
     return alt.vconcat(*parts)
 
 
-def sequences(table: pd.DataFrame) -> alt.Chart:
+def plot_sequences(table: pd.DataFrame) -> alt.Chart:
     """Accuracy right after each batch, and of all edits so far, against the number of edits per key dimension."""
     rows = table[
         (table["schedule"] == "sequential") & (table["criterion"] == "argmax") & table["metric"].isin(_METRICS)

@@ -167,8 +167,8 @@ def _probes(requests: pd.DataFrame, world: World, recalled: set[str] | None) -> 
                     yield probe_id, edit_id, metric, fact_id, prompt.replace(old, new, 1), request.subject, ""
             elif metric:
                 yield probe_id, edit_id, metric, fact_id, prompt, new, old
-    seen = set(world.facts["fact_id"][world.facts["seen"]])
-    forward = world.probes[(world.probes["kind"] == "forward") & world.probes["fact_id"].isin(seen)]
+    seen_facts = set(world.facts["fact_id"][world.facts["seen"]])
+    forward = world.probes[(world.probes["kind"] == "forward") & world.probes["fact_id"].isin(seen_facts)]
     forward = forward if recalled is None else forward[forward["probe_id"].isin(recalled)]
     for probe in forward.drop_duplicates("fact_id").itertuples():
         yield f"{probe.probe_id}.recall", "", "recall", probe.fact_id, probe.prompt, probe.target, ""

@@ -41,8 +41,8 @@ def summarise_probes(edits: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
 def _with_known_and_subject(edits: pd.DataFrame) -> pd.DataFrame:
     """The results with the columns ``known``, whether the original model was correct, and ``subject``, the cluster."""
     run = ["model", "seed", "editor"]
-    known = edits[edits["phase"] == "pre"].set_index([*run, "probe_id"])["argmax"].rename("known")
-    table = edits.join(known, on=[*run, "probe_id"])
+    is_known = edits[edits["phase"] == "pre"].set_index([*run, "probe_id"])["argmax"].rename("known")
+    table = edits.join(is_known, on=[*run, "probe_id"])
     fact_subject, edit_subject = (table[column].str.split(".").str[0] for column in ("fact_id", "edit_id"))
     return table.assign(subject=edit_subject.where(table["edit_id"] != "", fact_subject))
 

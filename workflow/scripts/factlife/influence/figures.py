@@ -40,7 +40,7 @@ def _panels(rows: pd.DataFrame, by: str, draw: Callable[[pd.DataFrame], alt.Char
     return alt.concat(*(draw(part).properties(title=name) for name, part in rows.groupby(by, sort=True)), columns=2)
 
 
-def retrieval(table: pd.DataFrame) -> alt.Chart:
+def plot_retrieval(table: pd.DataFrame) -> alt.Chart:
     """Three metrics of every ranker with intervals, one panel per kind of query."""
     rows = _select_rows(table, relevance="chain")
     rows = rows[rows["metric"].isin(_RETRIEVAL)]
@@ -58,7 +58,7 @@ def retrieval(table: pd.DataFrame) -> alt.Chart:
     return _panels(rows, "panel", draw)
 
 
-def recall_at_k(table: pd.DataFrame) -> alt.Chart:
+def plot_recall_at_k(table: pd.DataFrame) -> alt.Chart:
     """Recall at k for the best rankers, as many as there are colours, and for the random ranker."""
     rows = _select_rows(table, relevance="chain", metric="recall")
     order = _ranker_order(table)
@@ -78,7 +78,7 @@ def recall_at_k(table: pd.DataFrame) -> alt.Chart:
     )
 
 
-def composition(table: pd.DataFrame, k: int) -> alt.Chart:
+def plot_composition(table: pd.DataFrame, k: int) -> alt.Chart:
     """Subjects of the top k documents of each ranker."""
     rows = _select_rows(table, relevance="chain", k=k)
     rows = rows[rows["metric"].isin(_COMPOSITION)]
@@ -97,7 +97,7 @@ def composition(table: pd.DataFrame, k: int) -> alt.Chart:
     return _panels(rows, "panel", lambda part: bars.properties(data=part))
 
 
-def agreement(table: pd.DataFrame) -> alt.Chart:
+def plot_agreement(table: pd.DataFrame) -> alt.Chart:
     """Spearman's correlation of rankers' scores, mean over queries, as a heat map per model."""
     rows = table[(table["metric"] == "spearman") & (table["group"] == "all") & (table["depth"] == "all")]
     rows = (
@@ -126,7 +126,7 @@ _RETRAINING_AXES = {
 _RETRAINING_TITLES = {"removal_loss": "top documents removed", "tail_patch": "tail patch"}
 
 
-def retraining(table: pd.DataFrame) -> alt.Chart:
+def plot_retraining(table: pd.DataFrame) -> alt.Chart:
     """How well rankers predict retrained models, and the effects of removing or training on their top documents."""
     rows = table[table["metric"].isin(_RETRAINING_AXES) & (table["query_set"] == "all")]
     rows = rows[(rows["group"] != "all") | (rows["depth"] == "all")]
@@ -148,7 +148,7 @@ def retraining(table: pd.DataFrame) -> alt.Chart:
     return alt.concat(*panels, columns=2)
 
 
-def sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> alt.Chart:
+def plot_sweeps(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> alt.Chart:
     """Metrics of rankers as a function of one setting: one row per sweep, one panel per metric.
 
     Args:

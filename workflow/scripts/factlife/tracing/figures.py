@@ -53,7 +53,7 @@ def _restored_fractions(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def effect_heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_effect_heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Fraction of the total effect restored at each token role and layer; columns are components, rows are models."""
     rows = _restored_fractions(table)
     corruption = "replacement" if "replacement" in set(rows["corruption"]) else "noise"
@@ -93,7 +93,7 @@ def effect_heat_map(table: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.vconcat(*panels)
 
 
-def effect_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
+def plot_effect_curves(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Effects by layer with intervals, one block per model: columns are corruptions, by probability and logit difference."""
     rows = _restored_fractions(table)
     rows = rows[(rows["component"] == "residual") & rows["token_role"].isin(["subject_last", "relation", "last"])]

@@ -35,11 +35,11 @@ class RunningStatistics:
         """Statistics of one batch, (rows, columns)."""
         return cls(len(rows), rows.mean(0), ((rows - rows.mean(0)) ** 2).sum(0))
 
-    def join(self, other: RunningStatistics) -> RunningStatistics:
+    def join(self, statistics: RunningStatistics) -> RunningStatistics:
         """Statistics of this batch and another."""
-        count, difference = self.count + other.count, other.mean - self.mean
-        mean = self.mean + difference * other.count / count
-        squares = self.squares + other.squares + difference**2 * self.count * other.count / count
+        count, difference = self.count + statistics.count, statistics.mean - self.mean
+        mean = self.mean + difference * statistics.count / count
+        squares = self.squares + statistics.squares + difference**2 * self.count * statistics.count / count
         return RunningStatistics(count, mean, squares)
 
     def standardise(self, rows: Tensor) -> Tensor:
