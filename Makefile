@@ -1,4 +1,4 @@
-# `make run` and `make test` work on a machine that has git, make and Python 3.11 or newer.
+# `make run` and `make test` need git, make and Python 3.11 or newer.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -38,7 +38,7 @@ format: .venv/installed ## Format the code.
 docs: .venv/installed ## Generate the config's schema and reference from its types.
 	$(BIN)/python workflow/scripts/write_reference.py
 
-benchmark: .venv/installed ## Measure speed, side by side with what one would use instead.
+benchmark: .venv/installed ## Compare speed with that of common alternatives.
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/sample.py
@@ -50,12 +50,12 @@ lock: .venv/installed ## Resolve requirements.in into requirements.lock.
 clean: ## Remove everything produced, but not the environment.
 	rm -rf results resume logs runs .snakemake
 
-# Torch first and with its own dependencies, all else without: no package can then bring a second build of torch.
+# Install torch first, with its dependencies, and all other packages without, so that no package installs a second torch.
 .venv/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 …'; exit 1; }
-	@[ ! -L .venv ] || { echo '.venv is a link: touch .venv/installed to use it as it is, or remove it'; exit 1; }
-	@echo 'Installing packages into .venv: two minutes or so'
+	@[ ! -L .venv ] || { echo '.venv is a link: touch .venv/installed to use it, or remove it'; exit 1; }
+	@echo 'Installing packages into .venv; this takes about two minutes'
 	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; } || \
 	  { echo 'Python has no venv module: install python3-venv'; exit 1; }

@@ -145,7 +145,7 @@ def test_curriculum_goes_on_from_model_to_model_and_tells_depths_apart():
                 {
                     "model": model, "seed": 0, "step": step, "probe_id": f"{name}.returns.{kind}", "fact_id": f"{name}.returns",
                     "relation": "returns", "kind": kind, "target": f"<V{number}>", "candidate_correct": right,
-                    "confidence": 0.7, "candidate_entropy": 0.2, "first_token": favourite,
+                    "confidence": 0.7, "candidate_entropy": 0.2, "predicted_token": favourite,
                 }
                 for step in steps
                 for number, name in enumerate(names)
@@ -275,7 +275,7 @@ def test_injection_finds_effectivity_and_a_planted_fading():
 
 def test_capacity_counts_bits():
     tables = [
-        scores(model, "loss_nats", [3 * np.log(2), loss], [0, 10], no_knowledge_nats=2 * np.log(2), parameters=80)
+        scores(model, "loss_nats", [3 * np.log(2), loss], [0, 10], no_knowledge_nats=2 * np.log(2), n_parameters=80)
         for model, loss in {"a": np.log(2), "b": 0.0}.items()
     ]
     table = run("capacity", tables, arms=ARMS)

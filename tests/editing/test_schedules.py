@@ -169,7 +169,7 @@ def test_what_the_original_model_said_is_what_unchanged_compares_with(target, re
     table = done.probes.set_index(["phase", "probe_id"])
     pre, end = table.loc["pre"], table.loc["end"]
     assert pre["unchanged"].all()
-    assert (end["unchanged"] == (end["first_token"] == pre["first_token"].loc[end.index])).all()
+    assert (end["unchanged"] == (end["predicted_token"] == pre["predicted_token"].loc[end.index])).all()
 
 
 def test_a_run_is_written_as_safetensors_and_parquet(target, requests, probes, tmp_path):

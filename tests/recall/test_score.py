@@ -112,8 +112,8 @@ def slow(model, tokenizer, prompt, target, candidates):
         "generation_match": bool(re.match(re.escape(value) + r"(?!\w)", said)),
         "loss_nats": -sum(here[place, id].item() for place, id in enumerate(ids)),
         "rank": sorted(here[0].tolist(), reverse=True).index(here[0, ids[0]].item()) + 1,
-        "first_token": tokenizer.decode([first]),
-        "target_tokens": len(ids),
+        "predicted_token": tokenizer.decode([first]),
+        "n_target_tokens": len(ids),
     }
     if len(candidates):
         scores = []
@@ -146,7 +146,7 @@ def test_random_models_are_right_and_wrong(model, tokenizer, probes):
     found = score_probes(model, tokenizer, probes)
     for column in ("first_token_correct", "exact_match", "candidate_correct"):
         assert set(found[column].dropna()) == {True, False}
-    assert found["rank"].nunique() > 5 and found["target_tokens"].max() > 2
+    assert found["rank"].nunique() > 5 and found["n_target_tokens"].max() > 2
 
 
 def test_probes_that_the_tokenizer_cannot_write_are_reported_in_their_place():
@@ -228,7 +228,7 @@ def test_rank_loss_and_candidates_in_closed_form():
     np.testing.assert_allclose(found["candidate_entropy"][0], entropy(shares), rtol=1e-5)
     np.testing.assert_allclose(found["confidence"][0], shares[1], rtol=1e-5)
     assert found["candidate_correct"][:2].tolist() == [False, True]
-    assert found["first_token"].tolist() == ["Paris"] * 3
+    assert found["predicted_token"].tolist() == ["Paris"] * 3
     assert not found["exact_match"].any() and not found["generation_match"].any()
 
 

@@ -21,7 +21,7 @@ def row(step, subject, relation, kind, frequency, exposures, right, loss, templa
         "exact_match": right, "generation_match": right, "loss_nats": loss, "rank": 1 if right else 5,
         "candidate_probability": 0.5, "candidate_correct": right, "candidate_entropy": 0.1, "confidence": 0.5,
         "chance": 0.25, "representable": loss is not None, "no_knowledge_nats": {"city": 3 * NATS, "job": NATS}[relation],
-        "parameters": 100,
+        "n_parameters": 100,
     }  # fmt: skip
 
 

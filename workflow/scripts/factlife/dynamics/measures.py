@@ -141,12 +141,12 @@ def capacity(history: pd.DataFrame) -> Iterator[Measure]:
     """Bits stored about facts, in total and per parameter: Σ max(0, H − loss) / ln 2 (Allen-Zhu and Li 2024, part 3.3)."""
     forward = history[history["kind"] == "forward"]
     facts = forward.groupby(["subject", "fact_id", "step"], as_index=False).agg(
-        {"loss_nats": "mean", "no_knowledge_nats": "first", "parameters": "first"}
+        {"loss_nats": "mean", "no_knowledge_nats": "first", "n_parameters": "first"}
     )
     facts["bits"] = (facts["no_knowledge_nats"] - facts["loss_nats"].astype(float)).clip(lower=0) / np.log(2)
     facts["fraction"] = facts["bits"] / (facts["no_knowledge_nats"] / np.log(2))
     steps, bits, subjects = probe_curves(facts.rename(columns={"fact_id": "probe_id"}), "bits")
-    n_parameters = facts["parameters"].iloc[-1]
+    n_parameters = facts["n_parameters"].iloc[-1]
     yield Measure(
         bits,
         subjects,
@@ -219,8 +219,8 @@ def curriculum(history: pd.DataFrame) -> Iterator[Measure]:
     ``wrong_value_predicted`` is the fraction of probes for which another function's value is the most probable next token.
     """
     probes = history[history["relation"] == "returns"]
-    is_value = probes["first_token"].isin(set(probes["target"]))
-    wrong_value = (probes["first_token"] != probes["target"]) & is_value
+    is_value = probes["predicted_token"].isin(set(probes["target"]))
+    wrong_value = (probes["predicted_token"] != probes["target"]) & is_value
     probes = probes.assign(wrong_value=wrong_value.astype(float))
     metrics = {
         "accuracy": "candidate_correct", "confidence": "confidence", "entropy": "candidate_entropy",

@@ -22,7 +22,7 @@ def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_t
         One row per probe, in the same order: ``probability``, the target has a higher mean log probability per token than
         the alternative (CounterFact's success), null without an alternative; ``argmax``, each target token is the argmax;
         ``token_accuracy``, the fraction of target tokens that are the argmax given the tokens before them (zsRE's
-        accuracy); ``generation``, greedy decoding writes the target and ends the word; ``first_token``, the most probable
+        accuracy); ``generation``, greedy decoding writes the target and ends the word; ``predicted_token``, the most probable
         next token; ``nll`` and ``nll_alternative``, negative log-likelihood per token in nats.
     """
     questions = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
@@ -35,12 +35,12 @@ def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_t
             "argmax": target["exact_match"],
             "token_accuracy": target["token_accuracy"],
             "generation": target["generation_match"],
-            "first_token": target["first_token"],
-            "nll": target["loss_nats"] / target["target_tokens"],
+            "predicted_token": target["predicted_token"],
+            "nll": target["loss_nats"] / target["n_target_tokens"],
         }
     )
     results["nll_alternative"] = pd.Series(pd.NA, index=results.index, dtype="Float64")
-    nll_alternative = alternative["loss_nats"] / alternative["target_tokens"]
+    nll_alternative = alternative["loss_nats"] / alternative["n_target_tokens"]
     results.loc[has_alternative, "nll_alternative"] = nll_alternative.to_numpy()
     results.insert(0, "probability", results["nll"] < results["nll_alternative"])
     return results

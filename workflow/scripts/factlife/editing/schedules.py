@@ -67,12 +67,12 @@ def run_editor(
     if schedule.kind != "single":
         probes = separate_same_subject(probes, set(requests["entity_id"]))
     pre = evaluate_probes(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
-    original_token = pre["first_token"].set_axis(probes["probe_id"])
+    original_token = pre["predicted_token"].set_axis(probes["probe_id"])
     result, probe_parts, metric_parts = EditResult(), [], []
 
     def add_probes(rows: pd.DataFrame, results: pd.DataFrame, phase: str, n_edits: int) -> None:
         table = pd.concat([rows[["edit_id", "probe_id", "metric", "fact_id"]], results], axis=1)
-        table["unchanged"] = (table["first_token"] == rows["probe_id"].map(original_token)).astype("boolean")
+        table["unchanged"] = (table["predicted_token"] == rows["probe_id"].map(original_token)).astype("boolean")
         keys = {"schedule": schedule.kind, "phase": phase, "n_edits": n_edits, "d_key": target.parts.d_mlp}
         probe_parts.append(table.assign(**keys))
 

@@ -72,7 +72,7 @@ def evaluate_checkpoints(
             model=model,
             seed=seed,
             step=step,
-            parameters=loaded_model.num_parameters(),
+            n_parameters=loaded_model.num_parameters(),
             exposures=table["fact_id"].map(exposures_now).fillna(0).astype(int),
         )
         logging.info(

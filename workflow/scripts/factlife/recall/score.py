@@ -41,8 +41,8 @@ def score_probes(
         - ``candidate_correct``: no candidate is more probable than the target.
         - ``candidate_entropy``: entropy over the candidates, in nats.
         - ``confidence``: largest probability among the candidates.
-        - ``first_token``: the most probable next token, as text.
-        - ``target_tokens``: number of target tokens.
+        - ``predicted_token``: the most probable next token, as text.
+        - ``n_target_tokens``: number of target tokens.
     """
     answers = AnswerTokens(tokenizer)
     prompts, targets = answers.encode_batch(probes["prompt"].tolist(), probes["target"].tolist())
@@ -60,8 +60,8 @@ def score_probes(
         results["generation_match"] = _score_generation(
             runner, prompt_ids, target_ids, results.pop("greedy"), results["exact_match"]
         )
-        results["first_token"] = [tokenizer.decode([token]) for token in results["first_token"]]
-        results["target_tokens"] = [len(target) for target in target_ids]
+        results["predicted_token"] = [tokenizer.decode([token]) for token in results["predicted_token"]]
+        results["n_target_tokens"] = [len(target) for target in target_ids]
         for column, values in results.items():
             rows.loc[scorable, column] = pd.array(values, dtype=_DTYPES[column])
     return rows
@@ -79,8 +79,8 @@ _DTYPES = {
     "candidate_correct": "boolean",
     "candidate_entropy": "Float64",
     "confidence": "Float64",
-    "first_token": "string",
-    "target_tokens": "Int64",
+    "predicted_token": "string",
+    "n_target_tokens": "Int64",
 }
 
 
@@ -192,7 +192,7 @@ def _score_targets(
             "token_accuracy": ((is_correct & in_target).sum(1).double() / lengths).tolist(),
             "loss_nats": (-target_log_probs.where(in_target, 0).sum(1)).tolist(),
             "rank": (1 + (first_log_probs > first_log_probs.gather(1, target_ids[:, :1])).sum(1)).tolist(),
-            "first_token": greedy[:, 0].tolist(),
+            "predicted_token": greedy[:, 0].tolist(),
             "greedy": greedy.tolist(),
             "first_candidate_tokens": [
                 row[torch.tensor(ids, dtype=torch.long)].double()

@@ -73,7 +73,7 @@ def _rows(keys: dict, rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
         interval = stats.cluster_bootstrap(bits, facts[0]["subject"].to_numpy(), resamples=resamples)
         for metric, scale in (
             ("bits_stored", interval.n),
-            ("bits_per_parameter", interval.n / rows["parameters"].iloc[0]),
+            ("bits_per_parameter", interval.n / rows["n_parameters"].iloc[0]),
         ):
             scaled = stats.Interval(interval.n, interval.estimate * scale, interval.low * scale, interval.high * scale)
             parts.append(_tidy(keys, steps, [metric], scaled))
