@@ -221,7 +221,7 @@ def test_damaged_tokenizer_is_named(folder):
 def test_tokenizer_of_another_model_is_an_error(folder, tokenizer):
     tokenizer.add_tokens(["<B01>"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ModelError, match="token ids up to 11, the model only 11 embeddings; give the tokenizer"):
+    with pytest.raises(ModelError, match="token ids up to 11, the model only 11 embeddings; use the tokenizer"):
         load_model(folder)
 
 
