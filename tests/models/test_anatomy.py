@@ -227,5 +227,7 @@ def test_unsupported_architecture_is_named_with_the_place_to_add_it():
     config = transformers.OPTConfig(
         vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32
     )
-    with pytest.raises(ModelError, match=r"`opt` is not known; there are cohere2, .*\n.*FAMILIES in .*anatomy.py"):
+    with pytest.raises(
+        ModelError, match=r"`opt` is not supported; supported are cohere2, .*\n.*MODULE_NAMES in .*anatomy.py"
+    ):
         get_anatomy(transformers.OPTForCausalLM(config))
