@@ -24,9 +24,10 @@ test: .venv/installed style ## Check style and run all tests.
 test-slurm: .venv/installed ## Run the smoke scenario on a real one-node Slurm (Debian, as root).
 	bash tests/slurm/run.sh
 
-style: .venv/installed ## Check style: ruff, snakefmt, snakemake --lint.
+style: .venv/installed ## Check style: ruff, mypy, snakefmt, snakemake --lint.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check $(RULES)
 	$(BIN)/snakemake --lint
 

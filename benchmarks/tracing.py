@@ -42,7 +42,9 @@ def main() -> None:
     )
     for corruption in asked.corruptions:
         began, cpu = time.perf_counter(), time.process_time()
-        found = trace_facts(model, tokenizer, truth, base.model_copy(update={"corruptions": [corruption]}))
+        found = trace_facts(
+            model, tokenizer, truth, base.model_copy(update={"corruptions": [corruption]}), batch_tokens=16_384
+        )
         done = found[found["exclusion_reason"].isna()]
         print(
             f"{corruption}: {done['fact_id'].nunique()} facts, {len(done)} cells, "

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import settings
 
 from factlife.config.corpora import Tokenizer as TokenizerSettings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.models import initialize_model
@@ -60,7 +60,7 @@ class Checkout:
 
     def write_config(self, config: dict[str, Any]) -> str:
         """Write a config file; its path."""
-        path = self.folder / "config/mine.yaml"
+        path = self.folder / "config/user.yaml"
         path.write_text(yaml.safe_dump(config))
         return str(path.relative_to(self.folder))
 

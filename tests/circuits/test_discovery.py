@@ -6,12 +6,12 @@ import torch
 
 from factlife.circuits.discovery import discover_circuits, select_answered_pairs, split_pairs
 from factlife.circuits.edges import CircuitError
-from factlife.config.circuits import Circuits
+from factlife.config.circuits import CircuitDiscovery
 from factlife.models import save_model
 
-SETTINGS = Circuits(
-    discovery_prompts=6, validation_prompts=4, random_circuits=4, minimality_edges=3, stability_resamples=4, resamples=20,
-    fraction=0.3,
+SETTINGS = CircuitDiscovery(
+    relations=["major"], discovery_prompts=6, validation_prompts=4, random_circuits=4, minimality_edges=3,
+    stability_resamples=4, fraction=0.3, resamples=20, batch_tokens=4096,
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from factlife.saes.dictionary import Dictionary, save_dictionary
 
 
 def says(component, **other):
-    return Hypothesis(claim="x", model="m", component=component, relation="r", **other)
+    return Hypothesis(claim="x", component=component, relation="r", **other)
 
 
 @pytest.fixture(scope="module")

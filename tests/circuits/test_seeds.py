@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from factlife.circuits.seeds import compare_seeds, count_connections, weighted_jaccard
+from factlife.circuits.seeds import compare_seeds, count_connections, export_circuit, weighted_jaccard, write_circuits
 
 
 def circuit(*inside):
@@ -53,3 +53,25 @@ def test_overlap_by_hand():
 
 def test_one_seed_has_no_rows(paths):
     assert compare_seeds(paths[:1]).empty
+
+
+def test_a_circuit_is_exported_by_relation_and_method(tmp_path):
+    circuits = {
+        ("major", "EAP"): circuit("m0->logits"),
+        ("major", "exact"): circuit("input->m0"),
+        ("employer", "EAP"): circuit(),
+    }
+    write_circuits(circuits, tmp_path / "circuits.json", provenance={"seed": 3})
+
+    export_circuit(tmp_path / "circuits.json", tmp_path / "one.json", relation="major", method="exact", model="mine")
+
+    exported = json.loads((tmp_path / "one.json").read_text())
+    assert exported == circuit("input->m0") | {"provenance": {"seed": 3}}
+
+
+def test_a_circuit_that_was_not_discovered_cannot_be_exported(tmp_path):
+    write_circuits({("major", "EAP"): circuit()}, tmp_path / "circuits.json", provenance={})
+
+    with pytest.raises(ValueError, match=r"no circuit of relation `height` and method `EAP`; there are major\.EAP"):
+        export_circuit(tmp_path / "circuits.json", tmp_path / "one.json", relation="height", method="EAP")
+    assert not (tmp_path / "one.json").exists()

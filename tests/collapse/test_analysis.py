@@ -74,7 +74,7 @@ def chains():
     for arm, fall in recall.items():
         for seed in (0, 1, 2):
             for generation in range(6):
-                keys = {"arm": arm, "seed": str(seed), "generation": generation}
+                keys = {"model": "m", "arm": arm, "seed": str(seed), "generation": generation}
                 noise = NOISE[(generation + seed) % 6] / 10
                 rows.append(
                     keys
@@ -85,8 +85,15 @@ def chains():
     return pd.DataFrame(rows), arms
 
 
+def compared(table, arms):
+    """All rows, which are about the one model."""
+    found = compare_with_controls(table, {"m": arms})
+    assert (found.columns[0], set(found["model"])) == ("model", {"m"})
+    return found
+
+
 def test_what_leaves_first_leads():
-    found = compare_with_controls(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
+    found = compared(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
 
     assert found["full", "onset", "recall", "generation"] == 3
     assert found["full", "onset", "distinct_2", "generation"] == 1
@@ -101,7 +108,7 @@ def test_what_leaves_first_leads():
 
 
 def test_indicators_are_tested_with_a_correction_for_their_number():
-    found = compare_with_controls(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
+    found = compared(*chains()).set_index(["arm", "analysis", "indicator", "metric"])["estimate"]
 
     # Two indicators: Holm doubles the smaller p, and the larger is no smaller than that.
     for arm in ("full", "half", "recovering"):
@@ -115,7 +122,7 @@ def test_indicators_are_tested_with_a_correction_for_their_number():
 
 
 def test_three_equal_leads_are_known_to_the_generation_and_no_better():
-    found = compare_with_controls(*chains()).set_index(["arm", "analysis", "indicator", "metric"])
+    found = compared(*chains()).set_index(["arm", "analysis", "indicator", "metric"])
 
     # All three seeds lead by 2; two roundings to a generation leave a variance of 1/6: t = 2 / sqrt(1/6/3) = 8.49.
     lead = found.loc[("full", "lead_time", "distinct_2", "generations")]
@@ -127,7 +134,7 @@ def test_three_equal_leads_are_known_to_the_generation_and_no_better():
 
 
 def test_the_threshold_is_between_the_share_that_loses_nothing_and_the_one_that_does():
-    found = compare_with_controls(*chains())
+    found = compared(*chains())
 
     row = found[found["analysis"] == "threshold"].iloc[0]
     assert row["arm"] == "full"
@@ -140,7 +147,7 @@ def test_the_threshold_is_between_the_share_that_loses_nothing_and_the_one_that_
 def test_one_seed_has_estimates_and_no_intervals():
     table, arms = chains()
 
-    found = compare_with_controls(table[table["seed"] == "0"], arms)
+    found = compared(table[table["seed"] == "0"], arms)
 
     alone = found[(found["analysis"] != "stage_end") & ~found["metric"].str.startswith("p")]
     assert (alone["n"] == 1).all()
@@ -149,7 +156,7 @@ def test_one_seed_has_estimates_and_no_intervals():
 
 
 def test_the_effect_is_that_of_the_one_setting_that_differs():
-    found = compare_with_controls(*chains()).query("analysis == 'effect'").set_index(["arm", "indicator", "metric"])
+    found = compared(*chains()).query("analysis == 'effect'").set_index(["arm", "indicator", "metric"])
 
     # Against the first arm, which loses 0.51 over seeds: the half loses nothing, the recovering one 0.1.
     assert found.loc[("half", "synthetic_fraction", "recall_drop"), "estimate"] == pytest.approx(-0.51, abs=0.003)
@@ -163,7 +170,7 @@ def test_the_effect_is_against_the_nearest_arm_and_not_only_the_first():
     domain = table[table["arm"] == "half"].assign(arm="domain")
     domain["estimate"] -= 0.1 * ((domain["metric"] == "recall") & (domain["generation"] == 5))
     found = (
-        compare_with_controls(pd.concat([table, domain]), arms)
+        compared(pd.concat([table, domain]), arms)
         .query("analysis == 'effect'")
         .set_index(["arm", "indicator", "metric"])
     )
@@ -175,7 +182,7 @@ def test_a_departure_that_one_seed_never_makes_has_a_share_and_no_mean():
     stays = (table["arm"] == "full") & (table["seed"] == "2") & (table["metric"] == "recall")
     table.loc[stays, "estimate"] = 0.9
 
-    found = compare_with_controls(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
+    found = compared(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
 
     assert ("full", "onset", "recall", "generation") not in found.index
     assert found.loc[("full", "onset", "recall", "reached_fraction"), "estimate"] == pytest.approx(2 / 3)
@@ -186,10 +193,9 @@ def test_a_figure_that_some_generations_do_not_have_stops_nothing(gone):
     table, arms = chains()
     lost = (table["metric"] == "distinct_2") & (table["arm"] == "full") & table["generation"].isin(gone)
     keys = ["arm", "analysis", "indicator", "metric"]
-    whole = compare_with_controls(table, arms).set_index(keys)["estimate"]
+    whole = compared(table, arms).set_index(keys)["estimate"]
     of_one_seed, of_all = (
-        compare_with_controls(table[~rows], arms).set_index(keys)["estimate"]
-        for rows in (lost & (table["seed"] == "0"), lost)
+        compared(table[~rows], arms).set_index(keys)["estimate"] for rows in (lost & (table["seed"] == "0"), lost)
     )
     for found in (of_one_seed, of_all):
         assert found.drop("full").index.equals(whole.drop("full").index)
@@ -210,7 +216,7 @@ def test_nothing_leaves_in_the_generation_that_all_arms_share():
     first = (table["generation"] == 0) & (table["metric"] == "distinct_2")
     table.loc[first, "estimate"] += 0.5
 
-    found = compare_with_controls(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
+    found = compared(table, arms).set_index(["arm", "analysis", "indicator", "metric"])
 
     assert found.loc[("full", "onset", "distinct_2", "generation"), "estimate"] == 1
     assert found.loc[("half", "onset", "distinct_2", "reached_fraction"), "estimate"] == 0
@@ -223,15 +229,46 @@ def test_arms_that_differ_in_share_alone_are_a_family():
     assert synthetic_fraction_sweeps({name: arms[name] for name in ("full", "recovering", "control")}) == []
 
 
-def test_who_judges_the_text_is_no_setting_of_the_chain():
+def test_models_are_compared_within_themselves_and_by_the_same_arm():
     table, arms = chains()
-    smaller = arms["full"].model_copy(update={"model": "small", "perplexity_model": "large"})
-    more = pd.concat([table, table[table["arm"] == "full"].assign(arm="small")])
+    # The small model's arms recall less by 0.1 in the last generation, and so do not its controls.
+    small = table.assign(model="small")
+    last = (small["metric"] == "recall") & (small["generation"] == 5) & (small["arm"] != "control")
+    small.loc[last, "estimate"] -= 0.1
+    keys = ["arm", "analysis", "indicator", "metric"]
 
-    found = compare_with_controls(more, arms | {"small": smaller}).query("analysis == 'effect' and arm == 'small'")
+    found = compare_with_controls(pd.concat([table, small]), {"m": arms, "small": arms})
 
-    assert set(found["indicator"]) == {"model"}
-    assert (found["estimate"] == 0).all()
+    by_model = {model: rows.drop(columns="model").reset_index(drop=True) for model, rows in found.groupby("model")}
+    assert list(by_model) == ["m", "small"]
+    pd.testing.assert_frame_equal(by_model["m"], compared(table, arms).drop(columns="model"))
+    is_size = (by_model["small"]["analysis"] == "effect") & (by_model["small"]["indicator"] == "model")
+    size = by_model["small"][is_size].set_index(["arm", "metric"])
+    assert set(size.index) == {(arm, "recall_drop") for arm in ("full", "half", "recovering")}
+    assert size["estimate"].to_numpy() == pytest.approx(0.1)
+    alone = compared(small.assign(model="m"), arms).drop(columns="model")
+    pd.testing.assert_frame_equal(by_model["small"][~is_size].set_index(keys), alone.set_index(keys))
+
+
+def test_a_model_has_no_effect_where_another_setting_differs_too():
+    table, arms = chains()
+    longer = {name: arm.model_copy(update={"documents": 9}) for name, arm in arms.items()}
+    both = pd.concat([table, table.assign(model="small")])
+
+    found = compare_with_controls(both, {"m": arms, "small": longer})
+
+    assert not ((found["analysis"] == "effect") & (found["indicator"] == "model")).any()
+
+
+def test_the_arm_of_another_model_is_no_control():
+    table, arms = chains()
+    alone = {name: arm for name, arm in arms.items() if name != "control"}
+    small = table[table["arm"] != "control"].assign(model="small")
+
+    found = compare_with_controls(pd.concat([table, small]), {"m": arms, "small": alone})
+
+    assert set(found["model"]) == {"m"}
+    assert compare_with_controls(small, {"small": alone}).empty
 
 
 def test_a_change_point_is_where_steps_begin():

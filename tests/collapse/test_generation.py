@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from factlife import models, world
-from factlife.collapse import generation, mixing, summarise_generations
+from factlife.collapse import GenerationKey, evaluation, generation, mixing, sampling, summarise_generations
 from factlife.config.collapse import CollapseArm, Sampler
 from factlife.config.corpora import PeopleCorpus, ProseCorpus
 from factlife.config.corpora import Tokenizer as Settings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import people
 from factlife.corpus.documents import Document, documents_table
@@ -121,11 +121,12 @@ def test_each_generation_learns_what_the_one_before_wrote(run, base):
 
 
 def test_a_control_is_summarised_with_its_arm(run, made, tmp_path):
-    chain = [("replace", 0, 0, run(0)), ("replace", 0, 1, run(1))]
+    chain = {GenerationKey("m", "replace", 0, number): run(number) for number in (0, 1)}
 
-    table = summarise_generations(chain, {"replace": made}, {"replace": ARM}, resamples=20)
+    table = summarise_generations(chain, {"m": made}, {"m": {"replace": ARM}}, resamples=20)
 
-    assert not table.duplicated(["arm", "seed", "generation", "group", "metric"]).any()
+    assert set(table["model"]) == {"m"}
+    assert not table.duplicated(["model", "arm", "seed", "generation", "group", "metric"]).any()
     assert {"recall", "perplexity", "coverage", "generative_perplexity"} <= set(table["metric"])
     inside = table.dropna(subset=["ci_low"])
     assert (inside["ci_low"] <= inside["estimate"] + 1e-9).all()
@@ -144,8 +145,8 @@ def test_fluency_is_judged_by_the_model_that_is_named_or_by_generation_0(run, ba
         assert texts["perplexity_nats"].to_numpy() == pytest.approx(expected["nats"].to_numpy())
 
 
-@pytest.mark.parametrize("step", ["sample_texts", "score_probes"])
-def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
+@pytest.mark.parametrize(("module", "step"), [(sampling, "sample_texts"), (evaluation, "score_probes")])
+def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, module, step):
     run(0), run(0, name="killed")
     whole = run(1)
 
@@ -153,12 +154,12 @@ def test_a_killed_generation_goes_on_to_the_same_files(run, monkeypatch, step):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(generation, step, die)
+        patched.setattr(module, step, die)
         run(1, name="killed")
     # Neither what was learnt nor, once it is there, what was written is made again.
     monkeypatch.setattr(models, "train_model", die)
     if step == "score_probes":
-        monkeypatch.setattr(generation, "sample_texts", die)
+        monkeypatch.setattr(sampling, "sample_texts", die)
     resumed = run(1, name="killed")
 
     assert contents(resumed) == contents(whole)
@@ -190,21 +191,21 @@ def test_a_model_that_writes_nothing_is_a_result(run, base, made, tmp_path):
     head.bias.data[tokenizer.eos_token_id] = 1e4
     real = pd.DataFrame({"text": ["x"] * 24})
 
-    written = generation.generate_samples(ARM, model, tokenizer, real, 0, 0)
+    written = sampling.generate_samples(ARM.sampler, model, tokenizer, real, 0, 0)
 
     assert (written["text"] == "").all()
     assert written["ends_with_eos"].all()
-    measured = generation._measure_texts(written, (model, tokenizer), lambda texts: np.full(len(texts), np.nan), None)
+    measured = evaluation.measure_texts(written, (model, tokenizer), lambda texts: np.full(len(texts), np.nan), None)
     assert measured["words"].eq(0).all()
 
 
 def test_held_out_text_is_the_corpus_own_or_new_renderings(made, documents):
-    fresh = generation.held_out_texts(documents, CORPUS, made, 20)
+    fresh = evaluation.held_out_texts(documents, CORPUS, made, 20)
     assert len(fresh) == 20
     assert not set(fresh) & set(documents["text"])
 
     kept = documents_table([Document("a", "prose"), Document("b", "prose", split="held_out")])
-    assert generation.held_out_texts(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]
+    assert evaluation.held_out_texts(kept, ProseCorpus(kind="prose"), made, 30) == ["b"]
 
 
 def test_blocks_hold_all_text_once_and_end_nowhere(documents, base):
@@ -224,9 +225,8 @@ def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
     begun = [" ".join(text.split()[:4]) for text in real["text"]]
 
     kept, only = (
-        generation.generate_samples(
-            ARM.model_copy(update={"sampler": Sampler(prompt_tokens=4, max_new_tokens=6, keep_prompt=keep)}),
-            model, tokenizer, real, 0, 0,
+        sampling.generate_samples(
+            Sampler(prompt_tokens=4, max_new_tokens=6, keep_prompt=keep), model, tokenizer, real, 0, 0,
         )
         for keep in (True, False)
     )  # fmt: skip
@@ -238,9 +238,9 @@ def test_a_text_goes_on_from_the_beginning_of_a_real_one(base, documents):
 def test_chat_prompts_go_through_the_template_once(base, documents):
     _, tokenizer = models.load_model(base)
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }} . {% endfor %}{% if add_generation_prompt %}Answer :{% endif %}"
-    arm = ARM.model_copy(update={"sampler": Sampler(prompt_tokens=3, max_new_tokens=4, chat_instruction="Question")})
+    sampler = Sampler(prompt_tokens=3, max_new_tokens=4, chat_instruction="Question")
 
-    prompt = generation._prompt(documents["text"][0], tokenizer, arm.sampler)
+    prompt = sampling._prompt(documents["text"][0], tokenizer, sampler)
 
     assert prompt.count(tokenizer.bos_token_id) == 1
     said = " ".join(documents["text"][0].split()[:3])

@@ -9,7 +9,7 @@ import torch
 from factlife.collapse.sampling import sample_texts
 from factlife.config.collapse import Sampler
 from factlife.config.corpora import Tokenizer as Settings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import initialize_model
 

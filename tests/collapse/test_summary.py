@@ -116,7 +116,15 @@ def test_what_is_lost_is_the_difference_of_the_same_probes(tmp_path):
 
 
 def test_rows_over_seeds_are_student_s():
-    keys = {"arm": "a", "generation": 1, "group": "all", "metric": "recall", "n": 9, "interval_over": "facts"}
+    keys = {
+        "model": "m",
+        "arm": "a",
+        "generation": 1,
+        "group": "all",
+        "metric": "recall",
+        "n": 9,
+        "interval_over": "facts",
+    }
     table = pd.DataFrame([keys | {"seed": str(seed), "estimate": value} for seed, value in enumerate((0.5, 0.6, 0.7))])
     alone = pd.DataFrame([keys | {"seed": "0", "estimate": 0.1, "arm": "b"}])
 

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 
 from factlife import corpus, world
-from factlife.collapse.summary import TASK_KEYS, summarise_tasks
+from factlife.collapse.summary import TASK_KEYS, GenerationKey, summarise_tasks
 from factlife.collapse.tasks import evaluate_tasks, task_questions
 from factlife.config.collapse import MultipleChoiceTask
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.corpora import Tokenizer as Settings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import initialize_model
@@ -80,7 +80,7 @@ def test_every_form_is_taken_and_summarised(people, model, tmp_path):
     forms = found.groupby(["task", "scoring", "num_fewshot"]).size()
     assert forms.to_dict() == {("people", "text", 0): 18, ("people", "text", 2): 18}
     found.to_parquet(tmp_path / "tasks.parquet")
-    table = summarise_tasks([("a", 0, 1, tmp_path)], resamples=50)
+    table = summarise_tasks({GenerationKey("m", "a", 0, 1): tmp_path}, resamples=50)
     assert not table.duplicated([*TASK_KEYS, "metric"]).any()
     row = table.set_index(["num_fewshot", "subject", "metric"]).loc[(2, "all", "accuracy")]
     assert row["estimate"] == pytest.approx(found.loc[found["num_fewshot"] == 2, "correct"].mean())
@@ -97,4 +97,4 @@ def test_letters_need_a_tokenizer_that_has_them(people, model):
 def test_no_test_is_an_empty_table(people, model, tmp_path):
     evaluate_tasks(*model, {}).to_parquet(tmp_path / "tasks.parquet")
 
-    assert summarise_tasks([("a", 0, 0, tmp_path)], resamples=10).empty
+    assert summarise_tasks({GenerationKey("m", "a", 0, 0): tmp_path}, resamples=10).empty

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import ValidationError
-from snakemake.utils import update_config
 
 from factlife.config import Config, ConfigError, parse, read_config
-from factlife.config.models import Source
+from factlife.config.training import Source
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "config").rglob("*.yaml"))
@@ -52,23 +51,22 @@ def test_config_of_this_test_is_valid_and_has_its_defaults():
     settings = read_config(CONFIG)
     assert settings.models["m"].training.optimizer == "muon"
     assert read_config(settings.model_dump(mode="json")) == settings
-    assert isinstance(read_config({**CONFIG, "recall": {}}), Config)
+    assert isinstance(read_config(CONFIG, {"defaults": {"tracing": {}}}), Config)
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: str(path.relative_to(ROOT / "config")))
 def test_scenarios_are_valid(path):
-    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    update_config(config, yaml.safe_load(path.read_text()))
-    settings = read_config(config)
-    for name in settings.run.models:
-        assert name in settings.models
+    default = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    settings = read_config(default, yaml.safe_load(path.read_text()))
+    assert set(settings.run.models) <= settings.models.keys()
+    assert read_config(settings.model_dump(mode="json")) == settings
 
 
 EXPERIMENT = {"comparison": "learning", "control": "a", "arms": {"a": ["m"], "b": ["m"]}}
 
 
 def experiment(**changes):
-    return {"dynamics__experiments": {"x": EXPERIMENT | changes}}
+    return {"run__experiments": ["x"], "experiments": {"x": EXPERIMENT | changes}}
 
 
 def continuing(model, **changes):
@@ -79,40 +77,49 @@ def continuing(model, **changes):
     } | changes
 
 
+MINE = {"models__m__training__corpus": "mine"}
 ERRORS = {
     "unknown experiment": (
-        {"run__experiments": ["y"], **experiment()},
-        "run.experiments is `y`, which is not in dynamics.experiments; there are x",
+        experiment() | {"run__experiments": ["y"]},
+        "run.experiments is `y`, which is not in experiments; there are x",
     ),
     "unknown model in an arm": (
         experiment(arms={"a": ["m"], "b": ["n"]}),
-        "dynamics.experiments.x.arms.b is `n`, which is not in models; there are m",
+        "experiments.x.arms.b is `n`, which is not in models; there are m",
     ),
     "an empty arm": (
         experiment(arms={"a": ["m"], "b": []}),
-        "dynamics.experiments.x.arms.b is empty; name its models",
+        "experiments.x.arms.b is empty; name its models",
     ),
     "unknown control": (
         experiment(control="c"),
-        "dynamics.experiments.x.control is `c`, which is not in dynamics.experiments.x.arms; there are a, b",
+        "experiments.x.control is `c`, which is not in experiments.x.arms; there are a, b",
     ),
     "only the control": (
         experiment(arms={"a": ["m"]}),
-        "dynamics.experiments.x.arms has only the control; add an arm to compare with it",
+        "experiments.x.arms has only the control; add an arm to compare with it",
     ),
     "an interval over one seed": (
         experiment(interval_over="seeds"),
-        "dynamics.experiments.x.interval_over is seeds, but there is one seed; give at least two, or set it to facts",
+        "experiments.x.interval_over is seeds, but there is one seed; give at least two, or set it to facts",
     ),
     "factor with an unknown arm": (
         experiment(factors={"f": ["c"]}),
-        "dynamics.experiments.x.factors.f is `c`, which is not in dynamics.experiments.x.arms; there are a, b",
+        "experiments.x.factors.f is `c`, which is not in experiments.x.arms; there are a, b",
     ),
     "factors that are not crossed": (
         experiment(arms={arm: ["m"] for arm in "abc"}, factors={"f": ["a"]}),
-        "dynamics.experiments.x.factors needs one arm with f low, but has b and c",
+        "experiments.x.factors needs one arm with f low, but has b and c",
     ),
-    "duplicate seed": (experiment(seeds=[1, 1]), "dynamics.experiments.x.seeds has duplicates"),
+    "duplicate seed": (experiment(seeds=[1, 1]), "experiments.x.seeds has duplicates"),
+    "a model twice in an arm": (
+        experiment(arms={"a": ["m"], "b": ["m", "m"]}),
+        "experiments.x.arms.b has duplicates",
+    ),
+    "an experiment twice": (
+        experiment() | {"run__experiments": ["x", "x"]},
+        "run.experiments has duplicates",
+    ),
     "unknown corpus": (
         {"models__m__training__corpus": "poeple"},
         "models.m.training.corpus is `poeple`, which is not in corpora; did you mean `people`?",
@@ -146,15 +153,15 @@ ERRORS = {
         "run.report_to.0 is 'mlflow': input should be 'tensorboard', 'trackio' or 'wandb'",
     ),
     "continuing from an unknown model": (
-        {"models__n": continuing("k")},
+        {"run__models": ["m", "n"], "models__n": continuing("k")},
         "models.n.source.model is `k`, which is not in models; there are m, n",
     ),
     "continuing without training": (
-        {"models__n": continuing("m", training=None)},
+        {"run__models": ["m", "n"], "models__n": continuing("m", training=None)},
         "models.n.training is missing: without it, this model would equal m",
     ),
     "continuing in a circle": (
-        {"models__n": continuing("n")},
+        {"run__models": ["m", "n"], "models__n": continuing("n")},
         "models.n.source.model: the models continue from each other in a circle; start from another model",
     ),
     "unknown key, with the nearest": (
@@ -163,8 +170,8 @@ ERRORS = {
     ),
     "unknown key at the top": ({"wrolds": {}}, "wrolds is not a key of the config; did you mean `worlds`?"),
     "unknown key without a close match": (
-        {"recall__zzzzzz": 1},
-        "recall.zzzzzz is not a key of the config; there are batch_tokens, resamples",
+        {"run__zzzzzz": 1},
+        "run.zzzzzz is not a key of the config; there are models, experiments, resamples, threads, report_to",
     ),
     "unknown key of an optional section": (
         {"worlds__people__names": {"style": "ordinary", "midle": True}},
@@ -272,13 +279,43 @@ ERRORS = {
         "models.m.tokenizer: a pretrained model brings its own tokenizer; delete the key",
     ),
     "duplicate seeds": ({"models__m__seeds": [1, 1]}, "models.m.seeds has duplicates"),
-    "text without source": ({"corpora__mine": {"kind": "text"}}, "corpora.mine: give either `path` or `dataset`"),
+    "no model twice": ({"run__models": ["m", "m"]}, "run.models has duplicates"),
+    "a stage twice": (
+        {"models__m__stages": ["recall", "tracing", "tracing"], "models__m__tracing": {}},
+        "models.m.stages has duplicates",
+    ),
+    "an unknown stage": (
+        {"models__m__stages": ["tracings"]},
+        "models.m.stages.0 is 'tracings': input should be 'recall', 'tracing', 'circuits', 'saes', 'graphs', 'editing', "
+        "'influence' or 'collapse'",
+    ),
+    "stages without a world": (
+        {"models__m__world": None, "models__m__stages": ["recall", "tracing"]},
+        "models.m.world is missing: the stages recall, tracing need facts; name one of `worlds`",
+    ),
+    "a file of requests with recall but without a world": (
+        {
+            "models__m__world": None,
+            "models__m__stages": ["recall", "editing"],
+            "models__m__editing": {"requests": {"kind": "counterfact", "path": "facts.json"}},
+        },
+        "models.m.world is missing: the stages recall need facts; name one of `worlds`",
+    ),
+    "a relation twice": ({"worlds__people__relations": ["major", "major"]}, "worlds.people.relations has duplicates"),
+    "a control twice": (
+        {"ledger__questions__q": {"predictor": "exposures", "outcome": "final_loss", "controls": ["relation"] * 2}},
+        "ledger.questions.q.controls has duplicates",
+    ),
+    "text without source": (
+        MINE | {"corpora__mine": {"kind": "text"}},
+        "corpora.mine: give either `path` or `dataset`",
+    ),
     "text with two sources": (
-        {"corpora__mine": {"kind": "text", "path": "a.txt", "dataset": "a/b", "revision": "c"}},
+        MINE | {"corpora__mine": {"kind": "text", "path": "a.txt", "dataset": "a/b", "revision": "c"}},
         "corpora.mine: give either `path` or `dataset`",
     ),
     "dataset without revision": (
-        {"corpora__mine": {"kind": "text", "dataset": "a/b"}},
+        MINE | {"corpora__mine": {"kind": "text", "dataset": "a/b"}},
         "corpora.mine.revision is missing: without the dataset's commit a run could not be repeated",
     ),
 }

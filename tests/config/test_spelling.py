@@ -37,10 +37,19 @@ SPELLINGS = {
     "optimisation steps of a target vector": ("v_num_grad_steps", r"grad_steps|value_steps"),
     "vocabulary": ("vocab_size", r"vocabulary.*"),
     "top-k removal": ("top_k_removal", r"removal|remove"),
+    "bootstrap resamples": ("resamples of `run`", r".*resamples|n_bootstrap|bootstrap.*"),
+    "tokens of a forward pass": ("batch_tokens of a model", r"batch_tokens|max_batch_tokens|tokens_per_batch"),
+    "threads of a job": ("threads of `run`", r"threads|n_threads|cores"),
 }  # fmt: skip
 
 # Keys that match a pattern but mean something else, or that keep the name of the published code.
 EXCEPTIONS = {
+    ("Run", "resamples"): "the one place",
+    ("Model", "batch_tokens"): "the one place",
+    ("Run", "threads"): "the one place",
+    ("Circuits", "stability_resamples"): "circuits discovered on resampled subjects, not bootstrap resamples of a mean",
+    ("Sampler", "batch_tokens"): "tokens of generated texts, whose number is a matter of memory for a cache",
+    ("Graphs", "transcoder"): "one transcoder, as in circuit-tracer, beside which no other dictionary can stand",
     ("TargetVectorSettings", "v_lr"): "ROME",
     ("HypernetworkTraining", "edit_lr"): "MEND: learning rate of the edit, beside the hypernetwork's learning_rate",
     ("HypernetworkTraining", "rank"): "MEND: rank of the hypernetwork's layers, which are no adapters",

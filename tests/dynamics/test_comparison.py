@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
-from factlife.config.dynamics import Dynamics
+from factlife.config.dynamics import Experiment
 from factlife.dynamics import compare_experiments
 from factlife.dynamics.comparison import DETAILS, ESTIMATES, KEYS, arm_history
 
@@ -42,23 +42,20 @@ def recall(model, shares, kind="forward", seed=0, people=PEOPLE, step=10):
 
 
 def run(comparison, tables, *, arms, seeds=(0,), over="facts", entities=ENTITIES, **more):
-    settings = Dynamics.model_validate(
+    experiment = Experiment.model_validate(
         {
-            "resamples": 200,
-            "experiments": {
-                "x": {
-                    "comparison": comparison,
-                    "control": next(iter(arms)),
-                    "arms": arms,
-                    "seeds": seeds,
-                    "interval_over": over,
-                    **more,
-                }
-            },
+            "comparison": comparison,
+            "control": next(iter(arms)),
+            "arms": arms,
+            "seeds": seeds,
+            "interval_over": over,
+            **more,
         }
     )
     models = {model for names in arms.values() for model in names}
-    return compare_experiments(settings, ["x"], pd.concat(tables, ignore_index=True), dict.fromkeys(models, entities))
+    return compare_experiments(
+        {"x": experiment}, pd.concat(tables, ignore_index=True), dict.fromkeys(models, entities), resamples=200
+    )
 
 
 def one(table, arm, metric, group="", seed=0):

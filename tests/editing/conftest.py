@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from factlife.config.corpora import Tokenizer
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.editing.editable import EditableModel

@@ -248,7 +248,7 @@ def test_without_a_network_the_editor_says_so(target, requests):
 
 
 def test_maps_that_keep_their_weight_the_other_way_round(tokenizer, requests, network):
-    from factlife.config.models import Scratch
+    from factlife.config.training import Scratch
     from factlife.models import initialize_model
 
     config = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48}

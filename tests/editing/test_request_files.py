@@ -238,10 +238,19 @@ def test_a_wrong_layout_or_file_is_named(tmp_path):
     ],
 )
 def test_what_contradicts_itself_is_said_before_any_job(given, said):
-    editing = {
-        "models": {"m": {"covariance": "c", "requests": given, "editors": ["memit"]}},
-        "editors": {"memit": {"kind": "memit", "schedule": {"n_edits": 1}}},
+    config = {
+        "run": {"models": ["m"]},
+        "corpora": {"c": {"kind": "prose"}},
+        "models": {
+            "m": {
+                "source": {"kind": "folder", "path": "."},
+                "world": "countries",
+                "stages": ["editing"],
+                "editing": {"covariance": "c", "requests": given, "editors": ["memit"]},
+            }
+        },
+        "worlds": {"countries": {"kind": "countries"}},
         "covariances": {"c": {"corpus": "c"}},
     }
     with pytest.raises(ConfigError, match=said):
-        read_config({"run": {"models": ["m"]}, "editing": editing})
+        read_config(config)

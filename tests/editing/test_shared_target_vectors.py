@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from factlife.config import parse
+from factlife.config import Config, parse
 from factlife.config.editing import (
     AlphaEdit,
-    Editing,
     EditRequests,
     EditSchedule,
     EditSite,
     Memit,
     Rome,
+    SharedTargetVectors,
     TargetVectorSettings,
     target_vector_source,
 )
@@ -140,13 +140,16 @@ def test_dropped_requests_and_those_beyond_the_schedule_are_not_sought(requests)
 def test_editors_share_values_only_where_they_seek_the_same():
     site, values = {"fact_token": "last", "layers": [1, 2]}, {"clamp_norm_factor": 0.5}
     same = site | {"values": values}
-    editing = parse(
-        Editing,
+    config = parse(
+        Config,
         {
-            "models": {"m": {"covariance": "c", "target_vectors": {"shared": True}, "editors": [
-                "locft", "memit", "alphaedit", "emmet", "other-values", "other-site", "single", "also-single", "fewer",
-                "sequence", "boundary",
-            ]}},
+            "models": {"m": {
+                "source": {"kind": "folder", "path": "."},
+                "editing": {"covariance": "c", "target_vectors": {"shared": True}, "editors": [
+                    "locft", "memit", "alphaedit", "emmet", "other-values", "other-site", "single", "also-single",
+                    "fewer", "sequence", "boundary",
+                ]},
+            }},
             "covariances": {"c": {"corpus": "c"}},
             "editors": {
                 "locft": {"kind": "locft"},
@@ -164,12 +167,14 @@ def test_editors_share_values_only_where_they_seek_the_same():
         },
     )  # fmt: skip
 
-    found = {name: target_vector_source(editing, "m", name) for name in editing.models["m"].editors}
+    found = {name: target_vector_source(config, "m", name) for name in config.models["m"].editing.editors}
 
     assert found == {
         "locft": None, "memit": "memit", "alphaedit": "memit", "emmet": "memit", "other-values": "other-values",
         "other-site": "other-site", "single": "single", "also-single": "single", "fewer": "fewer", "sequence": None,
         "boundary": None,
     }  # fmt: skip
-    apart = editing.models["m"].model_copy(update={"target_vectors": type(editing.models["m"].target_vectors)()})
-    assert target_vector_source(editing.model_copy(update={"models": {"m": apart}}), "m", "memit") is None
+    model = config.models["m"]
+    independent = model.editing.model_copy(update={"target_vectors": SharedTargetVectors()})
+    models = {"m": model.model_copy(update={"editing": independent})}
+    assert target_vector_source(config.model_copy(update={"models": models}), "m", "memit") is None

@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from factlife.config.influence import RetrainedModels, TopKRemoval
-from factlife.config.models import Scratch, Training
+from factlife.config.training import Scratch, Training
 from factlife.corpus import tokens
 from factlife.influence import InfluenceError, retraining, retraining_metrics
 from factlife.influence.queries import label_relevance

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from factlife.config.influence import TailPatch
-from factlife.config.models import Training
+from factlife.config.training import Training
 from factlife.influence import tail_patch
 from factlife.influence.tokenized_texts import batch_texts, text_losses, tokenize_documents, tokenize_queries
 

@@ -86,7 +86,7 @@ TABLES = {
     "collapse": table(
         "arm generation group estimate",
         ("replace", 0, "all", 0.9), ("replace", 2, "all", 0.5), ("replace", 2, "tail", 0.2), ("real-only", 2, "all", 0.85),
-        **(dict(seed=0, metric="recall") | INTERVAL),
+        **(dict(model="m", seed=0, metric="recall") | INTERVAL),
     ),
 }  # fmt: skip
 
@@ -142,8 +142,8 @@ TABLES = {
         ),
         (
             "Collapse",
-            "Facts whose whole value generation 2 recalls: *replace* 50 % (10 to 95), of rare facts 20 % (10 to 95); "
-            "*real-only* 85 % (10 to 95).",
+            "Facts whose whole value generation 2 recalls: in *m*, *replace* 50 % (10 to 95) and 20 % (10 to 95) of rare "
+            "facts, *real-only* 85 % (10 to 95).",
         ),
     ],
 )
@@ -166,6 +166,17 @@ def test_no_location_without_a_total_effect():
     traced = TABLES["tracing"].assign(ci_low=-1.0)
     assert dict(report_findings({"tracing": traced}))["Location"].endswith(
         "in *m*, none, because replacing the subject changes nothing."
+    )
+
+
+def test_the_same_arm_of_several_models_is_named_with_each():
+    collapse = TABLES["collapse"]
+    # The other model has another first seed.
+    other = collapse.assign(model="small", seed=3, estimate=collapse["estimate"] / 2)
+    text = dict(report_findings({"collapse": pd.concat([collapse, other])}))["Collapse"]
+    assert text == (
+        f"{dict(report_findings(TABLES))['Collapse'][:-1]}; in *small*, *replace* 25 % (10 to 95) and 10 % (10 to 95) of "
+        "rare facts, *real-only* 42 % (10 to 95)."
     )
 
 

@@ -27,7 +27,7 @@ def collapse_table(seed: str = "0", **measured: tuple[float, float, float]) -> p
         keys = {"arm": arm, "group": group.removeprefix("lost_") or "all", "metric": metric, "seed": seed}
         rows.append(keys | {"generation": 0, "estimate": start, "ci_low": start, "ci_high": start})
         rows.append(keys | {"generation": 1, "estimate": estimate, "ci_low": low, "ci_high": high})
-    return pd.DataFrame(rows).assign(n=100, interval_over="facts")
+    return pd.DataFrame(rows).assign(model="m", n=100, interval_over="facts")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,13 @@ def test_accumulating_is_compared_with_replacing_and_with_real_text():
         "Accumulating loses less than one fact in twenty": "not reproduced",
         "Rare facts are lost first": "reproduced",
     }
+
+
+def test_claims_about_collapse_are_about_the_first_model():
+    table = collapse_table(replace__lost_all=(0.5, 0.4, 0.6))
+    other = collapse_table(replace__lost_all=(-0.5, -0.6, -0.4), accumulate__lost_all=(0.0, -0.01, 0.01))
+    both = pd.concat([table, other.assign(model="small")])
+    assert verdicts(collapse=both) == {"Models trained only on their own text lose knowledge": "reproduced"}
 
 
 def test_without_pairs_a_difference_is_as_wide_as_both_intervals():
@@ -161,7 +168,8 @@ def test_a_factor_is_evaluated_by_its_main_effect():
     }
 
 
-def test_editors_are_evaluated_after_all_edits():
+@pytest.mark.parametrize("prefix", ["", "people-"], ids=["kind", "default scenario"])
+def test_editors_are_evaluated_after_all_edits(prefix):
     rows = [
         ("rome", "single", 1, "post", "probability", "score", 0.95),
         ("memit", "batch", 50, "end", "probability", "score", 0.99),
@@ -174,6 +182,7 @@ def test_editors_are_evaluated_after_all_edits():
     columns = ["editor", "schedule", "n_edits", "phase", "criterion", "metric", "estimate"]
     table = pd.DataFrame(rows, columns=columns).assign(model="m", seed=0, n=50, interval_over="facts")
     table = table.assign(ci_low=table["estimate"] - 0.02, ci_high=table["estimate"] + 0.02)
+    table = table.assign(editor=prefix + table["editor"])
     claims = evaluate_claims({"edits": table}).set_index("source")
     assert claims.loc["Meng et al. 2022, 2202.05262", "verdict"].tolist()[-1] == "reproduced"
     assert claims.loc["Meng et al. 2023, 2210.07229", "verdict"] == "not reproduced"

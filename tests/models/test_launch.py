@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from factlife.config.models import Scratch, Training
+from factlife.config.training import Scratch, Training
 from factlife.corpus.tokens import TOKENS
 from factlife.models import TrainingStopped, TrainingTask, count_parameters, list_checkpoints, load_model, run_training
 from factlife.models.launch import launch_command

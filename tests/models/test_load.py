@@ -16,10 +16,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from factlife.config.models import Folder, Gguf, Hub, Scratch
+from factlife.config.training import Folder, Gguf, Hub, Scratch
 from factlife.models import (
     ModelError,
     add_tokens,
+    checkpoints,
     download_model,
     hash_weights,
     initialize_model,
@@ -27,6 +28,7 @@ from factlife.models import (
     load_source,
     merge_adapter,
     save_model,
+    token_budget,
 )
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "Ada", "Lovelace", "was", "born", "in", "London", "."]
@@ -456,3 +458,24 @@ def test_known_tokens_change_nothing(model, tokenizer):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert add_tokens(model, tokenizer, ["London"]) == [WORDS.index("London")]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("millions", "tokens"), [(1, 8192), (30, 8192), (31, 4096), (120, 4096), (135, 2048), (7000, 512), (500_000, 256)]
+)
+def test_tokens_of_a_forward_pass_follow_from_the_size_of_the_model(monkeypatch, tmp_path, millions, tokens):
+    monkeypatch.setattr(checkpoints, "count_parameters", lambda folder: millions * 1_000_000)
+
+    assert token_budget(tmp_path, None) == tokens
+    assert token_budget(tmp_path, 77) == 77
+
+
+def test_tied_weights_count_once_towards_the_size_of_a_model(folder, model, tokenizer, tmp_path):
+    tied = initialize_model(
+        LLAMA.model_copy(update={"config": SIZES | {"tie_word_embeddings": True}}), tokenizer, seed=0
+    )
+    save_model(tied, tokenizer, tmp_path / "tied")
+
+    assert checkpoints.count_parameters(folder) == sum(weight.numel() for weight in model.parameters())
+    assert checkpoints.count_parameters(tmp_path / "tied") == sum(weight.numel() for weight in tied.parameters())
+    assert checkpoints.count_parameters(tmp_path / "tied") < checkpoints.count_parameters(folder)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from factlife.config.models import Scratch, Training
+from factlife.config.training import Scratch, Training
 from factlife.corpus.tokens import build_sequences
 from factlife.models import (
     TrainingStopped,

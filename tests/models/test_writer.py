@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.models import initialize_model, load_model, load_writer, save_model
 
 

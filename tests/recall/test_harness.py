@@ -15,7 +15,7 @@ import yaml
 from factlife import corpus, world
 from factlife.config.corpora import PeopleCorpus
 from factlife.config.corpora import Tokenizer as Settings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import initialize_model

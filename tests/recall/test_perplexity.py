@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factlife.config.corpora import Tokenizer as Settings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.corpus.tokenizers import train_tokenizer
 from factlife.models import initialize_model
 from factlife.recall.perplexity import corpus_perplexity, text_losses

@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from factlife.config.corpora import Tokenizer as Settings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.corpus.tokenizers import SPECIAL, train_tokenizer
 from factlife.models import initialize_model
 from factlife.recall.score import entropy_nats, score_probes

@@ -7,7 +7,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from factlife.config.dictionaries import DictionarySettings
+from factlife import config
+from factlife.config.dictionaries import DictionarySettings, Sae
 from factlife.saes import training
 from factlife.saes.dictionary import (
     Dictionary,
@@ -16,6 +17,12 @@ from factlife.saes.dictionary import (
     save_dictionary,
     save_for_circuit_tracer,
 )
+
+
+def settings_of(site, **settings):
+    """Settings of an autoencoder at a site, or of a transcoder."""
+    kind = {"kind": "transcoder"} if site == "transcoder" else {"kind": "sae", "site": site}
+    return config.parse(DictionarySettings, kind | settings)
 
 
 def make_dictionary(generator, *, d_in=6, d_sae=20, d_out=6, **more):
@@ -115,8 +122,8 @@ def planted(generator, count, *, d=16, features=24, active=2):
     ],
 )
 def test_training_finds_planted_features(generator, architecture, unexplained, share, site):
-    settings = DictionarySettings(
-        site=site,
+    settings = settings_of(
+        site,
         architecture=architecture,
         expansion_factor=4,
         k=2,
@@ -143,7 +150,7 @@ def test_training_finds_planted_features(generator, architecture, unexplained, s
 
 
 def test_dead_features_come_back_to_life(generator):
-    settings = DictionarySettings(architecture="topk", k=2, train_batch_size_tokens=256, dead_feature_tokens=1000)
+    settings = Sae(kind="sae", architecture="topk", k=2, train_batch_size_tokens=256, dead_feature_tokens=1000)
     x, _ = planted(generator, 256)
     learner = training.DictionaryTrainer(x, x, settings, 0)
     with torch.no_grad():
@@ -161,7 +168,7 @@ def test_dead_features_come_back_to_life(generator):
 
 @pytest.mark.parametrize("site", ["residual", "transcoder"])
 def test_the_threshold_is_the_mean_of_batches_least_active_values(generator, site):
-    settings = DictionarySettings(site=site, k=2)
+    settings = settings_of(site, k=2)
     batches = [planted(generator, count)[0] for count in (256, 500)]
     learner = training.DictionaryTrainer(batches[0], batches[0], settings, 0)
 

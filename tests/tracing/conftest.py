@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factlife.config.corpora import Tokenizer as TokenizerSettings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.models import initialize_model

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from factlife.config.corpora import Tokenizer as TokenizerSettings
-from factlife.config.models import Scratch
+from factlife.config.training import Scratch
 from factlife.config.worlds import PeopleWorld
 from factlife.corpus import tokenizers
 from factlife.models import initialize_model

@@ -9,12 +9,13 @@ from factlife.tracing.patching import embed_tokens
 from factlife.tracing.prompts import make_prompt_pairs
 from factlife.tracing.trace import COLUMNS, corrupt_inputs, trace_facts
 
+BATCH_TOKENS = 16_384
 SETTINGS = {"components": ["residual", "mlp"], "windows": [1], "noise_samples": 3}
 
 
 @pytest.fixture(scope="module")
 def table(small_model, small_tokenizer, small_world):
-    return trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS))
+    return trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS), batch_tokens=BATCH_TOKENS)
 
 
 def test_every_panel_fact_is_traced_at_every_token_and_layer(table, small_world):
@@ -51,13 +52,14 @@ def test_the_clean_run_is_what_the_probe_engine_measures(table, small_model, sma
 
 
 def test_the_batch_changes_nothing(table, small_model, small_tokenizer, small_world):
-    other = trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS, batch_tokens=50))
+    other = trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS), batch_tokens=50)
 
     pd.testing.assert_frame_equal(table, other, rtol=1e-3, atol=1e-4)
 
 
 def test_fewer_facts_take_the_known_ones_first_and_relations_in_turn(table, small_model, small_tokenizer, small_world):
-    few = trace_facts(small_model, small_tokenizer, small_world, Tracing(**SETTINGS, facts=4)).drop_duplicates(
+    settings = Tracing(**SETTINGS, facts=4)
+    few = trace_facts(small_model, small_tokenizer, small_world, settings, batch_tokens=BATCH_TOKENS).drop_duplicates(
         "fact_id"
     )
 
@@ -86,7 +88,7 @@ def test_a_fact_that_cannot_be_traced_says_why(small_model, small_tokenizer, sma
     facts.loc[facts["relation"] == "major", "seen"] = False
     lone = type(small_world)(small_world.entities, facts, small_world.probes)
 
-    table = trace_facts(small_model, small_tokenizer, lone, Tracing(**SETTINGS))
+    table = trace_facts(small_model, small_tokenizer, lone, Tracing(**SETTINGS), batch_tokens=BATCH_TOKENS)
 
     left_out = table[table["relation"] == "major"]
     assert len(left_out) == 6

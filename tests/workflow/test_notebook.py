@@ -11,13 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_room_works_without_snakemake(tmp_path):
+def test_every_package_works_without_snakemake(tmp_path):
     cells = json.loads((ROOT / "docs/by-hand.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    said = "print('snakemake' in sys.modules, recall['forward'], recall['unseen'])"
+    check = "print('snakemake' in sys.modules, recall['forward'], recall['unseen'])"
 
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join([*code, said])],
+        [sys.executable, "-c", "\n".join([*code, check])],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,

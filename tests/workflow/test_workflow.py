@@ -43,7 +43,7 @@ COLUMNS = {
         "model, seed, step, exposures, relation, probe_kind, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/tables/collapse.csv": (
-        "arm, seed, generation, group, metric, n, estimate, ci_low, ci_high, interval_over"
+        "model, arm, seed, generation, group, metric, n, estimate, ci_low, ci_high, interval_over"
     ),
     "results/tables/costs.csv": "rule, model, seed, name, metric, estimate",
     "results/tables/circuits.csv": (
@@ -69,7 +69,7 @@ def smoke(check_out, tmp_path_factory):
     """The smoke scenario after one run of it; to be read only."""
     checkout = check_out(tmp_path_factory.mktemp("smoke"))
     run = checkout.snakemake("all", "--cores", "2").passed()
-    assert len(run.jobs()) <= 41
+    assert len(run.jobs()) <= 42
     return checkout
 
 
@@ -106,8 +106,10 @@ def test_tables_have_the_columns_that_stages_share(smoke, path):
         "results/models/people-pieces/seed-0/model.safetensors",
         "results/models/people-pieces/seed-0.training.csv",
         "results/covariance/people-pieces/seed-0/people.safetensors",
-        "results/edits/people-pieces/seed-0/memit/deltas.safetensors",
-        "results/edits/people-pieces/seed-0/memit/edits.parquet",
+        "results/edits/people-pieces/seed-0/people-memit/deltas.safetensors",
+        "results/edits/people-pieces/seed-0/people-memit/edits.parquet",
+        "results/circuits/people-pieces/seed-0/major.EAP-IG-inputs.json",
+        "results/collapse/people-pieces/replace/seed-0/generation-1/manifest.json",
         "results/figures/dynamics-curriculum.svg",
     ],
 )
@@ -145,15 +147,26 @@ def test_one_file_runs_only_what_it_needs(clean):
     [
         ({"models": {"people-pieces": {"training": {"learning_rate": 0.001}}}}, {"train_model people-pieces 0"}),
         ({"tokenizers": {"people-pieces": {"vocab_size": 500}}}, {"train_tokenizer people-pieces"}),
-        ({"recall": {"resamples": 100}}, {"summarise_recall", "summarise_edits"}),
         (
-            {"recall": {"batch_tokens": 4096}},
+            {"run": {"resamples": 100}},
             {
-                *(f"evaluate_recall {model} 0" for model in ("functions", "functions-wrappers", "people-pieces")),
-                "edit_model people-pieces 0 memit",
-                "train_generation replace 0 0",
+                "discover_circuits people-pieces 0",
+                "train_saes people-pieces 0 batchtopk-transcoder",
+                "evaluate_rankings functions 0",
+                *(f"summarise_{stage}" for stage in ("recall", "tracing", "edits", "dynamics", "collapse")),
             },
         ),
+        (
+            {"models": {"people-pieces": {"batch_tokens": 4096}}},
+            {
+                "evaluate_recall people-pieces 0",
+                "trace_model people-pieces 0",
+                "discover_circuits people-pieces 0",
+                "edit_model people-pieces 0 people-memit",
+                "train_generation people-pieces replace 0 0",
+            },
+        ),
+        ({"defaults": {"tracing": {"seed": 1}}}, {"trace_model people-pieces 0"}),
         ({"worlds": {"countries": {"panel": 3}}}, set()),
     ],
     ids=str,
@@ -168,11 +181,11 @@ def test_a_setting_reruns_only_what_uses_it(smoke, config, jobs):
 
 
 def test_what_smoke_leaves_out_runs_on_its_models(done):
-    survival = {"editors": ["memit"], "data": ["related", "edited_subjects"], "steps": [1, 2], "batch_size": 4}
+    survival = {"editors": ["people-memit"], "data": ["related", "edited_subjects"], "steps": [1, 2], "batch_size": 4}
     edited = {
         "survival": survival,
-        "site_sweep": {"editor": "memit", "n_edits": 4},
-        "editors": ["memit", "memit-batch", "alphaedit-batch", "mend"],
+        "site_sweep": {"editor": "people-memit", "n_edits": 4},
+        "editors": ["people-memit", "memit-batch", "alphaedit-batch", "mend"],
         "target_vectors": {"shared": True, "shards": 2},
     }
     batch = {"schedule": {"n_edits": 8}, "values": {"v_num_grad_steps": 3, "batch_size": 4}}
@@ -195,18 +208,17 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
     }
     points = [{"value": value, "model": "functions", "ranker": "bm25", "curve": "same"} for value in (0, 1)]
     asked = {
-        "editing": {"models": {"people-pieces": edited}, "editors": editors, "hypernetworks": networks},
-        "influence": {
-            "rankers": rankers,
-            "models": {"functions": influence_settings},
-            "sweeps": {"none": {"title": "nothing", "points": points}},
-        },
+        "models": {"people-pieces": {"editing": edited}, "functions": {"influence": influence_settings}},
+        "editors": editors,
+        "hypernetworks": networks,
+        "rankers": rankers,
+        "influence": {"sweeps": {"none": {"title": "nothing", "points": points}}},
     }
     tables = [f"results/tables/{name}.csv" for name in ("edit_survival", "edit_sites", "influence", "edits")]
     run = done.snakemake(*tables, "--cores", "2", "--rerun-triggers", "mtime", "input", config=asked).passed()
 
     assert run.jobs() >= {
-        "finetune_edited_model people-pieces 0 memit",
+        "finetune_edited_model people-pieces 0 people-memit",
         "summarise_edit_survival",
         "sweep_edit_sites people-pieces 0",
         "summarise_edit_sites",
@@ -226,7 +238,7 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
     assert set(survival["step"]) == {0, 1, 2}
     assert set(survival["group"]) >= {"edits", "control", "unedited", "unedited_control"}
     assert set(edit_sites["layer"].dropna()) == {0, 1}
-    assert set(edits["editor"]) == {"memit", *editors}
+    assert set(edits["editor"]) == {"people-memit", *editors}
     assert influence.loc[influence["metric"] == "lds", "ranker"].nunique() >= 3
     patched = influence[(influence["metric"] == "tail_patch") & (influence["depth"] == "all")]
     assert set(patched["ranker"]) == {*influence_settings["rankers"], "random documents"}
@@ -236,10 +248,24 @@ def test_what_smoke_leaves_out_runs_on_its_models(done):
 def test_models_of_ones_own_as_the_tutorial_has_them(clean):
     page = (ROOT / "docs/tutorial.md").read_text()
     asked = yaml.safe_load(re.search(r"```yaml\n(# models.yaml.*?)```", page, flags=re.DOTALL)[1])
-    targets = ("results/recall/olmo/seed-2.parquet", "results/recall/pythia/seed-0.parquet")
-    run = clean.snakemake(*targets, "--dry-run", config=asked).passed()
+    run = clean.snakemake("all", "--dry-run", config=clean.write_config(asked)).passed()
 
-    assert {"train_model olmo 2", "evaluate_recall olmo 2", "evaluate_recall pythia 0"} <= run.jobs()
+    wanted = {"train_model olmo 2", "evaluate_recall olmo 2", "evaluate_recall pythia 0", "trace_model pythia 0"}
+    assert wanted <= run.jobs()
+    assert "summarise_dynamics" not in run.jobs()
+
+
+def test_requests_as_the_tutorial_has_them_are_planned_without_a_world(clean):
+    page = (ROOT / "docs/tutorial.md").read_text()
+    asked = yaml.safe_load(re.search(r"```yaml\n(# requests.yaml.*?)```", page, flags=re.DOTALL)[1])
+    (clean.folder / "pythia").mkdir(exist_ok=True)
+    (clean.folder / "counterfact.json").write_text("[]")
+    asked["models"]["mine"]["source"]["path"] = "pythia"
+    run = clean.snakemake("all", "--dry-run", config=clean.write_config(asked)).passed()
+
+    assert {"edit_model mine 0 memit", "edit_model mine 0 rome", "summarise_edits"} <= run.jobs()
+    assert not {"evaluate_recall mine 0", "summarise_recall", "build_ledger"} & run.jobs()
+    assert not [job for job in run.jobs() if job.startswith("generate_world")]
 
 
 def test_an_editor_and_a_ranker_of_ones_own_as_the_tutorial_adds_them(done):
@@ -248,41 +274,16 @@ def test_an_editor_and_a_ranker_of_ones_own_as_the_tutorial_adds_them(done):
         block.partition("\n")[0].removeprefix("# "): block
         for block in re.findall(r"```(?:python|yaml)\n(.*?)```", page, flags=re.DOTALL)
     }
-    library = "workflow/scripts/factlife"
-
-    def change(path: str, *changes: tuple[str, str]) -> None:
-        file = done.folder / library / path
-        text = file.read_text()
-        for old, new in changes:
-            assert text.count(old) == 1, f"{path} has no single {old}"
-            text = text.replace(old, new)
-        file.write_text(text)
-
-    for path in (f"{library}/editing/editors/embeddings.py", f"{library}/influence/overlap.py"):
-        (done.folder / path).write_text(blocks[path])
-    change(
-        "editing/editors/__init__.py",
-        ("EDITORS: dict", "from factlife.editing.editors import embeddings\n\nEDITORS: dict"),
-        ('"rome": rome.edit,', '"rome": rome.edit,\n    "embeddings": embeddings.edit,'),
-    )
-    settings = blocks[f"before Editor = … in {library}/config/editing.py"]
-    change("config/editing.py", ("\nEditor = Annotated[", f"\n{settings}\n\nEditor = Annotated[Embeddings | "))
-    settings = blocks[f"before Ranker = … in {library}/config/influence.py"]
-    change(
-        "config/influence.py",
-        ("\nRanker = Annotated[", f"\n{settings}\n\nRanker = Annotated[Overlap | "),
-        ('"lexical": (', '"lexical": ("overlap", '),
-    )
-    change(
-        "influence/lexical.py",
-        ("import Bm25", "import Overlap, Bm25"),
-        ("\n\n\ndef split_words", "\nfrom factlife.influence.overlap import overlap\n\n\ndef split_words"),
-        (
-            "    match settings:\n",
-            "    match settings:\n" + blocks[f"in rank_lexical(), {library}/influence/lexical.py"],
-        ),
-    )
-    asked = yaml.safe_load(blocks["editor.yaml"]) | yaml.safe_load(blocks["ranker.yaml"])
+    for module in ("my_editors.py", "my_rankers.py"):
+        (done.folder / module).write_text(blocks[module])
+    asked = {
+        key: value for file in ("editor.yaml", "ranker.yaml") for key, value in yaml.safe_load(blocks[file]).items()
+    }
+    asked["models"] = {
+        name: settings
+        for file in ("editor.yaml", "ranker.yaml")
+        for name, settings in yaml.safe_load(blocks[file])["models"].items()
+    }
     made = [
         "results/edits/people-pieces/seed-0/embeddings",
         "results/influence/functions/seed-0/functions.overlap.parquet",
@@ -321,12 +322,23 @@ def test_code_reruns_the_rules_that_use_it(done, module, rules):
 @pytest.mark.parametrize(
     ("config", "texts"),
     [
-        ({"recall": {"resample": 5}}, ["recall.resample is not a key", "did you mean `resamples`?"]),
+        ({"run": {"resample": 5}}, ["run.resample is not a key", "did you mean `resamples`?"]),
+        (
+            {"models": {"functions": {"editing": {"editors": ["memit"]}}}},
+            ["models.functions.editing is a section of a stage that is not run", "models.functions.stages"],
+        ),
+        (
+            {
+                "run": {"models": ["mine"]},
+                "models": {"mine": {"source": {"kind": "folder", "path": "."}, "stages": ["recall", "editing"]}},
+            },
+            ["models.mine.world is missing", "recall, editing"],
+        ),
         ({"corpora": {"people": {"window_fraction": 1.4}}}, ["corpora.people.window_fraction", "1.4", "1"]),
         ({"run": {"models": ["people-peaces"]}}, ["run.models", "`people-peaces`", "did you mean `people-pieces`?"]),
         (
             {"models": {"hub": {"world": "countries", "source": {"kind": "hub", "repo_id": "a/b"}}}},
-            ["models.hub.source.revision is missing", "could not be repeated"],
+            ["models.hub.source.revision is missing", "so that the run can be repeated"],
         ),
         (
             {
@@ -349,7 +361,16 @@ def test_code_reruns_the_rules_that_use_it(done, module, rules):
             ["no-such.csv"],
         ),
     ],
-    ids=["misspelt", "out-of-range", "unknown-model", "no-revision", "no-package", "no-facts"],
+    ids=[
+        "misspelt",
+        "unlisted-stage",
+        "no-world",
+        "out-of-range",
+        "unknown-model",
+        "no-revision",
+        "no-package",
+        "no-facts",
+    ],
 )
 def test_a_bad_config_stops_before_any_job(clean, config, texts):
     run = clean.snakemake("all", "--cores", "1", config=config)
@@ -411,7 +432,10 @@ def test_a_killed_training_resumes_to_the_same_result(done):
 
 
 def test_a_killed_generation_resumes_to_the_same_tables(done):
-    folder, table = done.folder / "results/collapse/replace/seed-0/generation-1", "results/tables/collapse.csv"
+    folder, table = (
+        done.folder / "results/collapse/people-pieces/replace/seed-0/generation-1",
+        "results/tables/collapse.csv",
+    )
     before = {path: path.read_bytes() for path in (done.folder / table, folder / "samples.parquet")}
     targets = [str(folder.relative_to(done.folder)), table]
     shutil.rmtree(folder)
@@ -426,7 +450,7 @@ def test_a_killed_generation_resumes_to_the_same_tables(done):
 
     done.snakemake(*targets, "--unlock").passed()
     run = done.snakemake(*targets, "--cores", "1", "--rerun-incomplete").passed()
-    assert {"train_generation replace 0 1", "summarise_collapse"} <= run.jobs()
+    assert {"train_generation people-pieces replace 0 1", "summarise_collapse"} <= run.jobs()
     for path, data in before.items():
         assert path.read_bytes() == data
 

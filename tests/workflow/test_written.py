@@ -6,10 +6,9 @@ import json
 
 import pytest
 import yaml
-from snakemake.utils import update_config
 
 from factlife import config
-from factlife.config import written
+from factlife.config import merge, written
 
 TOLD = {
     "corpora": {
@@ -46,10 +45,10 @@ def test_the_key_is_asked_for_before_any_job_and_not_once_answers_are_complete(c
     assert "secret-of-a-test" not in planned.text
 
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    found = {}
-    for name in ("config", "smoke", "mine"):
-        update_config(found, yaml.safe_load((checkout.folder / f"config/{name}.yaml").read_text()))
-    mark = written.fingerprint(config.read_config(found), "told")
+    default, *users = (
+        yaml.safe_load((checkout.folder / f"config/{name}.yaml").read_text()) for name in ("config", "smoke", "user")
+    )
+    mark = written.fingerprint(config.read_config(default, merge.merge_mappings(*users)), "told")
     (checkout.folder / "answers").mkdir()
     (checkout.folder / "answers/told.jsonl").write_text(json.dumps({"complete": mark}) + "\n")
     planned = checkout.snakemake(target, "--dry-run", config=TOLD).passed()

@@ -1,7 +1,16 @@
 CIRCUITS = for_all_models(
-    "results/circuits/{model}/seed-{seed}/evaluation.parquet",
-    only=config["circuits"]["models"],
+    "results/circuits/{model}/seed-{seed}", only=models_with("circuits")
 )
+
+
+# One file for each relation and method, as MIB reads them.
+CIRCUIT_FILES = [
+    f"results/circuits/{model}/seed-{seed}/{relation}.{method}.json"
+    for model in models_with("circuits")
+    for seed in config["models"][model]["seeds"]
+    for relation in config["models"][model]["circuits"]["relations"]
+    for method in config["models"][model]["circuits"]["methods"]
+]
 
 
 rule discover_circuits:
@@ -10,20 +19,16 @@ rule discover_circuits:
         unpack(world_of_model),
         model="results/models/{model}/seed-{seed}",
         saes=saes_of_hypotheses,
-        known=list(config["circuits"]["known_circuits"].values()),
+        known=known_circuits_of_model,
     output:
         table="results/circuits/{model}/seed-{seed}/evaluation.parquet",
         hypotheses="results/circuits/{model}/seed-{seed}/hypotheses.parquet",
         heads="results/circuits/{model}/seed-{seed}/heads.parquet",
-        circuits=expand(
-            "results/circuits/{{model}}/seed-{{seed}}/{relation}.{method}.json",
-            relation=config["circuits"]["relations"],
-            method=config["circuits"]["methods"],
-        ),
+        circuits="results/circuits/{model}/seed-{seed}/circuits.json",
     log:
-        "logs/discover_circuits/{model}/seed-{seed}.log",
+        logs("discover_circuits/{model}/seed-{seed}"),
     benchmark:
-        "logs/discover_circuits/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("discover_circuits/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -32,34 +37,46 @@ rule discover_circuits:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        circuits={
-            key: value for key, value in config["circuits"].items() if key != "models"
-        },
+        circuits=of_model("circuits"),
         hypotheses=hypotheses_of_model,
+        resamples=config["run"]["resamples"],
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("discover_circuits"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/discover_circuits.py"
 
 
+rule export_circuit:
+    """Write one circuit as a file in MIB's format."""
+    input:
+        circuits="results/circuits/{model}/seed-{seed}/circuits.json",
+    output:
+        circuit="results/circuits/{model}/seed-{seed}/{relation}.{method}.json",
+    log:
+        logs("export_circuit/{model}/seed-{seed}/{relation}.{method}"),
+    benchmark:
+        benchmarks("export_circuit/{model}/seed-{seed}/{relation}.{method}")
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        code=code_of("export_circuit"),
+    script:
+        "../scripts/export_circuit.py"
+
+
 rule summarise_circuits:
     """Join the results of all circuits and plot them."""
     input:
-        tables=CIRCUITS,
-        circuits=expand(
-            "{folder}/{relation}.{method}.json",
-            folder=[Path(table).parent for table in CIRCUITS],
-            relation=config["circuits"]["relations"],
-            method=config["circuits"]["methods"],
-        ),
-        hypotheses=for_all_models(
-            "results/circuits/{model}/seed-{seed}/hypotheses.parquet",
-            only=config["circuits"]["models"],
-        ),
-        heads=for_all_models(
-            "results/circuits/{model}/seed-{seed}/heads.parquet",
-            only=config["circuits"]["models"],
-        ),
+        tables=expand("{folder}/evaluation.parquet", folder=CIRCUITS),
+        circuits=CIRCUIT_FILES,
+        hypotheses=expand("{folder}/hypotheses.parquet", folder=CIRCUITS),
+        heads=expand("{folder}/heads.parquet", folder=CIRCUITS),
     output:
         table="results/tables/circuits.csv",
         hypotheses="results/tables/hypotheses.csv",
@@ -95,9 +112,9 @@ rule summarise_circuits:
             caption="../report/circuits-training.rst",
         ),
     log:
-        "logs/summarise_circuits/all.log",
+        logs("summarise_circuits/all"),
     benchmark:
-        "logs/summarise_circuits/all.benchmark.jsonl"
+        benchmarks("summarise_circuits/all")
     conda:
         "../envs/data.yaml"
     threads: 1

@@ -1,15 +1,33 @@
+# Arms of each model of the run, with the corpora of their real documents.
+ARMS = {
+    model: factlife_config.collapse.model_arms(settings, model)
+    for model in models_with("collapse")
+}
+ARM_SETTINGS = {
+    model: {name: arm.model_dump(mode="json") for name, arm in arms.items()}
+    for model, arms in ARMS.items()
+}
+GENERATIONS = [
+    (model, arm, seed, generation)
+    for model, arms in ARMS.items()
+    for arm, arm_settings in arms.items()
+    for seed in config["models"][model]["seeds"]
+    for generation in range(arm_settings.generations + 1)
+]
 GENERATION_FOLDERS = [generation_folder(*keys) for keys in GENERATIONS]
 UPLOAD = config["collapse"]["upload"]
 UPLOADED = [
-    [arm, seed, generation]
-    for arm, seed, generation in GENERATIONS
+    [model, arm, seed, generation]
+    for model, arm, seed, generation in GENERATIONS
     if UPLOAD
     and (
         UPLOAD["models"] == "all"
         or UPLOAD["models"] == "last"
-        and generation == config["collapse"]["arms"][arm]["generations"]
+        and generation == ARMS[model][arm].generations
     )
 ]
+
+
 # Declared only for an upload: a missing environment variable stops every run.
 if UPLOAD:
 
@@ -22,9 +40,9 @@ rule download_detector:
     output:
         folder=directory("results/downloads/gibberish_detector"),
     log:
-        "logs/download_detector/all.log",
+        logs("download_detector/all"),
     benchmark:
-        "logs/download_detector/all.benchmark.jsonl"
+        benchmarks("download_detector/all")
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -43,9 +61,9 @@ rule download_task:
     output:
         questions="results/downloads/tasks/{task}.parquet",
     log:
-        "logs/download_task/{task}.log",
+        logs("download_task/{task}"),
     benchmark:
-        "logs/download_task/{task}.benchmark.jsonl"
+        benchmarks("download_task/{task}")
     localrule: True
     conda:
         "../envs/data.yaml"
@@ -54,7 +72,7 @@ rule download_task:
         mem_mb=2000,
         runtime=60,
     params:
-        task=lookup(within=config, dpath="collapse/tasks/{task}"),
+        task=lambda wildcards: config["collapse"]["tasks"][wildcards.task],
     script:
         "../scripts/download_task.py"
 
@@ -62,25 +80,28 @@ rule download_task:
 rule train_generation:
     """Train a model on text of the previous generation, generate texts and evaluate both."""
     input:
+        unpack(world_of_model),
         unpack(inputs_of_generation),
     output:
-        folder=directory("results/collapse/{arm}/seed-{seed}/generation-{generation}"),
+        folder=directory(
+            "results/collapse/{model}/{arm}/seed-{seed}/generation-{generation}"
+        ),
     log:
-        "logs/train_generation/{arm}/seed-{seed}/generation-{generation}.log",
+        logs("train_generation/{model}/{arm}/seed-{seed}/generation-{generation}"),
     benchmark:
-        "logs/train_generation/{arm}/seed-{seed}/generation-{generation}.benchmark.jsonl"
+        benchmarks("train_generation/{model}/{arm}/seed-{seed}/generation-{generation}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
     resources:
         mem_mb=6000,
         runtime=240,
-        gpu=gpus_of_arm,
+        gpu=gpus_of_model,
     params:
         arm=settings_of_generation,
         corpus=corpus_of_arm,
         resume=resume_folder,
-        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        batch_tokens=of_model("batch_tokens"),
         tasks=tasks_of_arm,
         code=code_of("train_generation"),
         torch_threads=TORCH_THREADS,
@@ -92,7 +113,9 @@ rule summarise_collapse:
     """Summarise and plot recall and text of all generations."""
     input:
         generations=GENERATION_FOLDERS,
-        facts=[world_tables(world_of_arm(arm))["facts"] for arm in COLLAPSE_ARMS],
+        facts=[
+            world_tables(config["models"][model]["world"])["facts"] for model in ARMS
+        ],
     output:
         table="results/tables/collapse.csv",
         stages="results/tables/collapse_stages.csv",
@@ -140,9 +163,9 @@ rule summarise_collapse:
             caption="../report/collapse-samples.rst",
         ),
     log:
-        "logs/summarise_collapse/all.log",
+        logs("summarise_collapse/all"),
     benchmark:
-        "logs/summarise_collapse/all.benchmark.jsonl"
+        benchmarks("summarise_collapse/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -151,8 +174,8 @@ rule summarise_collapse:
         runtime=60,
     params:
         generations=[list(keys) for keys in GENERATIONS],
-        arms={arm: config["collapse"]["arms"][arm] for arm in COLLAPSE_ARMS},
-        resamples=lookup(within=config, dpath="collapse/resamples"),
+        arms=ARM_SETTINGS,
+        resamples=config["run"]["resamples"],
         code=code_of("summarise_collapse"),
     script:
         "../scripts/summarise_collapse.py"
@@ -170,9 +193,9 @@ rule upload_collapse:
     output:
         result="results/collapse/upload.json",
     log:
-        "logs/upload_collapse/all.log",
+        logs("upload_collapse/all"),
     benchmark:
-        "logs/upload_collapse/all.benchmark.jsonl"
+        benchmarks("upload_collapse/all")
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -183,7 +206,7 @@ rule upload_collapse:
     params:
         upload=UPLOAD,
         models=UPLOADED,
-        arms={arm: config["collapse"]["arms"][arm] for arm in COLLAPSE_ARMS},
+        arms=ARM_SETTINGS,
         code=code_of("upload_collapse"),
     script:
         "../scripts/upload_collapse.py"
@@ -192,5 +215,5 @@ rule upload_collapse:
 rule collapse:
     """What models forget when trained on their own output."""
     input:
-        rules.summarise_collapse.output if COLLAPSE_ARMS else [],
-        rules.upload_collapse.output if COLLAPSE_ARMS and UPLOAD else [],
+        rules.summarise_collapse.output if GENERATIONS else [],
+        rules.upload_collapse.output if GENERATIONS and UPLOAD else [],

@@ -1,4 +1,10 @@
+WRITTEN = {
+    name: corpus
+    for name, corpus in settings.corpora.items()
+    if corpus.kind == "written"
+}
 INCOMPLETE_CORPORA = factlife_config.written.incomplete_corpora(settings)
+
 
 # Declared only if a key is needed: an undefined variable would stop every run.
 if INCOMPLETE_CORPORA:
@@ -17,9 +23,9 @@ rule download_dataset:
     output:
         rows="results/downloads/corpora/{corpus}.parquet",
     log:
-        "logs/download_dataset/{corpus}.log",
+        logs("download_dataset/{corpus}"),
     benchmark:
-        "logs/download_dataset/{corpus}.benchmark.jsonl"
+        benchmarks("download_dataset/{corpus}")
     localrule: True
     conda:
         "../envs/data.yaml"
@@ -28,7 +34,7 @@ rule download_dataset:
         mem_mb=2000,
         runtime=120,
     params:
-        corpus=lookup(within=config, dpath="corpora/{corpus}"),
+        corpus=lambda wildcards: config["corpora"][wildcards.corpus],
         code=code_of("download_dataset"),
     script:
         "../scripts/download_dataset.py"
@@ -41,9 +47,9 @@ rule generate_corpus:
     output:
         documents="results/corpora/{corpus}/documents.parquet",
     log:
-        "logs/generate_corpus/{corpus}.log",
+        logs("generate_corpus/{corpus}"),
     benchmark:
-        "logs/generate_corpus/{corpus}.benchmark.jsonl"
+        benchmarks("generate_corpus/{corpus}")
     wildcard_constraints:
         corpus=one_of([name for name in config["corpora"] if name not in WRITTEN]),
     conda:
@@ -53,7 +59,7 @@ rule generate_corpus:
         mem_mb=2000,
         runtime=20,
     params:
-        corpus=lookup(within=config, dpath="corpora/{corpus}"),
+        corpus=lambda wildcards: config["corpora"][wildcards.corpus],
         code=code_of("generate_corpus"),
     script:
         "../scripts/generate_corpus.py"
@@ -67,9 +73,9 @@ rule generate_written_corpus:
         documents="results/corpora/{corpus}/documents.parquet",
         verdicts="results/corpora/{corpus}/verdicts.csv",
     log:
-        "logs/generate_written_corpus/{corpus}.log",
+        logs("generate_written_corpus/{corpus}"),
     benchmark:
-        "logs/generate_written_corpus/{corpus}.benchmark.jsonl"
+        benchmarks("generate_written_corpus/{corpus}")
     wildcard_constraints:
         corpus=one_of(
             [name for name, corpus in WRITTEN.items() if corpus.writer.kind == "model"]
@@ -82,7 +88,7 @@ rule generate_written_corpus:
         runtime=600,
         gpu=gpus_of_writer,
     params:
-        corpus=lookup(within=config, dpath="corpora/{corpus}"),
+        corpus=lambda wildcards: config["corpora"][wildcards.corpus],
         fingerprint=fingerprint_of_written,
         code=code_of("generate_written_corpus"),
         torch_threads=TORCH_THREADS,
@@ -92,9 +98,9 @@ rule generate_written_corpus:
 
 use rule generate_written_corpus as generate_api_corpus with:
     log:
-        "logs/generate_api_corpus/{corpus}.log",
+        logs("generate_api_corpus/{corpus}"),
     benchmark:
-        "logs/generate_api_corpus/{corpus}.benchmark.jsonl"
+        benchmarks("generate_api_corpus/{corpus}")
     wildcard_constraints:
         corpus=one_of(
             [
@@ -117,9 +123,9 @@ rule train_tokenizer:
     output:
         folder=directory("results/tokenizers/{tokenizer}"),
     log:
-        "logs/train_tokenizer/{tokenizer}.log",
+        logs("train_tokenizer/{tokenizer}"),
     benchmark:
-        "logs/train_tokenizer/{tokenizer}.benchmark.jsonl"
+        benchmarks("train_tokenizer/{tokenizer}")
     conda:
         "../envs/torch.yaml"
     threads: 1
@@ -127,7 +133,7 @@ rule train_tokenizer:
         mem_mb=2000,
         runtime=20,
     params:
-        tokenizer=lookup(within=config, dpath="tokenizers/{tokenizer}"),
+        tokenizer=lambda wildcards: config["tokenizers"][wildcards.tokenizer],
         code=code_of("train_tokenizer"),
     script:
         "../scripts/train_tokenizer.py"
@@ -141,9 +147,9 @@ rule tokenize_corpus:
     output:
         folder=directory("results/tokens/{corpus}.{tokenizer}"),
     log:
-        "logs/tokenize_corpus/{corpus}.{tokenizer}.log",
+        logs("tokenize_corpus/{corpus}.{tokenizer}"),
     benchmark:
-        "logs/tokenize_corpus/{corpus}.{tokenizer}.benchmark.jsonl"
+        benchmarks("tokenize_corpus/{corpus}.{tokenizer}")
     conda:
         "../envs/torch.yaml"
     threads: 1

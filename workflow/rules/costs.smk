@@ -17,9 +17,9 @@ rule summarise_costs:
             caption="../report/costs.rst",
         ),
     log:
-        "logs/summarise_costs/all.log",
+        logs("summarise_costs/all"),
     benchmark:
-        "logs/summarise_costs/all.benchmark.jsonl"
+        benchmarks("summarise_costs/all")
     conda:
         "../envs/data.yaml"
     threads: 1

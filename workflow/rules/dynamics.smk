@@ -1,6 +1,5 @@
 EXPERIMENTS = {
-    name: config["dynamics"]["experiments"][name]
-    for name in config["run"]["experiments"]
+    name: config["experiments"][name] for name in config["run"]["experiments"]
 }
 MODELS_OF_EXPERIMENTS = sorted(
     {
@@ -39,9 +38,9 @@ rule summarise_dynamics:
             for name, experiment in EXPERIMENTS.items()
         ],
     log:
-        "logs/summarise_dynamics/all.log",
+        logs("summarise_dynamics/all"),
     benchmark:
-        "logs/summarise_dynamics/all.benchmark.jsonl"
+        benchmarks("summarise_dynamics/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -49,10 +48,8 @@ rule summarise_dynamics:
         mem_mb=4000,
         runtime=30,
     params:
-        dynamics={
-            "experiments": EXPERIMENTS,
-            "resamples": config["dynamics"]["resamples"],
-        },
+        experiments=EXPERIMENTS,
+        resamples=config["run"]["resamples"],
         worlds=WORLDS_OF_EXPERIMENTS,
         code=code_of("summarise_dynamics"),
     script:

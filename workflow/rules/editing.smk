@@ -1,7 +1,4 @@
-wildcard_constraints:
-    editor=one_of(config["editing"]["editors"]),
-    covariance=one_of(config["editing"]["covariances"]),
-    hypernetwork=one_of(config["editing"]["hypernetworks"]),
+EDITED = {model: config["models"][model]["editing"] for model in models_with("editing")}
 
 
 rule download_requests:
@@ -9,9 +6,9 @@ rule download_requests:
     output:
         rows="results/downloads/requests/{model}.parquet",
     log:
-        "logs/download_requests/{model}.log",
+        logs("download_requests/{model}"),
     benchmark:
-        "logs/download_requests/{model}.benchmark.jsonl"
+        benchmarks("download_requests/{model}")
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -20,7 +17,7 @@ rule download_requests:
         mem_mb=2000,
         runtime=120,
     params:
-        requests=lookup(within=config, dpath="editing/models/{model}/requests"),
+        requests=of_model("editing", "requests"),
         code=code_of("download_requests"),
     script:
         "../scripts/download_requests.py"
@@ -29,7 +26,7 @@ rule download_requests:
 rule select_requests:
     """Select the facts to edit, their new values, and the probes that evaluate each edit."""
     input:
-        unpack(world_of_model),
+        unpack(world_of_requests),
         unpack(files_of_requests),
         unpack(recall_of_requests),
         model="results/models/{model}/seed-{seed}",
@@ -37,9 +34,9 @@ rule select_requests:
         requests="results/requests/{model}/seed-{seed}/requests.parquet",
         probes="results/requests/{model}/seed-{seed}/probes.parquet",
     log:
-        "logs/select_requests/{model}/seed-{seed}.log",
+        logs("select_requests/{model}/seed-{seed}"),
     benchmark:
-        "logs/select_requests/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("select_requests/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: 1
@@ -47,7 +44,7 @@ rule select_requests:
         mem_mb=2000,
         runtime=20,
     params:
-        requests=lookup(within=config, dpath="editing/models/{model}/requests"),
+        requests=of_model("editing", "requests"),
         code=code_of("select_requests"),
     script:
         "../scripts/select_requests.py"
@@ -61,9 +58,9 @@ rule compute_key_covariance:
     output:
         covariance="results/covariance/{model}/seed-{seed}/{covariance}.safetensors",
     log:
-        "logs/compute_key_covariance/{model}/seed-{seed}/{covariance}.log",
+        logs("compute_key_covariance/{model}/seed-{seed}/{covariance}"),
     benchmark:
-        "logs/compute_key_covariance/{model}/seed-{seed}/{covariance}.benchmark.jsonl"
+        benchmarks("compute_key_covariance/{model}/seed-{seed}/{covariance}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -72,7 +69,7 @@ rule compute_key_covariance:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        covariance=lookup(within=config, dpath="editing/covariances/{covariance}"),
+        covariance=lambda wildcards: config["covariances"][wildcards.covariance],
         code=code_of("compute_key_covariance"),
         torch_threads=TORCH_THREADS,
     script:
@@ -90,9 +87,9 @@ rule sweep_edit_sites:
         sweep="results/edit_sites/{model}/seed-{seed}.parquet",
         table="results/edit_sites/{model}/seed-{seed}.csv",
     log:
-        "logs/sweep_edit_sites/{model}/seed-{seed}.log",
+        logs("sweep_edit_sites/{model}/seed-{seed}"),
     benchmark:
-        "logs/sweep_edit_sites/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("sweep_edit_sites/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -101,10 +98,10 @@ rule sweep_edit_sites:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        site_sweep=lookup(within=config, dpath="editing/models/{model}/site_sweep"),
+        site_sweep=of_model("editing", "site_sweep"),
         editor=editor_of,
-        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        resamples=lookup(within=config, dpath="recall/resamples"),
+        batch_tokens=of_model("batch_tokens"),
+        resamples=config["run"]["resamples"],
         code=code_of("sweep_edit_sites"),
         torch_threads=TORCH_THREADS,
     script:
@@ -120,9 +117,9 @@ rule compute_target_vectors:
     output:
         target_vectors="results/target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}.safetensors",
     log:
-        "logs/compute_target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}.log",
+        logs("compute_target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}"),
     benchmark:
-        "logs/compute_target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}.benchmark.jsonl"
+        benchmarks("compute_target_vectors/{model}/seed-{seed}/{editor}/shard-{shard}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -132,11 +129,9 @@ rule compute_target_vectors:
         gpu=gpus_of_model,
     params:
         site=site_of_editor,
-        values=lookup(within=config, dpath="editing/editors/{editor}/values"),
-        schedule=lookup(within=config, dpath="editing/editors/{editor}/schedule"),
-        shards=lookup(
-            within=config, dpath="editing/models/{model}/target_vectors/shards"
-        ),
+        values=lambda wildcards: config["editors"][wildcards.editor]["values"],
+        schedule=lambda wildcards: config["editors"][wildcards.editor]["schedule"],
+        shards=of_model("editing", "target_vectors", "shards"),
         code=code_of("compute_target_vectors"),
         torch_threads=TORCH_THREADS,
     script:
@@ -146,7 +141,7 @@ rule compute_target_vectors:
 rule train_mend:
     """Train MEND's hypernetwork on requests about subjects that no evaluated request is about."""
     input:
-        unpack(world_of_model),
+        unpack(world_of_requests),
         unpack(files_of_requests),
         unpack(recall_of_requests),
         model="results/models/{model}/seed-{seed}",
@@ -154,9 +149,9 @@ rule train_mend:
     output:
         network="results/hypernetworks/{model}/seed-{seed}/{hypernetwork}.safetensors",
     log:
-        "logs/train_mend/{model}/seed-{seed}/{hypernetwork}.log",
+        logs("train_mend/{model}/seed-{seed}/{hypernetwork}"),
     benchmark:
-        "logs/train_mend/{model}/seed-{seed}/{hypernetwork}.benchmark.jsonl"
+        benchmarks("train_mend/{model}/seed-{seed}/{hypernetwork}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -165,8 +160,8 @@ rule train_mend:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        hypernetwork=lookup(within=config, dpath="editing/hypernetworks/{hypernetwork}"),
-        requests=lookup(within=config, dpath="editing/models/{model}/requests"),
+        hypernetwork=lambda wildcards: config["hypernetworks"][wildcards.hypernetwork],
+        requests=of_model("editing", "requests"),
         code=code_of("train_mend"),
         torch_threads=TORCH_THREADS,
     script:
@@ -183,9 +178,9 @@ rule edit_model:
     output:
         folder=directory("results/edits/{model}/seed-{seed}/{editor}"),
     log:
-        "logs/edit_model/{model}/seed-{seed}/{editor}.log",
+        logs("edit_model/{model}/seed-{seed}/{editor}"),
     benchmark:
-        "logs/edit_model/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+        benchmarks("edit_model/{model}/seed-{seed}/{editor}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -194,10 +189,10 @@ rule edit_model:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        editor=lookup(within=config, dpath="editing/editors/{editor}"),
-        evaluation=lookup(within=config, dpath="editing/models/{model}/evaluation"),
-        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
-        code=code_of("edit_model"),
+        editor=lambda wildcards: config["editors"][wildcards.editor],
+        evaluation=of_model("editing", "evaluation"),
+        batch_tokens=of_model("batch_tokens"),
+        code=code_of("edit_model", "editors", "editor"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/edit_model.py"
@@ -212,9 +207,9 @@ rule evaluate_edited_model_on_tasks:
     output:
         answers="results/tasks/{model}/seed-{seed}/{editor}.parquet",
     log:
-        "logs/evaluate_edited_model_on_tasks/{model}/seed-{seed}/{editor}.log",
+        logs("evaluate_edited_model_on_tasks/{model}/seed-{seed}/{editor}"),
     benchmark:
-        "logs/evaluate_edited_model_on_tasks/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+        benchmarks("evaluate_edited_model_on_tasks/{model}/seed-{seed}/{editor}")
     conda:
         "../envs/harness.yaml"
     threads: TORCH_THREADS
@@ -223,7 +218,7 @@ rule evaluate_edited_model_on_tasks:
         runtime=600,
         gpu=gpus_of_model,
     params:
-        evaluation=lookup(within=config, dpath="editing/models/{model}/evaluation"),
+        evaluation=of_model("editing", "evaluation"),
         code=code_of("evaluate_edited_model_on_tasks"),
         torch_threads=TORCH_THREADS,
     script:
@@ -258,9 +253,9 @@ rule summarise_edits:
             caption="../report/edits-sequences.rst",
         ),
     log:
-        "logs/summarise_edits/all.log",
+        logs("summarise_edits/all"),
     benchmark:
-        "logs/summarise_edits/all.benchmark.jsonl"
+        benchmarks("summarise_edits/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -268,7 +263,7 @@ rule summarise_edits:
         mem_mb=2000,
         runtime=20,
     params:
-        resamples=lookup(within=config, dpath="recall/resamples"),
+        resamples=config["run"]["resamples"],
         code=code_of("summarise_edits"),
     script:
         "../scripts/summarise_edits.py"
@@ -285,9 +280,9 @@ rule finetune_edited_model:
     output:
         survival="results/survival/{model}/seed-{seed}/{editor}.parquet",
     log:
-        "logs/finetune_edited_model/{model}/seed-{seed}/{editor}.log",
+        logs("finetune_edited_model/{model}/seed-{seed}/{editor}"),
     benchmark:
-        "logs/finetune_edited_model/{model}/seed-{seed}/{editor}.benchmark.jsonl"
+        benchmarks("finetune_edited_model/{model}/seed-{seed}/{editor}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -296,12 +291,20 @@ rule finetune_edited_model:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        survival=lookup(within=config, dpath="editing/models/{model}/survival"),
-        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        survival=of_model("editing", "survival"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("finetune_edited_model"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/finetune_edited_model.py"
+
+
+EDIT_SURVIVAL = [
+    f"results/survival/{model}/seed-{seed}/{editor}.parquet"
+    for model, edited in EDITED.items()
+    for seed in config["models"][model]["seeds"]
+    for editor in edited["survival"]["editors"]
+]
 
 
 rule summarise_edit_survival:
@@ -317,9 +320,9 @@ rule summarise_edit_survival:
             caption="../report/edit-survival.rst",
         ),
     log:
-        "logs/summarise_edit_survival/all.log",
+        logs("summarise_edit_survival/all"),
     benchmark:
-        "logs/summarise_edit_survival/all.benchmark.jsonl"
+        benchmarks("summarise_edit_survival/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -327,10 +330,16 @@ rule summarise_edit_survival:
         mem_mb=2000,
         runtime=20,
     params:
-        resamples=lookup(within=config, dpath="recall/resamples"),
+        resamples=config["run"]["resamples"],
         code=code_of("summarise_edit_survival"),
     script:
         "../scripts/summarise_edit_survival.py"
+
+
+EDIT_SITES = for_all_models(
+    "results/edit_sites/{model}/seed-{seed}.csv",
+    only=[model for model, edited in EDITED.items() if edited["site_sweep"]["editor"]],
+)
 
 
 rule summarise_edit_sites:
@@ -346,9 +355,9 @@ rule summarise_edit_sites:
             caption="../report/edit-sites.rst",
         ),
     log:
-        "logs/summarise_edit_sites/all.log",
+        logs("summarise_edit_sites/all"),
     benchmark:
-        "logs/summarise_edit_sites/all.benchmark.jsonl"
+        benchmarks("summarise_edit_sites/all")
     conda:
         "../envs/data.yaml"
     threads: 1

@@ -1,13 +1,6 @@
 GRAPHS = for_all_models(
-    "results/graphs/{model}/seed-{seed}", only=config["graphs"]["models"]
+    "results/graphs/{model}/seed-{seed}", only=models_with("graphs")
 )
-
-
-def transcoders_of_model(wildcards):
-    """The transcoders that replace a model's MLPs, and the descriptions of their features."""
-    transcoder = config["graphs"]["models"][wildcards.model]
-    folder = f"results/saes/{wildcards.model}/seed-{wildcards.seed}/{transcoder}"
-    return {"transcoders": folder, "features": f"{folder}.features.parquet"}
 
 
 rule build_attribution_graphs:
@@ -28,9 +21,9 @@ rule build_attribution_graphs:
         scores="results/graphs/{model}/seed-{seed}.scores.parquet",
         interventions="results/graphs/{model}/seed-{seed}.interventions.parquet",
     log:
-        "logs/build_attribution_graphs/{model}/seed-{seed}.log",
+        logs("build_attribution_graphs/{model}/seed-{seed}"),
     benchmark:
-        "logs/build_attribution_graphs/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("build_attribution_graphs/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -39,12 +32,8 @@ rule build_attribution_graphs:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        graphs={
-            key: value
-            for key, value in config["graphs"].items()
-            if key not in ("models", "resamples")
-        },
-        transcoder=lookup(within=config, dpath="graphs/models/{model}"),
+        graphs=of_model("graphs"),
+        transcoder=of_model("graphs", "transcoder"),
         code=code_of("build_attribution_graphs"),
         torch_threads=TORCH_THREADS,
     script:
@@ -65,9 +54,9 @@ rule summarise_graphs:
             caption="../report/graphs-interventions.rst",
         ),
     log:
-        "logs/summarise_graphs/all.log",
+        logs("summarise_graphs/all"),
     benchmark:
-        "logs/summarise_graphs/all.benchmark.jsonl"
+        benchmarks("summarise_graphs/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -75,7 +64,7 @@ rule summarise_graphs:
         mem_mb=2000,
         runtime=20,
     params:
-        resamples=lookup(within=config, dpath="graphs/resamples"),
+        resamples=config["run"]["resamples"],
         code=code_of("summarise_graphs"),
     script:
         "../scripts/summarise_graphs.py"

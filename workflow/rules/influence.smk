@@ -1,3 +1,32 @@
+RANKERS_BY_BACKEND = {
+    backend: [
+        name
+        for name, ranker in settings.rankers.items()
+        if factlife_config.influence.backend_of(ranker) == backend
+    ]
+    for backend in factlife_config.influence.BACKENDS
+}
+SCORES = "results/influence/{model}/seed-{seed}/{corpus}.{ranker}.parquet"
+RANKED = [
+    model
+    for model in models_with("influence")
+    if config["models"][model]["influence"]["rankers"]
+]
+
+
+# The figure of retrained models is drawn if there are any.
+DRAW_RETRAINING = any(
+    config["models"][model]["influence"][section]
+    for model in RANKED
+    for section in ("retrained_models", "tail_patch")
+)
+SWEEPS = {
+    name: sweep
+    for name, sweep in config["influence"]["sweeps"].items()
+    if any(point["model"] in RANKED for point in sweep["points"])
+}
+
+
 rule rank_lexical:
     """Rank training documents by word overlap."""
     input:
@@ -6,9 +35,9 @@ rule rank_lexical:
     output:
         scores=SCORES,
     log:
-        "logs/rank_lexical/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        logs("rank_lexical/{model}/seed-{seed}/{corpus}.{ranker}"),
     benchmark:
-        "logs/rank_lexical/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        benchmarks("rank_lexical/{model}/seed-{seed}/{corpus}.{ranker}")
     wildcard_constraints:
         ranker=one_of(RANKERS_BY_BACKEND["lexical"]),
     conda:
@@ -18,9 +47,9 @@ rule rank_lexical:
         mem_mb=3000,
         runtime=20,
     params:
-        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        code=code_of("rank_lexical"),
+        ranker=lambda wildcards: config["rankers"][wildcards.ranker],
+        influence=of_model("influence"),
+        code=code_of("rank_lexical", "rankers", "ranker"),
     script:
         "../scripts/rank_lexical.py"
 
@@ -30,9 +59,9 @@ rule download_encoder:
     output:
         folder=directory("results/downloads/encoders/{ranker}"),
     log:
-        "logs/download_encoder/{ranker}.log",
+        logs("download_encoder/{ranker}"),
     benchmark:
-        "logs/download_encoder/{ranker}.benchmark.jsonl"
+        benchmarks("download_encoder/{ranker}")
     wildcard_constraints:
         ranker=one_of(RANKERS_BY_BACKEND["embedding"]),
     localrule: True
@@ -43,7 +72,7 @@ rule download_encoder:
         mem_mb=2000,
         runtime=120,
     params:
-        source=lookup(within=config, dpath="influence/rankers/{ranker}/source"),
+        source=lambda wildcards: config["rankers"][wildcards.ranker]["source"],
     script:
         "../scripts/download_model.py"
 
@@ -57,9 +86,9 @@ rule rank_by_embedding:
     output:
         scores=SCORES,
     log:
-        "logs/rank_by_embedding/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        logs("rank_by_embedding/{model}/seed-{seed}/{corpus}.{ranker}"),
     benchmark:
-        "logs/rank_by_embedding/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        benchmarks("rank_by_embedding/{model}/seed-{seed}/{corpus}.{ranker}")
     wildcard_constraints:
         ranker=one_of(RANKERS_BY_BACKEND["embedding"]),
     conda:
@@ -70,9 +99,9 @@ rule rank_by_embedding:
         runtime=60,
         gpu=gpus_of_model,
     params:
-        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        ranker=lambda wildcards: config["rankers"][wildcards.ranker],
+        influence=of_model("influence"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("rank_by_embedding"),
         torch_threads=TORCH_THREADS,
     script:
@@ -88,9 +117,9 @@ rule rank_by_model:
     output:
         scores=SCORES,
     log:
-        "logs/rank_by_model/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        logs("rank_by_model/{model}/seed-{seed}/{corpus}.{ranker}"),
     benchmark:
-        "logs/rank_by_model/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        benchmarks("rank_by_model/{model}/seed-{seed}/{corpus}.{ranker}")
     wildcard_constraints:
         ranker=one_of(RANKERS_BY_BACKEND["model"]),
     conda:
@@ -101,10 +130,10 @@ rule rank_by_model:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
-        code=code_of("rank_by_model"),
+        ranker=lambda wildcards: config["rankers"][wildcards.ranker],
+        influence=of_model("influence"),
+        batch_tokens=of_model("batch_tokens"),
+        code=code_of("rank_by_model", "rankers", "ranker"),
         torch_threads=TORCH_THREADS,
     script:
         "../scripts/rank_by_model.py"
@@ -119,9 +148,9 @@ rule rank_with_kronfluence:
     output:
         scores=SCORES,
     log:
-        "logs/rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        logs("rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}"),
     benchmark:
-        "logs/rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        benchmarks("rank_with_kronfluence/{model}/seed-{seed}/{corpus}.{ranker}")
     wildcard_constraints:
         ranker=one_of(RANKERS_BY_BACKEND["kronfluence"]),
     conda:
@@ -132,9 +161,9 @@ rule rank_with_kronfluence:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        ranker=lambda wildcards: config["rankers"][wildcards.ranker],
+        influence=of_model("influence"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("rank_with_kronfluence"),
         torch_threads=TORCH_THREADS,
     script:
@@ -150,9 +179,9 @@ rule rank_with_bergson:
     output:
         scores=SCORES,
     log:
-        "logs/rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}.log",
+        logs("rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}"),
     benchmark:
-        "logs/rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}.benchmark.jsonl"
+        benchmarks("rank_with_bergson/{model}/seed-{seed}/{corpus}.{ranker}")
     wildcard_constraints:
         ranker=one_of(RANKERS_BY_BACKEND["bergson"]),
     conda:
@@ -163,9 +192,9 @@ rule rank_with_bergson:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        ranker=lookup(within=config, dpath="influence/rankers/{ranker}"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        ranker=lambda wildcards: config["rankers"][wildcards.ranker],
+        influence=of_model("influence"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("rank_with_bergson"),
         torch_threads=TORCH_THREADS,
     script:
@@ -181,9 +210,9 @@ rule retrain_on_subset:
     output:
         losses="results/influence/{model}/retrained/shard-{shard}.parquet",
     log:
-        "logs/retrain_on_subset/{model}/shard-{shard}.log",
+        logs("retrain_on_subset/{model}/shard-{shard}"),
     benchmark:
-        "logs/retrain_on_subset/{model}/shard-{shard}.benchmark.jsonl"
+        benchmarks("retrain_on_subset/{model}/shard-{shard}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -192,10 +221,10 @@ rule retrain_on_subset:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        source=lookup(within=config, dpath="models/{model}/source"),
-        training=lookup(within=config, dpath="models/{model}/training"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        source=of_model("source"),
+        training=of_model("training"),
+        influence=of_model("influence"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("retrain_on_subset"),
         torch_threads=TORCH_THREADS,
     script:
@@ -212,11 +241,11 @@ rule retrain_without_top_k:
     output:
         losses="results/influence/{model}/retrained/without-top-k-{ranker}.parquet",
     log:
-        "logs/retrain_without_top_k/{model}/{ranker}.log",
+        logs("retrain_without_top_k/{model}/{ranker}"),
     benchmark:
-        "logs/retrain_without_top_k/{model}/{ranker}.benchmark.jsonl"
+        benchmarks("retrain_without_top_k/{model}/{ranker}")
     wildcard_constraints:
-        ranker=one_of(INFLUENCE["rankers"]),
+        ranker=one_of(config["rankers"]),
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -225,10 +254,10 @@ rule retrain_without_top_k:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        source=lookup(within=config, dpath="models/{model}/source"),
-        training=lookup(within=config, dpath="models/{model}/training"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        source=of_model("source"),
+        training=of_model("training"),
+        influence=of_model("influence"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("retrain_without_top_k"),
         torch_threads=TORCH_THREADS,
     script:
@@ -245,9 +274,9 @@ rule tail_patch:
     output:
         gains="results/influence/{model}/seed-{seed}.tail-patch.parquet",
     log:
-        "logs/tail_patch/{model}/seed-{seed}.log",
+        logs("tail_patch/{model}/seed-{seed}"),
     benchmark:
-        "logs/tail_patch/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("tail_patch/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -256,10 +285,10 @@ rule tail_patch:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        training=lookup(within=config, dpath="models/{model}/training"),
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
-        batch_tokens=lookup(within=config, dpath="influence/batch_tokens"),
+        training=of_model("training"),
+        influence=of_model("influence"),
+        rankers=of_model("influence", "rankers"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("tail_patch"),
         torch_threads=TORCH_THREADS,
     script:
@@ -279,9 +308,9 @@ rule evaluate_rankings:
         query_metrics="results/influence/{model}/seed-{seed}.query-metrics.parquet",
         retraining_metrics="results/influence/{model}/seed-{seed}.retraining-metrics.parquet",
     log:
-        "logs/evaluate_rankings/{model}/seed-{seed}.log",
+        logs("evaluate_rankings/{model}/seed-{seed}"),
     benchmark:
-        "logs/evaluate_rankings/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("evaluate_rankings/{model}/seed-{seed}")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -289,11 +318,11 @@ rule evaluate_rankings:
         mem_mb=4000,
         runtime=30,
     params:
-        influence=lookup(within=config, dpath="influence/models/{model}"),
-        rankers=lookup(within=config, dpath="influence/models/{model}/rankers"),
-        world=lookup(within=config, dpath="models/{model}/world"),
-        k=lookup(within=config, dpath="influence/k"),
-        resamples=lookup(within=config, dpath="influence/resamples"),
+        influence=of_model("influence"),
+        rankers=of_model("influence", "rankers"),
+        world=of_model("world"),
+        k=config["influence"]["k"],
+        resamples=config["run"]["resamples"],
         code=code_of("evaluate_rankings"),
     script:
         "../scripts/evaluate_rankings.py"
@@ -302,11 +331,12 @@ rule evaluate_rankings:
 rule summarise_influence:
     """Summarise and plot how well rankers find relevant documents and predict retrained models."""
     input:
-        query_metrics=for_influence_models(
-            "results/influence/{model}/seed-{seed}.query-metrics.parquet"
+        query_metrics=for_all_models(
+            "results/influence/{model}/seed-{seed}.query-metrics.parquet", only=RANKED
         ),
-        retraining_metrics=for_influence_models(
-            "results/influence/{model}/seed-{seed}.retraining-metrics.parquet"
+        retraining_metrics=for_all_models(
+            "results/influence/{model}/seed-{seed}.retraining-metrics.parquet",
+            only=RANKED,
         ),
     output:
         table="results/tables/influence.csv",
@@ -355,9 +385,9 @@ rule summarise_influence:
             else []
         ),
     log:
-        "logs/summarise_influence/all.log",
+        logs("summarise_influence/all"),
     benchmark:
-        "logs/summarise_influence/all.benchmark.jsonl"
+        benchmarks("summarise_influence/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -365,8 +395,8 @@ rule summarise_influence:
         mem_mb=4000,
         runtime=30,
     params:
-        resamples=lookup(within=config, dpath="influence/resamples"),
-        k=INFLUENCE["k"][len(INFLUENCE["k"]) // 2],
+        resamples=config["run"]["resamples"],
+        k=config["influence"]["headline_k"],
         sweeps=SWEEPS,
         code=code_of("summarise_influence"),
     script:

@@ -1,4 +1,6 @@
 ARTIFACTS = ledger_artifacts()
+
+
 # Summary tables of the stages, from which the findings are written.
 SUMMARIES = sorted(
     {
@@ -56,9 +58,9 @@ rule build_ledger:
             caption="../report/questions-outcomes.rst",
         ),
     log:
-        "logs/build_ledger/all.log",
+        logs("build_ledger/all"),
     benchmark:
-        "logs/build_ledger/all.benchmark.jsonl"
+        benchmarks("build_ledger/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -67,7 +69,8 @@ rule build_ledger:
         runtime=30,
     params:
         artifacts=ARTIFACTS,
-        ledger=lookup(within=config, dpath="ledger"),
+        questions=config["ledger"]["questions"],
+        resamples=config["run"]["resamples"],
         code=code_of("build_ledger"),
     script:
         "../scripts/build_ledger.py"
@@ -76,4 +79,4 @@ rule build_ledger:
 rule ledger:
     """The ledger: one row per fact, and questions across stages."""
     input:
-        rules.build_ledger.output,
+        rules.build_ledger.output if ARTIFACTS else [],

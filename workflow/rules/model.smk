@@ -1,11 +1,19 @@
+UNTRAINED = [name for name in config["models"] if name not in TRAINED]
+PRETRAINED = [
+    name
+    for name, model in config["models"].items()
+    if model["source"]["kind"] not in ("scratch", "trained")
+]
+
+
 rule download_model:
     """Download a pinned revision from the hub, on the submitting machine."""
     output:
         folder=directory("results/downloads/{model}"),
     log:
-        "logs/download_model/{model}.log",
+        logs("download_model/{model}"),
     benchmark:
-        "logs/download_model/{model}.benchmark.jsonl"
+        benchmarks("download_model/{model}")
     wildcard_constraints:
         model=one_of(PRETRAINED),
     localrule: True
@@ -16,7 +24,7 @@ rule download_model:
         mem_mb=2000,
         runtime=120,
     params:
-        source=lookup(within=config, dpath="models/{model}/source"),
+        source=of_model("source"),
     script:
         "../scripts/download_model.py"
 
@@ -28,9 +36,9 @@ rule convert_model:
     output:
         folder=directory("results/sources/{model}"),
     log:
-        "logs/convert_model/{model}.log",
+        logs("convert_model/{model}"),
     benchmark:
-        "logs/convert_model/{model}.benchmark.jsonl"
+        benchmarks("convert_model/{model}")
     wildcard_constraints:
         model=one_of(PRETRAINED),
     conda:
@@ -40,7 +48,7 @@ rule convert_model:
         mem_mb=6000,
         runtime=60,
     params:
-        source=lookup(within=config, dpath="models/{model}/source"),
+        source=of_model("source"),
         code=code_of("convert_model"),
         torch_threads=TORCH_THREADS,
     script:
@@ -54,9 +62,9 @@ rule link_pretrained_model:
     output:
         folder=directory("results/models/{model}/seed-{seed}"),
     log:
-        "logs/link_pretrained_model/{model}/seed-{seed}.log",
+        logs("link_pretrained_model/{model}/seed-{seed}"),
     benchmark:
-        "logs/link_pretrained_model/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("link_pretrained_model/{model}/seed-{seed}")
     wildcard_constraints:
         model=one_of(UNTRAINED),
     conda:
@@ -79,9 +87,9 @@ rule train_model:
         folder=directory("results/models/{model}/seed-{seed}"),
         curve="results/models/{model}/seed-{seed}.training.csv",
     log:
-        "logs/train_model/{model}/seed-{seed}.log",
+        logs("train_model/{model}/seed-{seed}"),
     benchmark:
-        "logs/train_model/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("train_model/{model}/seed-{seed}")
     wildcard_constraints:
         model=one_of(TRAINED),
     conda:
@@ -97,10 +105,10 @@ rule train_model:
         tasks_per_gpu=tasks_per_gpu_of_training,
         mpi=mpi_of_training,
     params:
-        source=lookup(within=config, dpath="models/{model}/source"),
+        source=of_model("source"),
         processes=processes_of_training,
-        nodes=lookup(within=config, dpath="models/{model}/nodes"),
-        training=lookup(within=config, dpath="models/{model}/training"),
+        nodes=of_model("nodes"),
+        training=of_model("training"),
         resume=resume_folder,
         code=code_of("train_model"),
         torch_threads=TORCH_THREADS,

@@ -6,9 +6,9 @@ rule evaluate_recall:
     output:
         recall="results/recall/{model}/seed-{seed}.parquet",
     log:
-        "logs/evaluate_recall/{model}/seed-{seed}.log",
+        logs("evaluate_recall/{model}/seed-{seed}"),
     benchmark:
-        "logs/evaluate_recall/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("evaluate_recall/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -17,7 +17,7 @@ rule evaluate_recall:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        batch_tokens=lookup(within=config, dpath="recall/batch_tokens"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("evaluate_recall"),
         torch_threads=TORCH_THREADS,
     script:
@@ -27,7 +27,9 @@ rule evaluate_recall:
 rule summarise_recall:
     """Summarise and plot recall, with intervals over subjects."""
     input:
-        recall=for_all_models("results/recall/{model}/seed-{seed}.parquet"),
+        recall=for_all_models(
+            "results/recall/{model}/seed-{seed}.parquet", only=models_with_world()
+        ),
         curves=for_all_models(
             "results/models/{model}/seed-{seed}.training.csv", only=TRAINED
         ),
@@ -76,9 +78,9 @@ rule summarise_recall:
             caption="../report/recall-explorer.rst",
         ),
     log:
-        "logs/summarise_recall/all.log",
+        logs("summarise_recall/all"),
     benchmark:
-        "logs/summarise_recall/all.benchmark.jsonl"
+        benchmarks("summarise_recall/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -86,7 +88,7 @@ rule summarise_recall:
         mem_mb=4000,
         runtime=30,
     params:
-        resamples=lookup(within=config, dpath="recall/resamples"),
+        resamples=config["run"]["resamples"],
         code=code_of("summarise_recall"),
     script:
         "../scripts/summarise_recall.py"
@@ -95,5 +97,5 @@ rule summarise_recall:
 rule recall:
     """Recall of all models at all checkpoints."""
     input:
-        rules.summarise_recall.output,
+        rules.summarise_recall.output if models_with_world() else [],
         expand("results/figures/world-{world}.html", world=WORLDS_OF_RUN),

@@ -1,24 +1,9 @@
 DICTIONARIES = [
     (dictionary, model, seed)
-    for dictionary, dictionary_settings in config["dictionaries"].items()
-    for model in dictionary_settings["models"]
-    if model in config["run"]["models"]
+    for model in models_with("saes")
+    for dictionary in config["models"][model]["saes"]["dictionaries"]
     for seed in config["models"][model]["seeds"]
 ]
-
-
-def for_all_dictionaries(pattern):
-    """The pattern for every dictionary of the models to run, and each of their seeds."""
-    return [
-        pattern.format(sae=dictionary, model=model, seed=seed)
-        for dictionary, model, seed in DICTIONARIES
-    ]
-
-
-def text_of_dictionary(wildcards):
-    training = config["models"][wildcards.model]["training"]
-    corpus = config["dictionaries"][wildcards.sae]["corpus"] or training["corpus"]
-    return {"documents": f"results/corpora/{corpus}/documents.parquet"}
 
 
 rule train_saes:
@@ -32,9 +17,9 @@ rule train_saes:
         quality="results/saes/{model}/seed-{seed}/{sae}.quality.csv",
         features="results/saes/{model}/seed-{seed}/{sae}.features.parquet",
     log:
-        "logs/train_saes/{model}/seed-{seed}/{sae}.log",
+        logs("train_saes/{model}/seed-{seed}/{sae}"),
     benchmark:
-        "logs/train_saes/{model}/seed-{seed}/{sae}.benchmark.jsonl"
+        benchmarks("train_saes/{model}/seed-{seed}/{sae}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -43,7 +28,8 @@ rule train_saes:
         runtime=240,
         gpu=gpus_of_model,
     params:
-        dictionary=lookup(within=config, dpath="dictionaries/{sae}"),
+        dictionary=lambda wildcards: config["dictionaries"][wildcards.sae],
+        resamples=config["run"]["resamples"],
         code=code_of("train_saes"),
         torch_threads=TORCH_THREADS,
     script:
@@ -65,9 +51,9 @@ rule summarise_dictionaries:
             caption="../report/dictionaries-quality.rst",
         ),
     log:
-        "logs/summarise_dictionaries/all.log",
+        logs("summarise_dictionaries/all"),
     benchmark:
-        "logs/summarise_dictionaries/all.benchmark.jsonl"
+        benchmarks("summarise_dictionaries/all")
     conda:
         "../envs/data.yaml"
     threads: 1

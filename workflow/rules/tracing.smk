@@ -1,5 +1,5 @@
 TRACES = for_all_models(
-    "results/tracing/{model}/seed-{seed}.parquet", only=config["tracing"]["models"]
+    "results/tracing/{model}/seed-{seed}.parquet", only=models_with("tracing")
 )
 
 
@@ -11,9 +11,9 @@ rule trace_model:
     output:
         trace="results/tracing/{model}/seed-{seed}.parquet",
     log:
-        "logs/trace_model/{model}/seed-{seed}.log",
+        logs("trace_model/{model}/seed-{seed}"),
     benchmark:
-        "logs/trace_model/{model}/seed-{seed}.benchmark.jsonl"
+        benchmarks("trace_model/{model}/seed-{seed}")
     conda:
         "../envs/torch.yaml"
     threads: TORCH_THREADS
@@ -22,11 +22,8 @@ rule trace_model:
         runtime=120,
         gpu=gpus_of_model,
     params:
-        tracing={
-            key: value
-            for key, value in config["tracing"].items()
-            if key not in ("models", "resamples")
-        },
+        tracing=of_model("tracing"),
+        batch_tokens=of_model("batch_tokens"),
         code=code_of("trace_model"),
         torch_threads=TORCH_THREADS,
     script:
@@ -52,9 +49,9 @@ rule summarise_tracing:
             caption="../report/tracing-curves.rst",
         ),
     log:
-        "logs/summarise_tracing/all.log",
+        logs("summarise_tracing/all"),
     benchmark:
-        "logs/summarise_tracing/all.benchmark.jsonl"
+        benchmarks("summarise_tracing/all")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -62,7 +59,7 @@ rule summarise_tracing:
         mem_mb=2000,
         runtime=20,
     params:
-        resamples=lookup(within=config, dpath="tracing/resamples"),
+        resamples=config["run"]["resamples"],
         code=code_of("summarise_tracing"),
     script:
         "../scripts/summarise_tracing.py"

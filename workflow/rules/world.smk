@@ -9,9 +9,9 @@ rule generate_world:
         graphml="results/worlds/{world}/graph.graphml",
         json="results/worlds/{world}/graph.json",
     log:
-        "logs/generate_world/{world}.log",
+        logs("generate_world/{world}"),
     benchmark:
-        "logs/generate_world/{world}.benchmark.jsonl"
+        benchmarks("generate_world/{world}")
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -19,10 +19,19 @@ rule generate_world:
         mem_mb=1000,
         runtime=10,
     params:
-        world=lookup(within=config, dpath="worlds/{world}"),
-        code=code_of("generate_world"),
+        world=lambda wildcards: config["worlds"][wildcards.world],
+        code=code_of("generate_world", "worlds", "world"),
     script:
         "../scripts/generate_world.py"
+
+
+WORLDS_OF_RUN = sorted(
+    {
+        config["models"][model]["world"]
+        for model in config["run"]["models"]
+        if config["models"][model]["world"]
+    }
+)
 
 
 rule plot_world:
@@ -37,9 +46,9 @@ rule plot_world:
             caption="../report/world.rst",
         ),
     log:
-        "logs/plot_world/{world}.log",
+        logs("plot_world/{world}"),
     benchmark:
-        "logs/plot_world/{world}.benchmark.jsonl"
+        benchmarks("plot_world/{world}")
     conda:
         "../envs/data.yaml"
     threads: 1

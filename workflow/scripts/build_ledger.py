@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factlife import config, figures, jobs, ledger
-from factlife.config.ledger import Ledger
+from factlife.config.ledger import Question
 from factlife.ledger import figures as ledger_figures
 from factlife.ledger import questions, report_text, reproductions, summary_tables
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake) as job:
-    settings = config.parse(Ledger, snakemake.params.ledger)
+    asked = config.parse(dict[str, Question], snakemake.params.questions)
     table = ledger.build_ledger(snakemake.params.artifacts)
     ledger.write_ledger(table, snakemake.output.ledger)
     table.to_csv(snakemake.output.csv, index=False)
     ledger.write_fact_page(table, snakemake.params.artifacts, snakemake.output.page)
-    answers = questions.answer_questions(table, settings.questions, resamples=settings.resamples)
+    answers = questions.answer_questions(table, asked, resamples=snakemake.params.resamples)
     answers.to_csv(snakemake.output.questions, index=False)
     figures.write_svg(ledger_figures.plot_effects(answers), snakemake.output.effects)
     figures.write_svg(ledger_figures.plot_outcomes(table, answers), snakemake.output.outcomes)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models, world
 from factlife.circuits.discovery import discover_circuits
-from factlife.config.circuits import Circuits, Hypothesis
+from factlife.circuits.seeds import write_circuits
+from factlife.config.circuits import CircuitDiscovery, Hypothesis
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,7 +19,11 @@ with jobs.start(snakemake) as job:
         *models.load_model(snakemake.input.model, job.device),
         world.load_world_of_table(snakemake.input.facts),
         models.list_checkpoints(snakemake.input.model),
-        config.parse(Circuits, snakemake.params.circuits),
+        CircuitDiscovery(
+            **snakemake.params.circuits,
+            resamples=snakemake.params.resamples,
+            batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
+        ),
         config.parse(dict[str, Hypothesis], snakemake.params.hypotheses),
         {Path(folder).name: folder for folder in snakemake.input.get("saes", [])},
         dict(zip(snakemake.params.circuits["known_circuits"], known, strict=True)),
@@ -31,5 +36,4 @@ with jobs.start(snakemake) as job:
         table.insert(0, "model", snakemake.wildcards.model)
         table.insert(1, "seed", int(snakemake.wildcards.seed))
         table.to_parquet(path, index=False)
-    for path, circuit in zip(snakemake.output.circuits, found.circuits.values(), strict=True):
-        Path(path).write_text(json.dumps(circuit | {"provenance": job.provenance}, default=str))
+    write_circuits(found.circuits, snakemake.output.circuits, provenance=job.provenance)

@@ -43,7 +43,7 @@ with jobs.start(snakemake) as job:
             metrics.perplexity_texts(text, set(requests["entity_id"]), evaluation),
             metrics.reference_texts(requests, corpus),
         ),
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
     )
     schedules.save_result(result, snakemake.output.folder, **snakemake.wildcards)
     job.write_manifest(snakemake.output.folder, weights=weights)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     jobs.check_manifest(snakemake.input.edits)
+    facts = snakemake.input.get("facts")
     model, tokenizer = models.load_model(snakemake.input.model, job.device)
     answers = tasks.evaluate_tasks(
         model,
@@ -22,6 +23,6 @@ with jobs.start(snakemake) as job:
         load_file(f"{snakemake.input.edits}/deltas.safetensors"),
         read_table(f"{snakemake.input.edits}/metrics.parquet"),
         config.parse(EditEvaluation, snakemake.params.evaluation).tasks,
-        world=world.load_world_of_table(snakemake.input.facts),
+        world=world.load_world_of_table(facts) if facts else None,
     )
     write_table(answers, snakemake.output.answers)

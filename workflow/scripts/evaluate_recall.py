@@ -16,7 +16,7 @@ with jobs.start(snakemake) as job:
         models.read_exposures(snakemake.input.model),
         model=snakemake.wildcards.model,
         seed=int(snakemake.wildcards.seed),
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
         device=job.device,
     )
     table.to_parquet(snakemake.output.recall, index=False)

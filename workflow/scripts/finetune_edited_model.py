@@ -26,7 +26,7 @@ with jobs.start(snakemake) as job:
         tokens.read_tokens(snakemake.input.tokens),
         config.parse(EditSurvival, snakemake.params.survival),
         world=world.load_world_of_table(snakemake.input.facts),
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
     )
     keys = {"model": snakemake.wildcards.model, "seed": int(snakemake.wildcards.seed)}
     write_table(table.assign(**keys, editor=snakemake.wildcards.editor), snakemake.output.survival)

@@ -18,6 +18,6 @@ with jobs.start(snakemake) as job:
         config.parse(Ranker, snakemake.params.ranker),
         queries,
         documents,
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.encoder, snakemake.params.batch_tokens),
     )
     influence.write_scores(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)

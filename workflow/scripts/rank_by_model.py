@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from factlife import config, corpus, influence, jobs, world
+from factlife import config, corpus, influence, jobs, models, world
 from factlife.config.influence import InfluenceSettings, Ranker
 from factlife.influence import model_based
 
@@ -23,7 +23,7 @@ with jobs.start(snakemake) as job:
         queries,
         documents,
         model_based.fact_values(ground_truth),
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
         device=job.device,
     )
     influence.write_scores(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)

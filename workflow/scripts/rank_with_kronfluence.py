@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from factlife import config, corpus, influence, jobs, world
+from factlife import config, corpus, influence, jobs, models, world
 from factlife.config.influence import InfluenceSettings, Ranker
 from factlife.influence import kronfluence_backend, model_based
 
@@ -28,6 +28,6 @@ with jobs.start(snakemake) as job:
             device=job.device,
         ),
         ranker,
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
     )
     influence.write_scores(scores, queries["query_id"].tolist(), documents["doc_id"].tolist(), snakemake.output.scores)

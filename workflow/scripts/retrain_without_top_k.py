@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from factlife import config, corpus, influence, jobs, world
+from factlife import config, corpus, influence, jobs, models, world
 from factlife.config.influence import InfluenceSettings
-from factlife.config.models import Source, Training
+from factlife.config.training import Source, Training
 from factlife.influence import retraining
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ with jobs.start(snakemake) as job:
         snakemake.input.tokens,
         config.parse(Training, snakemake.params.training),
         queries,
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.start, snakemake.params.batch_tokens),
         device=job.device,
     )
     losses.to_parquet(snakemake.output.losses, index=False)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    recall = snakemake.input.get("recall")
+    recall, facts = snakemake.input.get("recall"), snakemake.input.get("facts")
     requests, probes = request_files.select_requests(
         config.parse(EditRequests, snakemake.params.requests),
         AutoTokenizer.from_pretrained(snakemake.input.model),
-        world=world.load_world_of_table(snakemake.input.facts),
+        world=world.load_world_of_table(facts) if facts else None,
         path=snakemake.input.get("path"),
         recalled=recalled_probes(read_table(recall)) if recall else None,
         attribute_snippets=snakemake.input.get("attribute_snippets"),

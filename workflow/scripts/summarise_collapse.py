@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factlife import collapse, config, figures, jobs, world
+from factlife import collapse, figures, jobs, world
 from factlife.collapse import figures as collapse_figures
 from factlife.collapse.page import samples_page
-from factlife.config.collapse import CollapseArm
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with jobs.start(snakemake):
-    arms = {name: config.parse(CollapseArm, arm) for name, arm in snakemake.params.arms.items()}
+    arms = collapse.parse_arms(snakemake.params.arms)
     worlds = {name: world.load_world_of_table(facts) for name, facts in zip(arms, snakemake.input.facts, strict=True)}
     folders = collapse.generation_folders(snakemake.params.generations, snakemake.input.generations)
     table = collapse.summarise_generations(folders, worlds, arms, resamples=snakemake.params.resamples)
@@ -23,10 +22,13 @@ with jobs.start(snakemake):
     tasks.to_csv(snakemake.output.tasks, index=False)
     figures.write_svg(collapse_figures.plot_recall(table), snakemake.output.recall)
     figures.write_svg(collapse_figures.plot_text(table), snakemake.output.text)
-    sweeps = collapse.synthetic_fraction_sweeps(arms)
+    sweeps = {model: collapse.synthetic_fraction_sweeps(model_arms) for model, model_arms in arms.items()}
     figures.write_svg(collapse_figures.plot_recall_drop(table, stages, sweeps), snakemake.output.recall_drop)
     figures.write_svg(collapse_figures.plot_formats(table, tasks), snakemake.output.formats)
-    controls = {name: arm.control for name, arm in arms.items() if arm.control in arms}
+    controls = {
+        model: {name: arm.control for name, arm in model_arms.items() if arm.control in model_arms}
+        for model, model_arms in arms.items()
+    }
     figures.write_svg(collapse_figures.plot_stages(table, stages, controls), snakemake.output.stage_ends)
-    figures.write_svg(collapse_figures.plot_onsets(stages, list(arms)), snakemake.output.onsets)
+    figures.write_svg(collapse_figures.plot_onsets(stages), snakemake.output.onsets)
     Path(snakemake.output.samples).write_text(samples_page(folders))

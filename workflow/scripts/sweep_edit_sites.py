@@ -33,7 +33,7 @@ with jobs.start(snakemake) as job:
         config.parse(Editor, snakemake.params.editor) if snakemake.params.editor else None,
         config.parse(SiteSweep, snakemake.params.site_sweep),
         trace=pd.read_parquet(trace) if trace else None,
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
         resamples=snakemake.params.resamples,
     )
     write_table(sweep, snakemake.output.sweep)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from factlife import config, corpus, influence, jobs, models, world
 from factlife.config.influence import InfluenceSettings
-from factlife.config.models import Training
+from factlife.config.training import Training
 from factlife.influence import tail_patch
 
 if TYPE_CHECKING:
@@ -22,6 +22,6 @@ with jobs.start(snakemake) as job:
         documents,
         settings.tail_patch,
         config.parse(Training, snakemake.params.training),
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
     )
     gains.to_parquet(snakemake.output.gains, index=False)

@@ -15,6 +15,7 @@ with jobs.start(snakemake) as job:
         *models.load_model(snakemake.input.model, job.device),
         world.load_world_of_table(snakemake.input.facts),
         config.parse(Tracing, snakemake.params.tracing),
+        batch_tokens=models.token_budget(snakemake.input.model, snakemake.params.batch_tokens),
     )
     table.insert(0, "model", snakemake.wildcards.model)
     table.insert(1, "seed", int(snakemake.wildcards.seed))

@@ -25,7 +25,7 @@ with jobs.start(snakemake) as job:
         world=arm_world,
         output=snakemake.output.folder,
         resume=models.prepare_resume_folder(snakemake.params.resume, job.provenance),
-        batch_tokens=snakemake.params.batch_tokens,
+        batch_tokens=models.token_budget(snakemake.input.base, snakemake.params.batch_tokens),
         tasks={
             name: (task, task_questions(task, arm_world, snakemake.input.get(f"task_{name}")))
             for name, task in tasks.items()
@@ -35,5 +35,5 @@ with jobs.start(snakemake) as job:
         device=job.device,
     )
     job.write_manifest(snakemake.output.folder)
-    title = "{arm}, seed {seed}: generation {generation}".format(**snakemake.wildcards)
+    title = "{model}, {arm}, seed {seed}: generation {generation}".format(**snakemake.wildcards)
     notify.send(title, generation.summary_line(snakemake.output.folder))

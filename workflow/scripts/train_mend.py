@@ -15,13 +15,13 @@ with jobs.start(snakemake) as job:
     jobs.check_manifest(snakemake.input.model)
     settings = config.parse(HypernetworkTraining, snakemake.params.hypernetwork)
     target = editable.EditableModel(*models.load_model(snakemake.input.model, job.device))
-    recall = snakemake.input.get("recall")
+    recall, facts = snakemake.input.get("recall"), snakemake.input.get("facts")
     train_edits = mend.select_train_edits(
         target,
         config.parse(EditRequests, snakemake.params.requests),
         read_table(snakemake.input.requests),
         n_edits=settings.train_edits,
-        world=world.load_world_of_table(snakemake.input.facts),
+        world=world.load_world_of_table(facts) if facts else None,
         path=snakemake.input.get("path"),
         recalled=recalled_probes(read_table(recall)) if recall else None,
     )

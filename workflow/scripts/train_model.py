@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from factlife import config, jobs, models
-from factlife.config.models import Source, Training
+from factlife.config.training import Source, Training
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -27,6 +27,7 @@ with jobs.start(snakemake) as job:
         model, tokenizer, dictionaries, settings, train=train,
         held_out=training.take_tokens(held_out, settings.evaluation_tokens),
         probes=quality.forward_probes(facts_world.facts, facts_world.probes),
+        resamples=snakemake.params.resamples,
     )  # fmt: skip
     metrics.to_csv(snakemake.output.quality, index=False)
     descriptions = features.describe_features(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,12 @@ _INERT = {"functools", "contextlib", "dataclasses", "typing", "abc"}
 Definition = tuple[str, str]  # Module and name; the name is empty for a module as a whole.
 
 
-def code_of(rule: str) -> str:
+def code_of(rule: str, *imported: str) -> str:
     """Digest of all code that a rule's script reaches, 12 hexadecimal digits.
 
     Args:
         rule: name of a script in ``workflow/scripts``, without its suffix.
+        imported: modules of the user's own, which count whole.
 
     Raises:
         ValueError: there is no such script.
@@ -34,6 +36,9 @@ def code_of(rule: str) -> str:
     if not (_SCRIPTS / f"{rule}.py").exists():
         raise ValueError(f"there is no script workflow/scripts/{rule}.py")
     parts = [f"{name} {_module(name).code}" for name in sorted(reached_modules(rule))]
+    for name in imported:
+        spec = importlib.util.find_spec(name)
+        parts += [Path(spec.origin).read_text(encoding="utf-8")] if spec and spec.origin else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -5,15 +5,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from factlife.circuits.edges import EdgeModel, frozen_parameters, logit_difference
-from factlife.circuits.nodes import NodeModel
+from factlife.circuits.edges import ComputationGraph, frozen_parameters, logit_difference
+from factlife.models.anatomy import Anatomy
 
-# A model that can be patched at its edges or nodes.
-CircuitModel = EdgeModel | NodeModel
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class CircuitModel(Protocol):
+    """A model that can be patched at its edges or nodes: an ``EdgeModel`` or a ``NodeModel``."""
+
+    model: PreTrainedModel
+    parts: Anatomy
+    graph: ComputationGraph
+
+    def __init__(self, model: PreTrainedModel) -> None: ...
+
+    def record(self, inputs: Tensor) -> Any:
+        """States of an unpatched run."""
+
+    def run(self, inputs: Tensor, base: Any, masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits of circuits, and tensors whose gradients give the effects."""
+
+    def effects(self, clean: Any, base: Any, gradients: Sequence[Tensor]) -> Tensor:
+        """(clean − corrupted) · gradient of each edge or node."""
 
 
 @dataclass(frozen=True)

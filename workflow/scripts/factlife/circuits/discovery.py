@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,11 +33,14 @@ from factlife.circuits.selection import (
     read_circuit,
     select_circuit,
 )
-from factlife.config.circuits import Circuits, Hypothesis
+from factlife.config.circuits import CircuitDiscovery, Hypothesis
 from factlife.models import load_model
 from factlife.tracing.patching import embed_tokens, stack_ids
 from factlife.tracing.prompts import PromptPair, make_prompt_pairs
 from factlife.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KEYS = ["model", "seed", "relation", "method", "fraction"]
 METHODS: dict[str, Callable[..., EdgeScores]] = {
@@ -65,11 +68,11 @@ class CircuitResults(NamedTuple):
 
 
 def discover_circuits(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     world: World,
     checkpoints: Sequence[tuple[int, Path]],
-    settings: Circuits,
+    settings: CircuitDiscovery,
     confirmatory: Mapping[str, Hypothesis] | None = None,
     dictionaries: Mapping[str, str | Path] | None = None,
     known_circuits: Mapping[str, Mapping[str, Any]] | None = None,
@@ -91,7 +94,9 @@ def discover_circuits(
             belongs to another model.
     """
     edges = (NodeModel if settings.level == "node" else EdgeModel)(model)
-    halves = {relation: split_pairs(model, tokenizer, world, relation, settings) for relation in settings.relations}
+    halves = {
+        relation: split_pairs(model, tokenizer, world, relation, settings) for relation in settings.relations or ()
+    }
     validation_batches = {relation: batch_pairs(model, pairs[1]) for relation, pairs in halves.items()}
     # Validation prompts by relation and kind.
     prompts = {(relation, "forward"): pairs[1] for relation, pairs in halves.items()}
@@ -100,7 +105,8 @@ def discover_circuits(
         prompts[relation, kind] = select_answered_pairs(model, tokenizer, world, relation, kind, settings, ids)
     exported: dict[tuple[str, str], dict[str, Any]] = {}
     rows: list[pd.DataFrame] = []
-    circuits, mean_scores = {}, defaultdict(dict)
+    circuits: dict[tuple[str, str], torch.Tensor] = {}
+    mean_scores: defaultdict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for relation, (discovery, _) in halves.items():
         for method in settings.methods:
             discovery_batches = batch_pairs(model, discovery)
@@ -196,7 +202,7 @@ _COLUMNS = [
 
 
 def split_pairs(
-    model: Any, tokenizer: Any, world: World, relation: str, settings: Circuits
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, relation: str, settings: CircuitDiscovery
 ) -> tuple[list[PromptPair], list[PromptPair]]:
     """Pairs for discovery and for validation; no subject or replacement subject occurs in both.
 
@@ -227,7 +233,13 @@ def split_pairs(
 
 
 def select_answered_pairs(
-    model: Any, tokenizer: Any, world: World, relation: str, kind: str, settings: Circuits, facts: Iterable[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    relation: str,
+    kind: str,
+    settings: CircuitDiscovery,
+    facts: Iterable[str],
 ) -> list[PromptPair]:
     """Pairs about some facts of a relation, from probes of one kind, that the model answers correctly.
 
@@ -247,7 +259,7 @@ def select_answered_pairs(
     if not settings.first_token and (multi_token := [pair for pair in pairs if pair.n_target_tokens > 1]):
         raise CircuitError(
             f"the answer to {multi_token[0].probe_id} has {multi_token[0].n_target_tokens} tokens; circuits explain one token: "
-            f"leave relation `{relation}` out of circuits.relations, or set circuits.first_token: true"
+            f"leave relation `{relation}` out of the model's circuits.relations, or set circuits.first_token: true there"
         )
     order = np.random.default_rng(settings.seed).permutation(len(pairs))
     pairs = [pairs[i] for i in order]
@@ -274,7 +286,7 @@ def _method(name: str, steps: Sequence[int]) -> Callable[..., EdgeScores]:
     return partial(attribution.eap_ig, steps=steps) if name == "EAP-IG-inputs" else METHODS[name]
 
 
-def batch_pairs(model: Any, pairs: Sequence[PromptPair]) -> list[PromptPairs]:
+def batch_pairs(model: PreTrainedModel, pairs: Sequence[PromptPair]) -> list[PromptPairs]:
     """Batches of pairs with equal length."""
     return [
         PromptPairs(
@@ -287,7 +299,7 @@ def batch_pairs(model: Any, pairs: Sequence[PromptPair]) -> list[PromptPairs]:
     ]
 
 
-def same_answer_batches(model: Any, pairs: Sequence[PromptPair]) -> list[PromptPairs]:
+def same_answer_batches(model: PreTrainedModel, pairs: Sequence[PromptPair]) -> list[PromptPairs]:
     """Batches whose corrupted runs are about a subject with the same answer; pairs without such a subject are excluded."""
     control_pairs = [replace(pair, donor_ids=pair.same_answer_ids) for pair in pairs if pair.same_answer_ids]
     return batch_pairs(model, control_pairs)
@@ -301,7 +313,10 @@ def _by_length(pairs: Sequence[PromptPair]) -> list[list[PromptPair]]:
 
 
 def _run(
-    edges: CircuitModel, validation_batches: Sequence[PromptPairs], circuits: Sequence[torch.Tensor], settings: Circuits
+    edges: CircuitModel,
+    validation_batches: Sequence[PromptPairs],
+    circuits: Sequence[torch.Tensor],
+    settings: CircuitDiscovery,
 ) -> validation.CircuitRuns:
     return validation.run_circuits(edges, validation_batches, circuits, batch_tokens=settings.batch_tokens)
 
@@ -313,7 +328,7 @@ def _validate(
     controls: dict[str, torch.Tensor],
     discovery_batches: Sequence[PromptPairs],
     validation_batches: Sequence[PromptPairs],
-    settings: Circuits,
+    settings: CircuitDiscovery,
 ) -> Iterable[pd.DataFrame]:
     graph, scores, n_edges = edges.graph, edge_scores.scores.mean(0), edge_count(edges.graph, settings.fraction)
     subsets = validation.sample_subsets(circuit, settings.completeness_subsets, settings.seed)
@@ -389,7 +404,7 @@ def _against_random(
     circuit: int,
     random: np.ndarray,
     random_connected: np.ndarray,
-    settings: Circuits,
+    settings: CircuitDiscovery,
     control: str,
 ) -> Iterable[pd.DataFrame]:
     """Faithfulness and hits of a circuit, and its rank among random circuits of two kinds."""
@@ -428,7 +443,10 @@ def _training(
 
 
 def _controls(
-    edges: CircuitModel, discovery_batches: Sequence[PromptPairs], method: Callable[..., EdgeScores], settings: Circuits
+    edges: CircuitModel,
+    discovery_batches: Sequence[PromptPairs],
+    method: Callable[..., EdgeScores],
+    settings: CircuitDiscovery,
 ) -> Iterable[tuple[str, torch.Tensor]]:
     """Scores of two null controls: a model with random weights, and answers shuffled between prompts."""
     model = edges.model
@@ -454,7 +472,7 @@ def _compare_relations(
     edges: CircuitModel,
     circuits: dict[tuple[str, str], torch.Tensor],
     validation_batches: dict[str, list[PromptPairs]],
-    settings: Circuits,
+    settings: CircuitDiscovery,
 ) -> Iterable[pd.DataFrame]:
     """Overlap of the circuits of two relations, and faithfulness of each on prompts of the other relation."""
     for (relation, method), circuit in circuits.items():
@@ -479,7 +497,7 @@ def _compare_methods(
             yield row.assign(evaluated_on=other_method, relation=relation, method=method)
 
 
-def _faithfulness(runs: validation.CircuitRuns, circuit: int, metric: str, settings: Circuits) -> pd.DataFrame:
+def _faithfulness(runs: validation.CircuitRuns, circuit: int, metric: str, settings: CircuitDiscovery) -> pd.DataFrame:
     resampled = runs.resampled(settings.resamples)[:, circuit]
     return stats.summary_rows(
         {}, [metric], validation.percentile_interval(len(runs.full), runs.faithfulness[circuit], resampled)

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from factlife.models.anatomy import Block, capture, get_anatomy, patch, weight_matrix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class CircuitError(ValueError):
@@ -170,7 +173,7 @@ class _EdgeRun:
 
     masks: Tensor
     changes: list[Tensor] = field(default_factory=list)
-    heads: Tensor | None = None
+    heads: Tensor = field(init=False)
     reads: list[Tensor] = field(default_factory=list)
 
 
@@ -181,7 +184,7 @@ class EdgeModel:
         graph: writers, readers and edges of the model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """Raises ``CircuitError`` if the model has no edges."""
         self.model, self.parts = model, get_anatomy(model)
         parts = self.parts
@@ -201,7 +204,8 @@ class EdgeModel:
 
     def record(self, inputs: Tensor) -> EdgeStates:
         """Outputs and inputs in an unpatched run; ``inputs`` are ``inputs_embeds``, (batch, position, d_model)."""
-        blocks, entries = self.parts.blocks, {}
+        blocks = self.parts.blocks
+        entries: dict[Any, nn.Module] = {}
         for layer, block in enumerate(blocks):
             entries |= {("block", layer): block.module, ("z", layer): block.attention_out}
             if not self.parts.parallel:
@@ -278,7 +282,7 @@ class EdgeModel:
         per_layer = self.graph.n_heads + 2 * self.graph.n_kv_heads
         start = layer * (per_layer + 1)
         reader_inputs = self._read(run, base.reads[2 * layer], slice(start, start + per_layer))
-        norm = self.parts.blocks[layer].attention_norm
+        norm: Any = self.parts.blocks[layer].attention_norm
         maps = self.layers[layer]
         run.heads = (
             torch.einsum("crbpd,rkd->rcbpk", norm(reader_inputs), maps.weight).flatten(1, 2) + maps.bias[:, None, None]
@@ -297,7 +301,8 @@ class EdgeModel:
     def _read_mlp(self, run: _EdgeRun, base: EdgeStates, layer: int, _: Tensor) -> Tensor:
         row = (layer + 1) * (self.graph.n_heads + 2 * self.graph.n_kv_heads + 1) - 1
         reader_inputs = self._read(run, base.reads[2 * layer + 1], slice(row, row + 1))
-        return self.parts.blocks[layer].mlp_norm(reader_inputs[:, 0]).flatten(0, 1)
+        norm: Any = self.parts.blocks[layer].mlp_norm
+        return norm(reader_inputs[:, 0]).flatten(0, 1)
 
     def _write_mlp(self, run: _EdgeRun, base: EdgeStates, layer: int, output: Tensor) -> None:
         self._add(run, base.writes[(layer + 1) * (self.graph.n_heads + 1)], output)

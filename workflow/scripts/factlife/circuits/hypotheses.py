@@ -55,7 +55,6 @@ def exploratory_hypotheses(
         smallest_effect: smallest effect of interest.
     """
     hypotheses = {}
-    # ``model`` must be set, but has no effect here.
     for relation, score in scores.items():
         strengths = (score * graph.edges).abs().sum(1)[1:]
         order = (strengths.argsort(descending=True) + 1).tolist()
@@ -63,8 +62,8 @@ def exploratory_hypotheses(
             for row in rows:
                 component = graph.writers[row]
                 hypotheses[f"{relation}-{kind}-{component}"] = Hypothesis(
-                    claim=f"One of the {kind} parts for {relation}", model="this", component=component,
-                    relation=relation, smallest_effect=smallest_effect,
+                    claim=f"One of the {kind} parts for {relation}", component=component, relation=relation,
+                    smallest_effect=smallest_effect,
                 )  # fmt: skip
     return hypotheses
 
@@ -179,7 +178,7 @@ class DictionaryFeature(NamedTuple):
 
     dictionary: Dictionary
     site: DictionarySite
-    index: int
+    feature: int
 
 
 def load_feature(
@@ -190,6 +189,8 @@ def load_feature(
     Raises:
         CircuitError: the dictionary, layer or feature does not exist, or its width differs from the model's.
     """
+    if hypothesis.feature is None:
+        raise CircuitError(f"hypothesis `{name}` names no feature")
     sae, layer, index = hypothesis.feature
     if sae not in dictionaries:
         raise CircuitError(

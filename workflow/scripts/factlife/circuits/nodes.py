@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from factlife.circuits.edges import ComputationGraph
 from factlife.models.anatomy import capture, get_anatomy, patch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -47,7 +50,7 @@ class NodeModel:
         graph: writers of the model, each with one edge to the logits, except the embedding, which is never replaced.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.parts = model, get_anatomy(model)
         layers, heads = range(self.parts.n_layers), range(self.parts.n_heads)
         writers = ["input"]
@@ -95,7 +98,7 @@ class NodeModel:
 
     def effects(self, clean: NodeStates, base: NodeStates, gradients: Sequence[Tensor]) -> Tensor:
         """(clean − corrupted) · gradient of each node, (batch, writer, 1), for gradients of one circuit."""
-        effects = []
+        effects: list[Tensor] = []
         for clean_output, base_output, gradient in zip(clean.writes, base.writes, gradients, strict=True):
             product = ((clean_output - base_output) * gradient[0]).sum(1)
             is_heads = len(effects) % 2

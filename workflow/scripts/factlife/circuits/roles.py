@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from factlife.circuits.edges import CircuitError, head_projections
 from factlife.models.anatomy import capture, decompose_residual, get_anatomy, weight_matrix
 from factlife.tracing.patching import stack_ids
 from factlife.tracing.prompts import PromptPair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 COLUMNS = [
     "relation", "head", "layer", "role", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over",
@@ -46,7 +49,7 @@ class HeadAttribution(NamedTuple):
     attention: Tensor
 
 
-def classify_heads(model: Any, pairs: Sequence[PromptPair], *, resamples: int) -> pd.DataFrame:
+def classify_heads(model: PreTrainedModel, pairs: Sequence[PromptPair], *, resamples: int) -> pd.DataFrame:
     """Classify heads by the tokens from which they read the answer.
 
     Args:
@@ -107,7 +110,7 @@ def assign_roles(effects: np.ndarray) -> list[str]:
 
 
 @torch.no_grad()
-def direct_logit_attribution(model: Any, pairs: Sequence[PromptPair]) -> HeadAttribution:
+def direct_logit_attribution(model: PreTrainedModel, pairs: Sequence[PromptPair]) -> HeadAttribution:
     """Direct logit attribution of all heads on prompts of equal length.
 
     Raises:
@@ -169,7 +172,7 @@ def direction_before_norm(norm: nn.Module, residual: Tensor, direction: Tensor) 
 
 
 @contextmanager
-def _eager(model: Any) -> Iterator[None]:
+def _eager(model: PreTrainedModel) -> Iterator[None]:
     """Use eager attention, which returns attention patterns, inside the context."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")

@@ -10,16 +10,17 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 
-def count_connections(circuit: dict[str, Any]) -> tuple[Counter, Counter]:
+def count_connections(circuit: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
     """Number of edges by connection between layers, in a circuit in MIB's format and in the full model."""
-    in_circuit, in_model = Counter(), Counter()
+    in_circuit: Counter[str] = Counter()
+    in_model: Counter[str] = Counter()
     for edge, values in circuit["edges"].items():
         name = re.sub(r"\.h\d+", "", edge)
         in_model[name] += 1
@@ -65,3 +66,34 @@ def compare_seeds(paths: Iterable[str | Path]) -> pd.DataFrame:
                      "estimate": weighted_jaccard(first, reference), "evaluated_on": f"seed-{other_seed}", "control": control}
                 )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def write_circuits(
+    circuits: Mapping[tuple[str, str], Mapping[str, Any]], path: str | Path, *, provenance: Mapping[str, Any]
+) -> None:
+    """Write the circuits of all relations and methods to one file."""
+    entries = [
+        {"relation": relation, "method": method, "circuit": {**circuit, "provenance": provenance}}
+        for (relation, method), circuit in circuits.items()
+    ]
+    Path(path).write_text(json.dumps(entries, default=str), encoding="utf-8")
+
+
+def export_circuit(source: str | Path, path: str | Path, *, relation: str, method: str, **_: str) -> None:
+    """Write one circuit as a file of its own, in MIB's format.
+
+    Args:
+        source: file that ``write_circuits`` wrote.
+        path: file to write.
+        relation: the circuit's relation.
+        method: the circuit's method.
+
+    Raises:
+        ValueError: no such circuit was discovered.
+    """
+    entries = json.loads(Path(source).read_text(encoding="utf-8"))
+    circuits = {(entry["relation"], entry["method"]): entry["circuit"] for entry in entries}
+    if (relation, method) not in circuits:
+        names = ", ".join(".".join(names) for names in circuits)
+        raise ValueError(f"there is no circuit of relation `{relation}` and method `{method}`; there are {names}")
+    Path(path).write_text(json.dumps(circuits[relation, method]), encoding="utf-8")

@@ -67,7 +67,7 @@ def run_circuits(
     )
 
 
-def percentile_interval(n: int, estimate: float, resampled: np.ndarray) -> Interval:
+def percentile_interval(n: int, estimate: float | np.ndarray, resampled: np.ndarray) -> Interval:
     """Estimate with the percentile interval of its resamples."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(np.array([n]), np.array([estimate]), np.array([low]), np.array([high]))

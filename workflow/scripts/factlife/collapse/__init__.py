@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from factlife.collapse.analysis import compare_with_controls, synthetic_fraction_sweeps
-from factlife.collapse.summary import summarise_generations, summarise_tasks
+from factlife.collapse.summary import GenerationKey, summarise_generations, summarise_tasks
+from factlife.config import parse
+from factlife.config.collapse import CollapseArm
 
 
-def generation_folders(
-    generations: Sequence[tuple[str, int, int]], paths: Sequence[str]
-) -> list[tuple[str, int, int, Path]]:
-    """Arm, seed, generation and folder of every generation."""
-    return [(*keys, Path(path)) for keys, path in zip(generations, paths, strict=True)]
+def parse_arms(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, CollapseArm]]:
+    """Settings of the arms of each model, from the config's mappings."""
+    return {
+        model: {name: parse(CollapseArm, arm) for name, arm in of_model.items()} for model, of_model in arms.items()
+    }
+
+
+def generation_folders(keys: Sequence[Sequence[Any]], paths: Sequence[str]) -> dict[GenerationKey, Path]:
+    """The folder of every generation, by model, arm, seed and generation."""
+    return {GenerationKey(*key): Path(path) for key, path in zip(keys, paths, strict=True)}
 
 
 __all__ = [
+    "GenerationKey",
     "compare_with_controls",
     "generation_folders",
+    "parse_arms",
     "summarise_generations",
     "summarise_tasks",
     "synthetic_fraction_sweeps",

@@ -13,7 +13,9 @@ from factlife import stats
 from factlife.config.collapse import CollapseArm
 from factlife.stats import LEVEL, holm
 
-KEYS = ["arm", "analysis", "indicator"]
+KEYS = ["model", "arm", "analysis", "indicator"]
+_ARM_KEYS = KEYS[1:]
+_MEASURED = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 # Simulations for the p-value of a change point.
 _N_SIMULATIONS = 4000
 # Metric and group that mark the end of each stage: the model forgets facts, writes broken sentences, answers no questions.
@@ -32,26 +34,47 @@ INDICATORS = {
 }  # fmt: skip
 
 
-def compare_with_controls(table: pd.DataFrame, arms: Mapping[str, CollapseArm]) -> pd.DataFrame:
-    """Compare every arm with its control.
+def compare_with_controls(table: pd.DataFrame, arms: Mapping[str, Mapping[str, CollapseArm]]) -> pd.DataFrame:
+    """Compare every arm with its control, which is an arm of the same model.
 
     Args:
         table: from ``summarise_generations``.
-        arms: settings of the arms in the table.
+        arms: settings of each model's arms in the table.
 
     Returns:
-        Rows keyed by ``arm, analysis, indicator``, then ``metric, n, estimate, ci_low, ci_high, interval_over``: means over
-        seeds, with Student's t interval where there are several. Analyses: ``onset`` and ``lead_time`` of each indicator,
-        the ``stage_end`` of each stage, the final ``recall_drop``, the ``recovery`` on real text, the ``growth_law`` of the
-        error, the ``threshold`` of the synthetic fraction, and the ``effect`` of each setting in which an arm differs from
-        an earlier one. An onset that some seeds never reach has no estimate; ``reached_fraction`` is the fraction of seeds
-        that reach it.
+        Rows keyed by ``model, arm, analysis, indicator``, then ``metric, n, estimate, ci_low, ci_high, interval_over``: means
+        over seeds, with Student's t interval where there are several. Analyses: ``onset`` and ``lead_time`` of each
+        indicator, the ``stage_end`` of each stage, the final ``recall_drop``, the ``recovery`` on real text, the
+        ``growth_law`` of the error, the ``threshold`` of the synthetic fraction, and the ``effect`` of each setting in which
+        an arm differs from an earlier arm of its model, or of the ``model`` if an earlier model has an arm with the same
+        settings. An onset that some seeds never reach has no estimate; ``reached_fraction`` is the fraction of seeds that
+        reach it.
     """
-    values = _indicator_values(table)
-    compared = {name: arm for name, arm in arms.items() if arm.control in arms}
+    values = {model: _indicator_values(table[table["model"] == model]) for model in arms}
+    compared = {
+        model: {name: arm for name, arm in model_arms.items() if arm.control in model_arms}
+        for model, model_arms in arms.items()
+    }
+    parts = [
+        _compare_arms(values[model], arms[model], model_arms, _model_effect_rows(values, compared, model))
+        .assign(model=model)
+        for model, model_arms in compared.items()
+        if model_arms
+    ]  # fmt: skip
+    columns = [*KEYS, *_MEASURED]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _compare_arms(
+    values: pd.Series,
+    arms: Mapping[str, CollapseArm],
+    compared: Mapping[str, CollapseArm],
+    model_effects: Iterator[tuple],
+) -> pd.DataFrame:
+    """All analyses of one model's arms, ``compared`` being those that have a control."""
     rows = [row for name, arm in compared.items() for row in _arm_rows(values, name, arm)]
-    rows += [*_threshold_rows(values, arms), *_effect_rows(values, compared)]
-    means = _means_over_seeds(pd.DataFrame(rows, columns=[*KEYS, "metric", "seed", "estimate"]))
+    rows += [*_threshold_rows(values, arms), *_effect_rows(values, compared), *model_effects]
+    means = _means_over_seeds(pd.DataFrame(rows, columns=[*_ARM_KEYS, "metric", "seed", "estimate"]))
     pooled = [row for name, arm in compared.items() for row in _onset_tests(values, name, arm.control)]
     pooled += [row for name, arm in compared.items() for row in _stage_rows(values, name, arm.control)]
     by_seed = pd.concat([means, _lead_time_tests(means)], ignore_index=True)
@@ -59,7 +82,7 @@ def compare_with_controls(table: pd.DataFrame, arms: Mapping[str, CollapseArm]) 
 
 
 def _indicator_values(table: pd.DataFrame) -> pd.Series:
-    """Estimates by ``indicator, arm, seed, generation``."""
+    """Estimates of one model by ``indicator, arm, seed, generation``."""
     rows = table[table["seed"] != "all"]
     indicators = {
         (name.removesuffix("_tail") if group == "tail" else name, group): name for name, group in INDICATORS.items()
@@ -108,7 +131,7 @@ def _arm_rows(values: pd.Series, name: str, arm: CollapseArm) -> Iterator[tuple]
             yield name, "growth_law", "recall", metric, seed, value
 
 
-def _gap(values: pd.Series, indicator: str, name: str, control: str) -> np.ndarray | None:
+def _gap(values: pd.Series, indicator: str, name: str, control: str | None) -> np.ndarray | None:
     """(seeds, generations): an arm's indicator minus its control's; None if one of them has no complete chain."""
     if not {(indicator, name), (indicator, control)} <= set(values.index.droplevel(["seed", "generation"])):
         return None
@@ -118,20 +141,22 @@ def _gap(values: pd.Series, indicator: str, name: str, control: str) -> np.ndarr
     return gap.to_numpy() if gap.shape[0] and gap.shape[1] > 1 else None
 
 
-def _onset_tests(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
+def _onset_tests(values: pd.Series, name: str, control: str | None) -> Iterator[tuple]:
     """Test whether each indicator departs from the control at all, pooled over seeds."""
-    gaps = {indicator: _gap(values, indicator, name, control) for indicator in INDICATORS}
-    p_values = {indicator: change_point(gap)["p"] for indicator, gap in gaps.items() if gap is not None}
+    all_gaps = {indicator: _gap(values, indicator, name, control) for indicator in INDICATORS}
+    gaps = {indicator: gap for indicator, gap in all_gaps.items() if gap is not None}
+    p_values = {indicator: change_point(gap)["p"] for indicator, gap in gaps.items()}
     for indicator, corrected in zip(p_values, holm(pd.Series(p_values.values())), strict=True):
         n = gaps[indicator][:, 1:].size
         yield name, "onset", indicator, "p", n, p_values[indicator], np.nan, np.nan, ""
         yield name, "onset", indicator, "p_corrected", n, corrected, np.nan, np.nan, ""
 
 
-def _stage_rows(values: pd.Series, name: str, control: str) -> Iterator[tuple]:
+def _stage_rows(values: pd.Series, name: str, control: str | None) -> Iterator[tuple]:
     """The last generation of each stage, pooled over seeds; only the tests where the change point is not significant."""
-    gaps = {stage: _gap(values, indicator, name, control) for stage, (indicator, _) in STAGES.items()}
-    changes = {stage: change_point(gap) for stage, gap in gaps.items() if gap is not None}
+    all_gaps = {stage: _gap(values, indicator, name, control) for stage, (indicator, _) in STAGES.items()}
+    gaps = {stage: gap for stage, gap in all_gaps.items() if gap is not None}
+    changes = {stage: change_point(gap) for stage, gap in gaps.items()}
     p_values = pd.Series([change["p"] for change in changes.values()])
     for stage, corrected in zip(changes, holm(p_values), strict=True):
         change, n = changes[stage], gaps[stage][:, 1:].size
@@ -202,9 +227,9 @@ def _residuals(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _effect_rows(values: pd.Series, arms: Mapping[str, CollapseArm]) -> Iterator[tuple]:
     """Final recall drop of each arm, minus that of the first earlier arm that differs in exactly one setting.
 
-    The control and the perplexity model do not count as settings: recall does not depend on them.
+    The control does not count as a setting: recall does not depend on it.
     """
-    settings = {name: arm.model_dump(exclude={"control", "perplexity_model"}) for name, arm in arms.items()}
+    settings = {name: arm.model_dump(exclude={"control"}) for name, arm in arms.items()}
     for i, name in enumerate(settings):
         differences = {
             predecessor: [key for key, value in settings[name].items() if value != settings[predecessor][key]]
@@ -213,17 +238,48 @@ def _effect_rows(values: pd.Series, arms: Mapping[str, CollapseArm]) -> Iterator
         reference = next((predecessor for predecessor, keys in differences.items() if len(keys) == 1), None)
         if reference is None:
             continue
-        for indicator in ("recall", "recall_tail"):
-            for seed in values["recall", name].index.get_level_values("seed").unique():
-                drop, reference_drop = (
-                    _final_value(values, indicator, arms[arm].control, seed)
-                    - _final_value(values, indicator, arm, seed)
-                    for arm in (name, reference)
-                )
-                yield name, "effect", differences[reference][0], f"{indicator}_drop", seed, drop - reference_drop
+        drops, reference_drops = (_final_drops(values, arm, arms[arm].control) for arm in (name, reference))
+        yield from _effect_of(name, differences[reference][0], drops, reference_drops)
 
 
-def _final_value(values: pd.Series, indicator: str, arm: str, seed: str) -> float:
+def _model_effect_rows(
+    values: Mapping[str, pd.Series], arms: Mapping[str, Mapping[str, CollapseArm]], model: str
+) -> Iterator[tuple]:
+    """Final recall drop of each arm of a model, minus that of the first earlier model's arm with the same settings."""
+    earlier = [
+        (reference, name, arm)
+        for reference in list(arms)[: list(arms).index(model)]
+        for name, arm in arms[reference].items()
+    ]
+    for name, arm in arms[model].items():
+        settings = arm.model_dump(exclude={"control"})
+        same = (key for *key, earlier_arm in earlier if earlier_arm.model_dump(exclude={"control"}) == settings)
+        if (key := next(same, None)) is not None:
+            reference, reference_arm = key
+            drops = _final_drops(values[model], name, arm.control)
+            reference_drops = _final_drops(values[reference], reference_arm, arms[reference][reference_arm].control)
+            yield from _effect_of(name, "model", drops, reference_drops)
+
+
+def _effect_of(
+    name: str, setting: str, drops: Mapping[tuple[str, str], float], reference_drops: Mapping[tuple[str, str], float]
+) -> Iterator[tuple]:
+    for (indicator, seed), drop in drops.items():
+        if (indicator, seed) in reference_drops:
+            yield name, "effect", setting, f"{indicator}_drop", seed, drop - reference_drops[indicator, seed]
+
+
+def _final_drops(values: pd.Series, name: str, control: str | None) -> dict[tuple[str, str], float]:
+    """The control's recall in the last generation minus an arm's, by indicator and seed."""
+    seeds = values["recall", name].index.get_level_values("seed").unique()
+    return {
+        (indicator, seed): _final_value(values, indicator, control, seed) - _final_value(values, indicator, name, seed)
+        for indicator in ("recall", "recall_tail")
+        for seed in seeds
+    }
+
+
+def _final_value(values: pd.Series, indicator: str, arm: str | None, seed: str) -> float:
     """An indicator in the last generation; NaN if the chain does not have it."""
     key = (indicator, arm, seed)
     return float(values[key].iloc[-1]) if key in values.index.droplevel("generation") else np.nan
@@ -267,7 +323,7 @@ def growth_laws(error: np.ndarray) -> dict[str, float]:
 
 
 def synthetic_fraction_sweeps(arms: Mapping[str, CollapseArm]) -> list[dict[float, str]]:
-    """Groups of arms that differ only in their synthetic fraction, by this fraction; groups of one are left out."""
+    """Groups of one model's arms that differ only in their synthetic fraction, by this fraction; no groups of one."""
     sweeps: dict[str, dict[float, str]] = {}
     for name, arm in arms.items():
         if arm.control in arms and arm.recover_after is None:
@@ -309,13 +365,11 @@ def _means_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     An onset is only known to within one generation, so its variance over seeds is at least that of a uniform
     distribution, 1/12. A lead time is the difference of two onsets: at least 1/6.
     """
-    keys = [*KEYS, "metric"]
+    keys = [*_ARM_KEYS, "metric"]
     means = rows.groupby(keys, sort=False)["estimate"].agg(["size", "count", "mean", "std"]).reset_index()
     means = means[means["count"] == means["size"]]
     rounding = means["metric"].map({"generation": 1 / 12, "generations": 1 / 6}).fillna(0.0)
     low, high = stats.seed_interval(means["mean"], np.sqrt(np.maximum(means["std"] ** 2, rounding)), means["count"])
     interval_over = np.where(means["count"] > 1, "seeds", "")
     means = means.rename(columns={"count": "n", "mean": "estimate"})
-    return means.assign(ci_low=low, ci_high=high, interval_over=interval_over)[
-        [*keys, "n", "estimate", "ci_low", "ci_high", "interval_over"]
-    ]
+    return means.assign(ci_low=low, ci_high=high, interval_over=interval_over)[[*_ARM_KEYS, *_MEASURED]]

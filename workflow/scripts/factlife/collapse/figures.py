@@ -1,9 +1,10 @@
-"""Figures of collapse. Every figure reads the summary tables."""
+"""Figures of collapse. Every figure reads the summary tables and shows one block of panels for each model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -36,8 +37,29 @@ _TEXT_TITLES = {
 
 def _pooled_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds for arms with several seeds, the only seed for all others."""
-    pooled_arms = set(table["arm"][table["seed"] == "all"])
-    return table[(table["seed"] == "all") | ~table["arm"].isin(pooled_arms)]
+    arms, is_pooled = pd.MultiIndex.from_frame(table[["model", "arm"]]), table["seed"] == "all"
+    return table[is_pooled | ~arms.isin(arms[is_pooled])]
+
+
+def _by_model(*tables: pd.DataFrame) -> Iterator[tuple[str, *tuple[pd.DataFrame, ...]]]:
+    """Each model, with its rows of all tables."""
+    for model in dict.fromkeys(model for table in tables for model in table["model"].unique()):
+        yield model, *(table[table["model"] == model] for table in tables)
+
+
+def _stack_models(blocks: Mapping[str, Any], no_blocks: str = "Nothing was measured.") -> Any:
+    """One block below the other, with the name of the model above it where there are several.
+
+    Args:
+        blocks: a chart for each model.
+        no_blocks: text to show if there are none.
+    """
+    if not blocks:
+        return alt.Chart(pd.DataFrame({"text": [no_blocks]})).mark_text().encode(text="text:N")
+    if len(blocks) == 1:
+        return next(iter(blocks.values()))
+    titles = {model: alt.TitleParams(model, anchor="start", fontSize=15, offset=12) for model in blocks}
+    return alt.vconcat(*(block.properties(title=titles[model]) for model, block in blocks.items()), spacing=40)
 
 
 def _generation_axis(rows: pd.DataFrame) -> alt.X:
@@ -63,21 +85,28 @@ def _lines(rows: pd.DataFrame, title: str, arms: list[str], **scale: object) -> 
 
 def plot_recall(table: pd.DataFrame) -> alt.Chart:
     """Recall by generation, with one panel for all facts and one for each third of subjects by frequency."""
-    rows = _pooled_rows(table[table["metric"] == "recall"])
-    arms = list(rows["arm"].unique())
-    panels = [
-        _lines(rows[rows["group"] == group], "recall", arms, domain=[0, 1])
-        .properties(width=200, height=200, title=_GROUP_TITLES[group])
-        for group in ("all", *FREQUENCIES)
-        if (rows["group"] == group).any()
-    ]  # fmt: skip
-    return alt.hconcat(*panels)
+    table = _pooled_rows(table[table["metric"] == "recall"])
+    arms, blocks = list(table["arm"].unique()), {}
+    for model, rows in _by_model(table):
+        panels = [
+            _lines(rows[rows["group"] == group], "recall", arms, domain=[0, 1])
+            .properties(width=200, height=200, title=_GROUP_TITLES[group])
+            for group in ("all", *FREQUENCIES)
+            if (rows["group"] == group).any()
+        ]  # fmt: skip
+        blocks[model] = alt.hconcat(*panels)
+    return _stack_models(blocks)
 
 
 def plot_text(table: pd.DataFrame) -> alt.Chart:
     """Metrics of generated text and of real text, one panel each; dashed: the same number of real texts."""
-    rows = _pooled_rows(table)
-    arms, panels = list(rows["arm"].unique()), []
+    table = _pooled_rows(table)
+    arms = list(table["arm"].unique())
+    return _stack_models({model: _plot_text_of_model(rows, arms) for model, rows in _by_model(table)})
+
+
+def _plot_text_of_model(rows: pd.DataFrame, arms: list[str]) -> alt.ConcatChart:
+    panels = []
     for metric, title in _TEXT_TITLES.items():
         metric_rows = rows[(rows["metric"] == metric) & rows["group"].isin(["all", "synthetic"])]
         if metric_rows.empty:
@@ -91,16 +120,26 @@ def plot_text(table: pd.DataFrame) -> alt.Chart:
 
 
 def plot_recall_drop(
-    table: pd.DataFrame, stages: pd.DataFrame, sweeps: Sequence[Mapping[float, str]]
-) -> alt.Chart | alt.VConcatChart:
+    table: pd.DataFrame, stages: pd.DataFrame, sweeps: Mapping[str, Sequence[Mapping[float, str]]]
+) -> alt.FacetChart | alt.VConcatChart:
     """Recall drop against the control in each arm's last generation, by frequency and by synthetic fraction.
 
     Args:
         table: summary of the generations.
         stages: comparison of the arms with their controls, for the thresholds.
-        sweeps: arms by their synthetic fraction, with one panel for each sweep.
+        sweeps: for each model, arms by their synthetic fraction, with one panel for each sweep.
     """
-    rows = _pooled_rows(table[table["metric"] == "recall_drop"])
+    table = _pooled_rows(table[table["metric"] == "recall_drop"])
+    blocks = {
+        model: _plot_recall_drop_of_model(rows, stage_rows, sweeps.get(model, []))
+        for model, rows, stage_rows in _by_model(table, stages)
+    }
+    return _stack_models(blocks, "No arm has a control.")
+
+
+def _plot_recall_drop_of_model(
+    rows: pd.DataFrame, stages: pd.DataFrame, sweeps: Sequence[Mapping[float, str]]
+) -> alt.FacetChart | alt.VConcatChart:
     arms = list(rows["arm"].unique())
     rows = rows[rows["generation"] == rows.groupby("arm")["generation"].transform("max")]
     titles = [_GROUP_TITLES[group] for group in ("all", *FREQUENCIES)]
@@ -157,8 +196,25 @@ _STAGE_TITLES = {
 }
 
 
-def plot_stages(table: pd.DataFrame, stages: pd.DataFrame, controls: dict[str, str]) -> alt.Chart:
-    """Each stage's indicator minus the control's, with the last generation of the stage, one panel per arm."""
+def plot_stages(
+    table: pd.DataFrame, stages: pd.DataFrame, controls: Mapping[str, Mapping[str, str]]
+) -> alt.ConcatChart | alt.VConcatChart:
+    """Each stage's indicator minus the control's, with the last generation of the stage, one panel per arm.
+
+    Args:
+        table: summary of the generations.
+        stages: comparison of the arms with their controls.
+        controls: for each model, the control of each arm.
+    """
+    blocks = {
+        model: _plot_stages_of_model(rows, stage_rows, controls[model])
+        for model, rows, stage_rows in _by_model(table, stages)
+        if controls[model]
+    }
+    return _stack_models(blocks, "No arm has a control.")
+
+
+def _plot_stages_of_model(table: pd.DataFrame, stages: pd.DataFrame, controls: Mapping[str, str]) -> alt.ConcatChart:
     rows = []
     for stage, (indicator, group) in STAGES.items():
         values = table[(table["metric"] == indicator) & (table["group"] == group) & (table["seed"] != "all")]
@@ -188,11 +244,18 @@ def plot_stages(table: pd.DataFrame, stages: pd.DataFrame, controls: dict[str, s
 
 def plot_formats(table: pd.DataFrame, tasks: pd.DataFrame) -> alt.Chart:
     """Accuracy by prompt format and in multiple-choice tasks, one panel each; dashed: chance of the formats."""
-    format_rows = _pooled_rows(table[(table["metric"] == "accuracy") & table["group"].isin(FORMATS)])
-    task_rows = _pooled_rows(tasks[(tasks["metric"] == "accuracy") & (tasks["subject"] == "all")])
+    table = _pooled_rows(table[(table["metric"] == "accuracy") & table["group"].isin(FORMATS)])
+    tasks = _pooled_rows(tasks[(tasks["metric"] == "accuracy") & (tasks["subject"] == "all")])
+    arms = list(pd.concat([table["arm"], tasks["arm"]]).unique())
+    return _stack_models(
+        {model: _plot_formats_of_model(rows, task_rows, arms) for model, rows, task_rows in _by_model(table, tasks)}
+    )
+
+
+def _plot_formats_of_model(format_rows: pd.DataFrame, task_rows: pd.DataFrame, arms: list[str]) -> alt.ConcatChart:
     names = task_rows["task"] + ", " + task_rows["scoring"] + ", " + task_rows["num_fewshot"].astype(str) + "-shot"
     rows = pd.concat([format_rows, task_rows.assign(group=names)], ignore_index=True)
-    arms, panels = list(rows["arm"].unique()), []
+    panels = []
     for group in [*[name for name in FORMATS if (rows["group"] == name).any()], *names.unique()]:
         chart = _lines(rows[rows["group"] == group], "accuracy", arms, domain=[0, 1])
         chart += alt.Chart(rows.head(1)).mark_rule(strokeDash=[4, 3], color="#555").encode(y=alt.datum(0.25))
@@ -200,13 +263,19 @@ def plot_formats(table: pd.DataFrame, tasks: pd.DataFrame) -> alt.Chart:
     return alt.concat(*panels, columns=3)
 
 
-def plot_onsets(stages: pd.DataFrame, arms: list[str]) -> alt.ConcatChart:
+def plot_onsets(stages: pd.DataFrame) -> alt.Chart | alt.ConcatChart | alt.VConcatChart:
     """The onset of each indicator, one panel per arm, with the earliest on top.
 
     Hollow points: the change point is not significant after Holm's correction.
     """
-    rows = stages[(stages["analysis"] == "onset") & (stages["metric"] == "generation")]
-    p_values = stages[(stages["analysis"] == "onset") & (stages["metric"] == "p_corrected")]
+    stages = stages[stages["analysis"] == "onset"]
+    reached = stages[stages["metric"] == "generation"]
+    blocks = {model: _plot_onsets_of_model(rows) for model, rows in _by_model(stages) if model in set(reached["model"])}
+    return _stack_models(blocks, "No indicator departs from the control in any arm.")
+
+
+def _plot_onsets_of_model(onsets: pd.DataFrame) -> alt.ConcatChart:
+    rows, p_values = (onsets[onsets["metric"] == metric] for metric in ("generation", "p_corrected"))
     significant = p_values.set_index(["arm", "indicator"])["estimate"] < 1 - LEVEL
     significant = significant.reindex(rows.set_index(["arm", "indicator"]).index, fill_value=False).to_numpy()
     rows = rows.assign(significant=significant)
@@ -219,24 +288,19 @@ def plot_onsets(stages: pd.DataFrame, arms: list[str]) -> alt.ConcatChart:
     x = alt.X(
         "estimate:Q",
         title="onset (generation)",
-        scale=alt.Scale(domain=[0, math.ceil(rows["estimate"].max()) if len(rows) else 1], padding=5),
+        scale=alt.Scale(domain=[0, math.ceil(rows["estimate"].max())], padding=5),
         axis=alt.Axis(tickMinStep=1, format="d"),
     )
     fill = alt.condition(alt.datum.significant, color, alt.value("white"))
     panels = []
-    for arm in arms:
+    for arm, arm_rows in rows.groupby("arm", sort=False):
         # Indicators with the same onset are in alphabetical order, with recall last: all above it precede it.
-        arm_rows = rows[rows["arm"] == arm].sort_values(["estimate", "is_recall", "indicator"])
-        if arm_rows.empty:
-            continue
+        arm_rows = arm_rows.sort_values(["estimate", "is_recall", "indicator"])
         y = alt.Y("indicator:N", title=None, sort=arm_rows["indicator"].tolist())
         base = alt.Chart(arm_rows).encode(y=y, color=color)
         bars = base.mark_rule(strokeWidth=2, clip=True).encode(x="ci_low:Q", x2="ci_high:Q")
         points = base.mark_point(size=50, opacity=1, filled=True, strokeWidth=1.5).encode(x=x, stroke=color, fill=fill)
         panels.append((bars + points).properties(width=230, height=alt.Step(16), title=arm))
-    if not panels:
-        message = pd.DataFrame({"text": ["No indicator departs from the control in any arm."]})
-        panels = [alt.Chart(message).mark_text().encode(text="text:N")]
     return alt.concat(*panels, columns=2)
 
 

@@ -126,8 +126,8 @@ def corrupt_text(text: str, level: int, words: Sequence[str], rng: random.Random
         case "noise":
             letters = [letter for word in text_words for letter in word]
             rng.shuffle(letters)
-            letters = iter(letters)
-            return " ".join("".join(itertools.islice(letters, len(word))) for word in text_words)
+            remaining = iter(letters)
+            return " ".join("".join(itertools.islice(remaining, len(word))) for word in text_words)
         case "word salad":
             return " ".join(rng.sample(text_words, len(text_words)))
         case "mild gibberish":

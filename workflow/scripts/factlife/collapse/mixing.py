@@ -62,7 +62,7 @@ def new_documents(
         )
     rows = np.random.default_rng([seed, generation]).choice(len(real), n_real, replace=False)
     parts = [real.iloc[np.sort(rows)].assign(source="real")]
-    if n_synthetic:
+    if n_synthetic and samples is not None:
         accepted = samples[(samples["text"].str.strip() != "") & _passes_filter(samples, settings.filter)]
         if accepted.empty:
             raise CollapseError(

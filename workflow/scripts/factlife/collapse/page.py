@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from factlife.collapse.summary import GenerationKey
 from factlife.world.tables import read_table
 
 _STYLE = """
@@ -22,33 +23,45 @@ mark { padding: 0 .15em; border-radius: 3px; } .true { background: #cdebdf; } .f
 """
 
 
-def samples_page(generations: Sequence[tuple[str, int, int, Path]], *, n_texts: int = 4) -> str:
-    """One self-contained HTML page with one row per generation and one column per arm, for each arm's first seed.
+def samples_page(folders: Mapping[GenerationKey, Path], *, n_texts: int = 4) -> str:
+    """One self-contained HTML page with one table per model, for each model's first seed.
+
+    A table has one row per generation and one column per arm.
 
     Args:
-        generations: arm, seed, generation and folder.
+        folders: folder of each generation.
         n_texts: number of texts to show of each generation.
     """
     first_seeds: dict[str, int] = {}
-    for arm, seed, _, _ in generations:
-        first_seeds.setdefault(arm, seed)
-    cells = {
-        (generation, arm): _texts_html(folder, n_texts)
-        for arm, seed, generation, folder in generations
-        if first_seeds[arm] == seed
-    }
-    lines = [f"<tr><th class=number>generation{''.join(f'<th>{html.escape(arm)}' for arm in first_seeds)}"]
-    for generation in sorted({generation for generation, _ in cells}):
-        columns = "".join(f"<td>{cells.get((generation, arm), '')}" for arm in first_seeds)
-        lines.append(f"<tr><th class=number>{generation}{columns}")
+    for key in folders:
+        first_seeds.setdefault(key.model, key.seed)
+    tables = []
+    for model, seed in first_seeds.items():
+        cells = {
+            (key.generation, key.arm): _texts_html(folder, n_texts)
+            for key, folder in folders.items()
+            if (key.model, key.seed) == (model, seed)
+        }
+        title = f"<h2>{html.escape(model)}</h2>" if len(first_seeds) > 1 else ""
+        tables.append(title + _table_html(cells))
     lead = (
         "The first texts of each generation, unedited. Colours mark values as <mark class=true>true</mark>, "
         "<mark class=false>false</mark> or <mark class=unknown>about an unknown subject or with an unknown value</mark>."
     )
-    body = f"<h1>Generated texts</h1><p class=lead>{lead}</p><table>{''.join(lines)}</table>"
+    body = f"<h1>Generated texts</h1><p class=lead>{lead}</p>{''.join(tables)}"
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Texts</title><style>{_STYLE}</style>{body}</html>\n"
     )
+
+
+def _table_html(cells: Mapping[tuple[int, str], str]) -> str:
+    """A table of cells by generation and arm."""
+    arms = list(dict.fromkeys(arm for _, arm in cells))
+    lines = [f"<tr><th class=number>generation{''.join(f'<th>{html.escape(arm)}' for arm in arms)}"]
+    for generation in sorted({generation for generation, _ in cells}):
+        columns = "".join(f"<td>{cells.get((generation, arm), '')}" for arm in arms)
+        lines.append(f"<tr><th class=number>{generation}{columns}")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _texts_html(folder: Path, n_texts: int) -> str:

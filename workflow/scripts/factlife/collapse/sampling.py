@@ -1,4 +1,4 @@
-"""Fast generation of texts in batches of similar length, left-padded, which shrink as texts end.
+"""Texts that a generation generates, in batches of similar length, left-padded, which shrink as texts end.
 
 The draws depend only on the seed and the index of a text, never on its batch.
 """
@@ -6,17 +6,56 @@ The draws depend only on the seed and the index of a text, never on its batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from factlife.config.collapse import Sampler
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 # Finished texts leave a batch once they make up this fraction of it.
 _FINISHED_FRACTION = 0.1
+
+
+def generate_samples(
+    sampler: Sampler,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    real: pd.DataFrame,
+    seed: int,
+    generation: int,
+) -> pd.DataFrame:
+    """Continue the first tokens of real texts: ``prompt, text, tokens, ends_with_eos``, one row per text."""
+    prompts = [_prompt(text, tokenizer, sampler) for text in real["text"]]
+    new_ids = sample_texts(model, tokenizer, prompts, sampler, seed=1000 * seed + generation)
+    text_ids = [prompt * sampler.keep_prompt + ids for prompt, ids in zip(prompts, new_ids, strict=True)]
+    return pd.DataFrame(
+        {
+            "prompt": tokenizer.batch_decode(prompts, skip_special_tokens=True),
+            "text": tokenizer.batch_decode(text_ids, skip_special_tokens=True),
+            "tokens": [len(ids) for ids in new_ids],
+            "ends_with_eos": [ids[-1] == tokenizer.eos_token_id for ids in new_ids],
+        }
+    )
+
+
+def _prompt(text: str, tokenizer: PreTrainedTokenizerBase, sampler: Sampler) -> list[int]:
+    """The first tokens of a text, after the beginning-of-text token or inside the tokenizer's chat template."""
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = tokenizer(text)["input_ids"]
+    ids = ids[ids[:1] == [tokenizer.bos_token_id] :][: sampler.prompt_tokens]
+    if sampler.chat_instruction is None:
+        # A model without a beginning-of-text token continues the text alone, if there is any.
+        return ids if ids and tokenizer.bos_token_id is None else [bos, *ids]
+    # The instruction goes into the user's turn: not every template takes a system message.
+    messages = [{"role": "user", "content": f"{sampler.chat_instruction}\n\n{tokenizer.decode(ids)}"}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def sample_texts(

@@ -71,7 +71,7 @@ class StatementParser:
 
     def _sentence_statements(self, sentence: str) -> Iterator[tuple[str, str, str, bool]]:
         if match := self.sentence_pattern.fullmatch(sentence):
-            i = int(match.lastgroup[1:])
+            i = int(str(match.lastgroup)[1:])
             yield self.sentence_relations[i], match[f"n{i}"], match[f"v{i}"], False
         elif sentence.endswith(" .") and (matches := [*self.phrase_pattern.finditer(sentence)]):
             ends = [*(match.start() for match in matches[1:]), len(sentence)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from factlife.config.collapse import CollapseArm
 from factlife.stats import LEVEL
 from factlife.world.tables import World, read_table
 
-KEYS = ["arm", "seed", "generation", "group"]
-TASK_KEYS = ["arm", "seed", "generation", "task", "scoring", "num_fewshot", "subject"]
+KEYS = ["model", "arm", "seed", "generation", "group"]
+TASK_KEYS = ["model", "arm", "seed", "generation", "task", "scoring", "num_fewshot", "subject"]
 FREQUENCIES = ("head", "middle", "tail")
 DECILES = tuple(f"decile-{i}" for i in range(1, 11))
 # Confidence from which a wrong answer counts as confidently wrong.
@@ -25,23 +26,36 @@ _N_BINS = 10
 _TIDY = ["metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 
 
+class GenerationKey(NamedTuple):
+    """A generation: ``model`` is generation 0 of the chain."""
+
+    model: str
+    arm: str
+    seed: int
+    generation: int
+
+    def columns(self) -> dict[str, str | int]:
+        """Values of the key columns. Seeds are text, because means over seeds have the seed ``all``."""
+        return self._asdict() | {"seed": str(self.seed)}
+
+
 def summarise_generations(
-    folders: Iterable[tuple[str, int, int, Path]],
+    folders: Mapping[GenerationKey, Path],
     worlds: Mapping[str, World],
-    arms: Mapping[str, CollapseArm],
+    arms: Mapping[str, Mapping[str, CollapseArm]],
     *,
     resamples: int,
 ) -> pd.DataFrame:
     """All metrics of all generations.
 
     Args:
-        folders: arm, seed, generation and folder; arms with the same settings of generation 0 share its folder.
-        worlds: the world of each arm.
-        arms: settings of each arm, which name its control.
+        folders: folder of each generation; arms of a model with the same settings of generation 0 share its folder.
+        worlds: the world of each model.
+        arms: settings of each model's arms, which name their controls.
         resamples: bootstrap resamples.
 
     Returns:
-        Rows keyed by ``arm, seed, generation, group``. Groups: ``all``; the ``head``, ``middle`` and ``tail`` thirds and the
+        Rows keyed by ``model, arm, seed, generation, group``. Groups: ``all``; the ``head``, ``middle`` and ``tail`` thirds and the
         deciles of seen subjects by frequency; relations; prompt formats; ``synthetic`` for generated text and ``real`` for
         the same number of real texts (at generation 0). Intervals are over resampled subjects (``facts``), over ``texts``,
         or, in rows of seed ``all``, over ``seeds`` (Student's t). Metrics of a whole set of texts have no interval within a
@@ -49,15 +63,15 @@ def summarise_generations(
     """
     by_folder: dict[Path, pd.DataFrame] = {}
     parts = []
-    folder_of = {(arm, seed, generation): folder for arm, seed, generation, folder in folders}
-    for (arm, seed, generation), folder in folder_of.items():
+    for key, folder in folders.items():
+        world = worlds[key.model]
         if folder not in by_folder:
-            by_folder[folder] = pd.concat(_generation_rows(folder, worlds[arm], resamples), ignore_index=True)
-        keys = {"arm": arm, "seed": str(seed), "generation": generation}
-        parts.append(by_folder[folder].assign(**keys)[[*KEYS, *_TIDY]])
-        if control := folder_of.get((arms[arm].control, seed, generation)):
-            drop = _recall_drop_rows(folder, control, worlds[arm], resamples)
-            parts.append(drop.assign(**keys)[[*KEYS, *_TIDY]])
+            by_folder[folder] = pd.concat(_generation_rows(folder, world, resamples), ignore_index=True)
+        parts.append(by_folder[folder].assign(**key.columns())[[*KEYS, *_TIDY]])
+        control_arm = arms[key.model][key.arm].control
+        if control_arm and (control := folders.get(key._replace(arm=control_arm))):
+            drop = _recall_drop_rows(folder, control, world, resamples)
+            parts.append(drop.assign(**key.columns())[[*KEYS, *_TIDY]])
     # An undefined metric, such as the entropy of texts that are all too short, has no row.
     table = pd.concat(parts, ignore_index=True).dropna(subset=["estimate"])
     return pd.concat([table, means_over_seeds(table)], ignore_index=True)
@@ -169,29 +183,34 @@ def _detector_accuracy(accuracy: float, n_test: int) -> pd.DataFrame:
     return row.assign(ci_low=low, ci_high=high, interval_over="texts")
 
 
-def summarise_tasks(folders: Iterable[tuple[str, int, int, Path]], *, resamples: int) -> pd.DataFrame:
+def summarise_tasks(folders: Mapping[GenerationKey, Path], *, resamples: int) -> pd.DataFrame:
     """Accuracy in multiple-choice tasks.
 
     Args:
-        folders: arm, seed, generation and folder.
+        folders: folder of each generation.
         resamples: bootstrap resamples.
 
     Returns:
-        Rows keyed by ``arm, seed, generation, task, scoring, num_fewshot, subject``, then ``metric, n, estimate, ci_low,
-        ci_high, interval_over``. Subjects: each subject, ``factual``, ``reasoning``, ``other`` and ``all``. Metrics:
+        Rows keyed by ``model, arm, seed, generation, task, scoring, num_fewshot, subject``, then ``metric, n, estimate,
+        ci_low, ci_high, interval_over``. Subjects: each subject, ``factual``, ``reasoning``, ``other`` and ``all``. Metrics:
         ``accuracy``; ``accuracy_norm``, by log probability per character; ``confidence``. Intervals are over questions, or,
         in rows of seed ``all``, over seeds.
     """
     parts = [pd.DataFrame(columns=[*TASK_KEYS, *_TIDY])]
     columns = {"accuracy": "correct", "accuracy_norm": "correct_norm", "confidence": "confidence"}
-    for arm, seed, generation, folder in folders:
+    for key, folder in folders.items():
         answers = read_table(folder / "tasks.parquet")
         for (task, scoring, num_fewshot), group in answers.groupby(["task", "scoring", "num_fewshot"]):
             subjects = [*group.groupby("subject"), *group.groupby("group"), ("all", group)]
             for subject, rows in subjects:
-                keys = {"arm": arm, "seed": str(seed), "generation": generation, "task": task, "scoring": scoring}
+                keys = key.columns() | {
+                    "task": task,
+                    "scoring": scoring,
+                    "num_fewshot": num_fewshot,
+                    "subject": subject,
+                }
                 means = _means(rows.assign(subject=rows["question"]), columns, "", resamples, "questions")
-                parts.append(means.assign(**keys, num_fewshot=num_fewshot, subject=subject)[[*TASK_KEYS, *_TIDY]])
+                parts.append(means.assign(**keys)[[*TASK_KEYS, *_TIDY]])
     table = pd.concat(parts[1:] or parts, ignore_index=True)
     return pd.concat([table, means_over_seeds(table, TASK_KEYS)], ignore_index=True)
 

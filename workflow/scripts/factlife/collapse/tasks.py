@@ -26,6 +26,8 @@ def task_questions(task: MultipleChoiceTask, world: World, path: str | Path | No
         # At least 5 questions are examples, so that the test questions are the same for any number of shots.
         questions = harness.questions_from_world(world, num_fewshot=max(5, *task.num_fewshot)).assign(group="factual")
     else:
+        if path is None:
+            raise ValueError(f"a task of kind {task.kind} needs its file; pass its path")
         questions = pd.read_parquet(path) if task.dataset else harness.read_mmlu(path)
         questions = questions.assign(group=questions["subject"].map(harness.subject_group))
     if task.limit is not None:

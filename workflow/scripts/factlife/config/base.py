@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -15,11 +15,13 @@ class Section(BaseModel):
     """A section of the config: unknown keys are errors, and values are frozen.
 
     Attributes:
-        renamed: old keys and the keys that replace them, for error messages.
+        renamed: old keys and the keys of this section that replace them, for error messages.
+        moved: old keys and the full paths of the keys that replace them, with `*` for any name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     renamed: ClassVar[dict[str, str]] = {}
+    moved: ClassVar[dict[str, str]] = {}
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -41,7 +43,7 @@ def hint(name: str, names: Iterable[str]) -> str:
     return f"did you mean `{matches[0]}`?" if matches else f"there are {', '.join(names) or 'none'}"
 
 
-def missing(where: str, name: str, section: Mapping[str, Any], kind: str) -> Iterable[str]:
+def missing(where: str, name: str, section: Collection[str], kind: str) -> Iterable[str]:
     """Message that a section lacks a name, with the closest name that it has."""
     if name not in section:
         yield f"{where} is `{name}`, which is not in {kind}; {hint(name, section)}"
@@ -62,3 +64,8 @@ def models_in(annotation: Any) -> Iterable[type[BaseModel]]:
         yield annotation
     for argument in typing.get_args(annotation):
         yield from models_in(argument)
+
+
+def kind_names(union: Any) -> list[str]:
+    """Values of `kind` that tell the members of a union apart."""
+    return [typing.get_args(member.model_fields["kind"].annotation)[0] for member in models_in(union)]

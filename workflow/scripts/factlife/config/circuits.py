@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -29,11 +29,17 @@ class Circuits(Section):
         "bootstrap": "stability_resamples",
         "automatic": "exploratory_hypotheses",
     }
+    moved: ClassVar[dict[str, str]] = {
+        "models": "models.*.stages",
+        "resamples": "run.resamples",
+        "batch_tokens": "models.*.batch_tokens",
+    }
 
-    models: list[Name] = key([], "Models whose circuits are discovered; those not in `run.models` are skipped.")
-    relations: list[str] = key(
-        ["major"], "Relations; their values must be single tokens unless `first_token` is true.", min_length=1
+    relations: list[str] | None = key(
+        None,
+        "Relations; null takes all of the model's world. Their values must be single tokens unless `first_token` is true.",
     )
+    hypotheses: list[Name] = key([], "Hypotheses to test, of `hypotheses`.")
     level: Literal["edge", "node"] = key(
         "edge",
         "Whether circuits consist of edges between heads and MLPs, or of whole heads and MLPs. Models whose attention "
@@ -76,29 +82,36 @@ class Circuits(Section):
     smallest_effect: float = key(
         0.05, "Smallest effect of interest in exploratory hypotheses, as a fraction of the logit difference.", gt=0
     )
-    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
-    batch_tokens: Count = key(4096, "Tokens per forward pass; changes results only in the last digits.")
     seed: Annotated[int, Field(ge=0)] = key(0, "Random seed for the split of subjects and for random circuits.")
+
+
+class CircuitDiscovery(Circuits):
+    """A model's circuits, with the settings that all stages share."""
+
+    resamples: Count
+    batch_tokens: Count
 
 
 class Hypothesis(Section):
     """A claim about a component of a model, tested by ablating it."""
 
     renamed: ClassVar[dict[str, str]] = {"prompts": "probe_kind"}
+    moved: ClassVar[dict[str, str]] = {"model": "models.*.circuits.hypotheses"}
 
     claim: str = key(..., "The claim in words.")
-    model: Name = key(..., "Model with this component; one of `circuits.models`.")
     component: Annotated[str, Field(pattern=r"^(a\d+(\.h\d+)?|m\d+|[A-Za-z0-9-]+/layer-\d+/\d+)$")] = key(
         ...,
         "A head `a1.h3`, all heads of a layer `a1`, an MLP `m1`, or a feature `batchtopk-residual/layer-1/17` of a "
         "dictionary in `dictionaries`.",
     )  # fmt: skip
-    relation: str = key(..., "Relation whose validation prompts test the claim; one of `circuits.relations`.")
+    relation: str = key(
+        ..., "Relation whose validation prompts test the claim; one of the model's `circuits.relations`."
+    )
     probe_kind: Literal["forward", "paraphrase", "question"] = key("forward", "Kind of the prompts.")
     control: str = key(
         "same_answer",
         "Prompts on which ablation should change nothing: `same_answer` (the corrupted run is about a subject with the "
-        "same answer) or another of `circuits.relations`.",
+        "same answer) or another of the model's `circuits.relations`.",
     )  # fmt: skip
     direction: Literal["lowers", "raises"] = key("lowers", "Effect of the ablation on the logit difference.")
     smallest_effect: float = key(0.1, "Smallest effect of interest, as a fraction of the logit difference.", gt=0)
@@ -112,35 +125,29 @@ class Hypothesis(Section):
 
 def problems(config: Config) -> Iterable[str]:
     """Problems of this section, one message each."""
-    for name in config.circuits.models:
-        yield from missing("circuits.models", name, config.models, "models")
-    for field in ("models", "relations", "methods"):
-        if len(set(values := getattr(config.circuits, field))) < len(values):
-            yield f"circuits.{field} has duplicates"
-    for relation in config.circuits.known_circuits:
-        if relation not in config.circuits.relations:
-            yield (
-                f"circuits.known_circuits names relation `{relation}`, which is not in circuits.relations; "
-                f"there are {', '.join(config.circuits.relations)}"
-            )
-    for name, hypothesis in config.hypotheses.items():
-        where = f"hypotheses.{name}"
-        yield from missing(f"{where}.model", hypothesis.model, config.models, "models")
-        # A scenario that asks for other circuits leaves the hypotheses of the default ones as they are.
-        if hypothesis.model not in config.circuits.models or hypothesis.model not in config.run.models:
+    for name, circuits in config.running("circuits"):
+        where = f"models.{name}.circuits"
+        if circuits.relations is None:  # The model has no world, which is reported elsewhere.
             continue
-        relations = config.circuits.relations
-        named_relations = {"relation": hypothesis.relation}
-        if hypothesis.control != "same_answer":
-            named_relations["control"] = hypothesis.control
-        for field, relation in named_relations.items():
-            if relation not in relations:
-                yield f"{where}.{field} is `{relation}`, which is not in circuits.relations; there are {', '.join(relations)}"
-        if hypothesis.feature:
-            sae = config.dictionaries.get(hypothesis.feature[0])
-            if sae is None or hypothesis.model not in sae.models:
-                trained = [name for name, sae in config.dictionaries.items() if hypothesis.model in sae.models]
-                yield (
-                    f"{where}.component names a feature of `{hypothesis.feature[0]}`, which `dictionaries` does not train for "
-                    f"{hypothesis.model}; there are {', '.join(trained) or 'none'}"
-                )
+        for relation in circuits.known_circuits:
+            yield from missing(f"{where}.known_circuits", relation, circuits.relations, f"{where}.relations")
+        for hypothesis in circuits.hypotheses:
+            yield from missing(f"{where}.hypotheses", hypothesis, config.hypotheses, "hypotheses")
+            if hypothesis in config.hypotheses:
+                yield from _hypothesis_problems(config, name, hypothesis, circuits.relations)
+
+
+def _hypothesis_problems(config: Config, model: Name, name: Name, relations: Collection[str]) -> Iterable[str]:
+    hypothesis = config.hypotheses[name]
+    yield from missing(
+        f"hypotheses.{name}.relation", hypothesis.relation, relations, f"models.{model}.circuits.relations"
+    )
+    if hypothesis.control != "same_answer":
+        yield from missing(
+            f"hypotheses.{name}.control", hypothesis.control, relations, f"models.{model}.circuits.relations"
+        )
+    if hypothesis.feature:
+        saes = config.models[model].saes
+        dictionaries = saes.dictionaries if saes else []
+        where = f"hypotheses.{name}.component"
+        yield from missing(where, hypothesis.feature[0], dictionaries, f"models.{model}.saes.dictionaries")

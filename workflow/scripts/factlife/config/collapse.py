@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from factlife.config.base import Count, Name, Section, Share, key, missing
-from factlife.config.models import Training
+from factlife.config.training import Training
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -44,7 +44,10 @@ class Sampler(Section):
 class GenerationTraining(Training):
     """Training settings of one generation, with defaults that differ from a model's own training."""
 
-    epochs: float = key(  # type: ignore[assignment]
+    corpus: Name | None = key(  # type: ignore[assignment]  # filled in by `model_arms`
+        None, "Corpus of the real documents; null takes the corpus on which the model was trained."
+    )
+    epochs: float = key(  # type: ignore[assignment]  # wider than the whole number of `Training`
         1.0,
         "Passes over as many documents as `documents`, whatever the size of the corpus, so that all arms take the same number of "
         "steps; with mode `accumulate`, passes over all accumulated documents.",
@@ -67,13 +70,16 @@ class CollapseArm(Section):
         "synthetic_share": "synthetic_fraction",
         "start": "init_from",
         "block_tokens": "block_size",
-        "judge": "perplexity_model",
         "held_out": "held_out_documents",
         "asked": "probed_facts",
         "tests": "tasks",
     }
+    moved: ClassVar[dict[str, str]] = {
+        "model": "models.*.collapse.arms",
+        "judge": "models.*.collapse.perplexity_model",
+        "perplexity_model": "models.*.collapse.perplexity_model",
+    }
 
-    model: Name = key("people-pieces", "Model of generation 0. Each of its seeds starts a chain of its own.")
     generations: Count = key(4, "Number of generations after generation 0.")
     synthetic_fraction: Share = key(
         1.0, "Fraction of each generation's new documents that the previous generation generated; 0 for a control."
@@ -101,10 +107,8 @@ class CollapseArm(Section):
         480, "Texts that each generation generates, to be evaluated and to train the next generation on."
     )
     sampler: Sampler = key(Sampler(), "Decoding settings of the generated texts.")
-    training: GenerationTraining = key(..., "Training settings of each generation, with the corpus of real documents.")
-    perplexity_model: Name | None = key(
-        None,
-        "Model, in its first seed, that measures the perplexity of generated texts; null uses generation 0.",
+    training: GenerationTraining = key(
+        GenerationTraining(), "Training settings of each generation, with the corpus of real documents."
     )
     control: Name | None = key(None, "The arm to compare with, trained on real text only.")
     held_out_documents: Count = key(200, "Maximum number of held-out real documents for perplexity.")
@@ -159,74 +163,113 @@ class HubUpload(Section):
     endpoint: str = key("https://huggingface.co", "Address of the hub.")
 
 
+class ModelCollapse(Section):
+    """Arms that start from a model."""
+
+    arms: list[Name] = key([], "Arms, of `collapse.arms`. Each seed of the model starts a chain of its own.")
+    perplexity_model: Name | None = key(
+        None,
+        "Model, in its first seed, that measures the perplexity of generated texts; null uses generation 0.",
+    )
+
+
 class Collapse(Section):
     """Generations of models, each trained on text of the previous one."""
 
     renamed: ClassVar[dict[str, str]] = {"tests": "tasks", "detector": "gibberish_detector"}
+    moved: ClassVar[dict[str, str]] = {"run": "models.*.collapse.arms", "resamples": "run.resamples"}
 
     arms: dict[Name, CollapseArm] = key({}, "Arms by name.")
-    run: list[Name] = key([], "Arms to run. Arms whose model is not in `run.models` are skipped.")
     tasks: dict[Name, MultipleChoiceTask] = key({}, "Multiple-choice tasks by name.")
     gibberish_detector: HubDetector | None = key(
         None, "Gibberish classifier from the hub; null trains one on corrupted real text."
     )
     upload: HubUpload | None = key(None, "Hub repository for models and tables; null uploads nothing.")
-    resamples: Count = key(1000, "Bootstrap resamples for each interval.")
 
 
-def generation_zero_arm(collapse: Collapse, name: Name) -> Name:
-    """The arm that holds generation 0 of an arm: the first one in `run` with the same settings of generation 0."""
-    settings = generation_settings(collapse.arms[name], 0)
-    return next(arm for arm in [*collapse.run, name] if generation_settings(collapse.arms[arm], 0) == settings)
+def model_arms(config: Config, model: Name) -> dict[Name, CollapseArm]:
+    """The arms of a model, with the corpora of their real documents filled in."""
+    settings, training = config.models[model].collapse, config.models[model].training
+    arms = {}
+    for name in settings.arms if settings else []:
+        if name in config.collapse.arms:
+            arm = config.collapse.arms[name]
+            corpus = arm.training.corpus or (training.corpus if training else None)
+            arms[name] = arm.model_copy(update={"training": arm.training.model_copy(update={"corpus": corpus})})
+    return arms
+
+
+def generation_zero_arm(arms: Mapping[Name, CollapseArm], name: Name) -> Name:
+    """The arm that holds generation 0 of an arm: the first one of its model with the same settings of generation 0."""
+    settings = generation_settings(arms[name], 0)
+    return next(arm for arm in arms if generation_settings(arms[arm], 0) == settings)
 
 
 def generation_settings(arm: CollapseArm, generation: int) -> dict[str, Any]:
     """The settings that a generation depends on, without those that only affect later generations."""
     if generation:
         return arm.model_dump(mode="json", exclude={"generations", "control"})
-    keys = {
-        "model", "samples", "sampler", "block_size", "perplexity_model", "held_out_documents", "probed_facts", "tasks",
-    }  # fmt: skip
+    keys = {"samples", "sampler", "block_size", "held_out_documents", "probed_facts", "tasks"}
     return arm.model_dump(mode="json", include=keys) | {"training": {"corpus": arm.training.corpus}}
 
 
 def problems(config: Config) -> Iterable[str]:
     """Problems of the arms that involve other sections."""
-    for name in config.collapse.run:
-        if name not in config.collapse.arms:
-            yield f"collapse.run is `{name}`, which is not in collapse.arms; there are {', '.join(config.collapse.arms)}"
     if config.collapse.upload and config.collapse.upload.repo_id.count("/") != 1:
         yield f"collapse.upload.repo_id is `{config.collapse.upload.repo_id}`; must be an owner, a slash and a name"
-    for name, task in config.collapse.tasks.items():
-        if task.kind == "mmlu" and (task.path is None) == (task.dataset is None):
-            yield f"collapse.tasks.{name} needs either a `path` or a `dataset`"
-        if task.dataset and not task.revision:
-            yield f"collapse.tasks.{name}.revision is missing: a run needs the commit of {task.dataset} to be reproducible"
-    for name, arm in config.collapse.arms.items():
-        where = f"collapse.arms.{name}"
-        if arm.model not in config.models:
-            yield f"{where}.model is `{arm.model}`, which is not in models; there are {', '.join(config.models)}"
-        if arm.training.corpus not in config.corpora:
-            yield f"{where}.training.corpus is `{arm.training.corpus}`, which is not in corpora"
-        elif not getattr(corpus := config.corpora[arm.training.corpus], "held_out_fraction", corpus.kind == "people"):
-            yield f"{where}.training.corpus: {arm.training.corpus} keeps no documents for evaluation; use one of kind people, or prose or text with a `held_out_fraction`"
-        elif arm.filter in ("parsed", "truthful") and corpus.kind != "people":
-            yield f"{where}.filter is `{arm.filter}`, which needs a corpus of kind people; use `unique` or `none`"
-        if (n_synthetic := round(arm.documents * arm.synthetic_fraction)) > arm.samples:
-            yield f"{where}.samples is {arm.samples}, fewer than the {n_synthetic} synthetic documents of a generation; raise it"
-        if arm.recover_after is not None and arm.recover_after >= arm.generations:
-            yield f"{where}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
-        if arm.perplexity_model is not None:
-            yield from missing(f"{where}.perplexity_model", arm.perplexity_model, config.models, "models")
-        for task in arm.tasks:
-            yield from missing(f"{where}.tasks", task, config.collapse.tasks, "collapse.tasks")
-        if arm.control is not None:
-            yield from _control_problems(where, arm, config.collapse.arms)
+    for model, settings in config.running("collapse"):
+        where = f"models.{model}.collapse.arms"
+        for name in settings.arms:
+            yield from missing(where, name, config.collapse.arms, "collapse.arms")
+        if settings.perplexity_model is not None:
+            name = f"models.{model}.collapse.perplexity_model"
+            yield from missing(name, settings.perplexity_model, config.models, "models")
+        arms = model_arms(config, model)
+        for name in arms:
+            yield from _arm_problems(config, model, name, arms)
 
 
-def _control_problems(where: str, arm: CollapseArm, arms: dict[Name, CollapseArm]) -> Iterable[str]:
-    control = arms.get(arm.control)
-    if control is None or control.synthetic_fraction:
+def _arm_problems(config: Config, model: Name, name: Name, arms: Mapping[Name, CollapseArm]) -> Iterable[str]:
+    arm, where = arms[name], f"collapse.arms.{name}"
+    corpus = config.corpora.get(arm.training.corpus or "")
+    if arm.training.corpus is None:
+        yield f"{where}.training.corpus is missing: this config does not train `{model}`, so name a corpus of real documents"
+    elif corpus is None:
+        yield from missing(f"{where}.training.corpus", arm.training.corpus, config.corpora, "corpora")
+    elif not getattr(corpus, "held_out_fraction", corpus.kind == "people"):
+        yield (
+            f"{where}.training.corpus: {arm.training.corpus} holds out no documents for evaluation; use a corpus of kind "
+            "people, or prose or text with a `held_out_fraction`"
+        )
+    elif arm.filter in ("parsed", "truthful") and corpus.kind != "people":
+        yield f"{where}.filter is `{arm.filter}`, which needs a corpus of kind people; use `unique` or `none`"
+    if (n_synthetic := round(arm.documents * arm.synthetic_fraction)) > arm.samples:
+        yield (
+            f"{where}.samples is {arm.samples}, fewer than the {n_synthetic} synthetic documents of a generation; raise it"
+        )
+    if arm.recover_after is not None and arm.recover_after >= arm.generations:
+        yield f"{where}.recover_after is {arm.recover_after}: no generation is left to recover; raise `generations`"
+    for task in arm.tasks:
+        yield from missing(f"{where}.tasks", task, config.collapse.tasks, "collapse.tasks")
+        if task in config.collapse.tasks:
+            yield from _task_problems(task, config.collapse.tasks[task])
+    if arm.control is not None:
+        yield from _control_problems(model, where, arm, arms)
+
+
+def _task_problems(name: Name, task: MultipleChoiceTask) -> Iterable[str]:
+    if task.kind == "mmlu" and (task.path is None) == (task.dataset is None):
+        yield f"collapse.tasks.{name} needs either a `path` or a `dataset`"
+    if task.dataset and not task.revision:
+        yield f"collapse.tasks.{name}.revision is missing: a run needs the commit of {task.dataset} to be reproducible"
+
+
+def _control_problems(model: Name, where: str, arm: CollapseArm, arms: Mapping[Name, CollapseArm]) -> Iterable[str]:
+    control = arms.get(arm.control) if arm.control else None
+    if control is None:
+        yield f"{where}.control is `{arm.control}`, which is not in models.{model}.collapse.arms; add it there"
+        return
+    if control.synthetic_fraction:
         yield f"{where}.control is `{arm.control}`; must be an arm whose synthetic_fraction is 0"
         return
     data_keys = {"synthetic_fraction", "mode", "filter", "recover_after", "control"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from factlife.config.base import Count, Name, Section, key, missing
+from factlife.config.base import Name, Section, key, missing
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -43,19 +43,12 @@ class Experiment(Section):
         return {factor: arm in high_arms for factor, high_arms in self.factors.items()}
 
 
-class Dynamics(Section):
-    """How models learn, generalise and forget facts, and how facts interfere."""
-
-    experiments: dict[Name, Experiment] = key({}, "Experiments by name; `run.experiments` lists those to run.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
-
-
 def problems(config: Config) -> Iterable[str]:
     """Problems of the experiments that involve other sections."""
     for name in config.run.experiments:
-        yield from missing("run.experiments", name, config.dynamics.experiments, "dynamics.experiments")
-    for name, experiment in config.dynamics.experiments.items():
-        where = f"dynamics.experiments.{name}"
+        yield from missing("run.experiments", name, config.experiments, "experiments")
+    for name in [name for name in config.run.experiments if name in config.experiments]:
+        experiment, where = config.experiments[name], f"experiments.{name}"
         yield from missing(f"{where}.control", experiment.control, experiment.arms, f"{where}.arms")
         if experiment.control in experiment.arms and len(experiment.arms) < 2:
             yield f"{where}.arms has only the control; add an arm to compare with it"

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
 from factlife.config.base import Count, Name, Section, Share, key, missing
 from factlife.config.editing_presets import with_preset
+from factlife.config.imports import importable
+
+if TYPE_CHECKING:
+    from factlife.config import Config
+
+
+FactToken = Literal["subject_last", "last"]
 
 
 class EditSite(Section):
     """The token and the layers at which a model is edited."""
 
-    fact_token: Literal["subject_last", "last"] = key(
+    fact_token: FactToken = key(
         "subject_last", "Token whose hidden state is edited: the subject's last token or the prompt's last token."
     )
     layers: list[int] = key(
@@ -129,9 +136,15 @@ class _Editor(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_preset(cls, settings: Any) -> Any:
-        if isinstance(settings, Mapping) and settings.get("preset"):
-            return with_preset(settings["kind"], settings)
+    def _fill_preset_and_schedule(cls, settings: Any) -> Any:
+        """Fill in a preset; a schedule without `kind` changes the editor's default schedule instead of replacing it."""
+        if not isinstance(settings, Mapping):
+            return settings
+        if settings.get("preset"):
+            settings = with_preset(settings["kind"], settings)
+        schedule, default = settings.get("schedule"), cls.model_fields["schedule"].default
+        if isinstance(schedule, Mapping) and "kind" not in schedule and isinstance(default, EditSchedule):
+            settings = {**settings, "schedule": {**default.model_dump(exclude_unset=True), **schedule}}
         return settings
 
 
@@ -145,9 +158,7 @@ class _ClosedFormEditor(EditSite, _Editor):
 
     schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
     values: TargetVectorSettings = key(TargetVectorSettings(), "How target vectors are computed.")
-    covariance: Name | None = key(
-        None, "Key covariance C, of `editing.covariances`; null uses the one of the edited model."
-    )
+    covariance: Name | None = key(None, "Key covariance C, of `covariances`; null uses the one of the edited model.")
 
     @property
     def site(self) -> EditSite:
@@ -318,10 +329,34 @@ class Mend(_Editor):
 
     kind: Literal["mend"] = key(..., "The editor.")
     schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
-    hypernetwork: Name = key(..., "The hypernetwork, of `editing.hypernetworks`.")
+    hypernetwork: Name = key(..., "The hypernetwork, of `hypernetworks`.")
 
 
-Editor = Annotated[Rome | Emmet | Memit | AlphaEdit | LocFt | Ft | Lora | UltraEdit | Mend, Field(discriminator="kind")]
+class CustomEditor(_Editor):
+    """Base class of an editor of your own: settings, and a method that turns requests into weight changes."""
+
+    kind: str = key(..., "Import path of the class, `package.module:Class`.")
+    schedule: EditSchedule = key(EditSchedule(), "How requests are batched.")
+
+    def edit(self, target: Any, requests: Any, memory: dict) -> dict[str, Any]:
+        """The change of each weight that writes a batch of requests.
+
+        Args:
+            target: a ``factlife.editing.editable.EditableModel``, which holds the model and its tokenizer.
+            requests: the batch, with columns such as ``prompt``, ``subject`` and ``target_new``.
+            memory: kept from batch to batch, for editors that need earlier ones.
+
+        Returns:
+            Changes by the parameter's name.
+        """
+        raise NotImplementedError
+
+
+Editor = Annotated[
+    Rome | Emmet | Memit | AlphaEdit | LocFt | Ft | Lora | UltraEdit | Mend,
+    Field(discriminator="kind"),
+    importable(CustomEditor),
+]
 ClosedFormEditor = Rome | Emmet | Memit | AlphaEdit
 
 
@@ -452,7 +487,7 @@ class SiteSweep(Section):
     )
     n_edits: Count = key(50, "Requests in the batch, from the first one on.")
     unique_subjects: bool = key(True, "Take only the first request of each subject.")
-    fact_tokens: list[Literal["subject_last", "last"]] = key(["subject_last", "last"], "Tokens to try.", min_length=1)
+    fact_tokens: list[FactToken] = key(["subject_last", "last"], "Tokens to try.", min_length=1)
     layers: list[int] = key([], "Blocks to try; empty for all.")
     depth_fraction: Annotated[float, Field(ge=0, le=1)] = key(
         0.25, "Relative depth that the criterion `depth` chooses; published editors use 0.11 to 0.35."
@@ -496,7 +531,7 @@ class SharedTargetVectors(Section):
     shards: Count = key(1, "Number of jobs, each with whole batches of `values.batch_size` vectors.")
 
 
-class EditedModel(Section):
+class ModelEditing(Section):
     """Edits of one model."""
 
     renamed: ClassVar[dict[str, str]] = {
@@ -506,11 +541,15 @@ class EditedModel(Section):
         "places": "site_sweep",
     }
 
-    covariance: Name = key(
-        ..., "Key covariance, of `editing.covariances`; its corpus also provides the context templates."
+    editors: list[Name] = key(
+        ["memit"], "Editors, of `editors`, or kinds of editors with their defaults.", min_length=1
     )
     requests: EditRequests = key(EditRequests(), "The requests.")
-    editors: list[Name] = key(..., "Editors, of `editing.editors`.", min_length=1)
+    covariance: Name | None = key(
+        None,
+        "Key covariance, of `covariances`; its corpus also provides the context templates. Null measures it on the "
+        "model's training corpus, or on `prose` for a model that is not trained here.",
+    )
     target_vectors: SharedTargetVectors = key(
         SharedTargetVectors(), "Whether target vectors are computed before editors run."
     )
@@ -519,27 +558,16 @@ class EditedModel(Section):
     site_sweep: SiteSweep = key(SiteSweep(), "At which sites the model can be edited.")
 
 
-class Editing(Section):
-    """Edited models, editors and key covariances."""
-
-    renamed: ClassVar[dict[str, str]] = {"moments": "covariances"}
-
-    models: dict[Name, EditedModel] = key({}, "Edits by model; only models in `run.models` are edited.")
-    covariances: dict[Name, KeyCovariance] = key({}, "Key covariances by name.")
-    hypernetworks: dict[Name, HypernetworkTraining] = key({}, "MEND's hypernetworks by name.")
-    editors: dict[Name, Editor] = key({}, "Editors by name.")
-
-
-def uses_original_model(editor: Any) -> bool:
+def uses_original_model(editor: Any) -> TypeGuard[ClosedFormEditor]:
     """Whether an editor's target vectors depend on the original model only, so that they can be computed in advance."""
     return isinstance(editor, ClosedFormEditor) and editor.schedule.kind != "sequential" and editor.spread == "residual"
 
 
-def target_vector_source(editing: Editing, model: str, name: str) -> str | None:
+def target_vector_source(config: Config, model: str, name: str) -> str | None:
     """The first editor of a model with the same target vectors as editor ``name``; None if ``name`` computes its own."""
-    editors, edited = editing.editors, editing.models[model]
+    editors, edited = config.editors, config.models[model].editing
 
-    def inputs(editor: Any) -> tuple:
+    def inputs(editor: Any) -> tuple[Any, ...]:
         schedule = editor.schedule
         return (
             schedule.kind,
@@ -550,81 +578,100 @@ def target_vector_source(editing: Editing, model: str, name: str) -> str | None:
             editor.values,
         )
 
-    if not edited.target_vectors.shared or not uses_original_model(editors[name]):
+    if edited is None or not edited.target_vectors.shared or not uses_original_model(editors[name]):
         return None
     candidates = (candidate for candidate in edited.editors if uses_original_model(editors[candidate]))
     return next(candidate for candidate in candidates if inputs(editors[candidate]) == inputs(editors[name]))
 
 
-def problems(config: Any) -> Iterable[str]:
+def problems(config: Config) -> Iterable[str]:
     """Errors that the types cannot express: undefined names, and settings that contradict each other."""
-    editing, models = config.editing, config.models
-    for name, covariance in editing.covariances.items():
-        yield from missing(f"editing.covariances.{name}.corpus", covariance.corpus, config.corpora, "corpora")
-    for name, edited in editing.models.items():
-        where = f"editing.models.{name}"
-        yield from missing(where, name, models, "models")
-        yield from missing(f"{where}.covariance", edited.covariance, editing.covariances, "editing.covariances")
+    for name, edited in config.running("editing"):
+        where = f"models.{name}.editing"
+        yield from missing(f"{where}.covariance", edited.covariance, config.covariances, "covariances")
+        for covariance in covariances_of_model(config, name):
+            corpus = config.covariances[covariance].corpus
+            yield from missing(f"covariances.{covariance}.corpus", corpus, config.corpora, "corpora")
         yield from _request_problems(f"{where}.requests", edited.requests)
         if (corpus := edited.evaluation.perplexity_corpus) is not None:
             yield from missing(f"{where}.evaluation.perplexity_corpus", corpus, config.corpora, "corpora")
         for editor in edited.editors:
-            yield from missing(f"{where}.editors", editor, editing.editors, "editing.editors")
+            yield from missing(f"{where}.editors", editor, config.editors, "editors")
         for editor in edited.survival.editors:
             yield from missing(f"{where}.survival.editors", editor, dict.fromkeys(edited.editors), f"{where}.editors")
-            if editor in editing.editors and editing.editors[editor].schedule.kind == "single":
+            if editor in config.editors and config.editors[editor].schedule.kind == "single":
                 yield f"{where}.survival.editors: `{editor}` rolls back each edit, so that no edit can survive"
         if edited.target_vectors.shards > 1 and not edited.target_vectors.shared:
             yield (
                 f"{where}.target_vectors.shards is {edited.target_vectors.shards}, but each editor computes its own target "
                 "vectors; set `shared: true`"
             )
+        if config.models[name].world is None:
+            yield from _world_problems(where, edited)
         yield from _site_problems(config, name, edited)
-        yield from _covariance_problems(editing, name, edited)
-        n_edits = max((_n_edits(editing.editors, editor) for editor in edited.editors), default=0)
+        yield from _covariance_problems(config, name, edited)
+        n_edits = max((_n_edits(config.editors, editor) for editor in edited.editors), default=0)
         if n_edits > edited.requests.count:
             yield f"{where}.requests.count is {edited.requests.count}, but an editor takes {n_edits}; raise it"
-    for name, editor in editing.editors.items():
-        where = f"editing.editors.{name}"
-        if (covariance := getattr(editor, "covariance", None)) is not None:
-            yield from missing(f"{where}.covariance", covariance, editing.covariances, "editing.covariances")
-        if editor.kind == "mend":
-            yield from missing(
-                f"{where}.hypernetwork", editor.hypernetwork, editing.hypernetworks, "editing.hypernetworks"
-            )
-        if editor.kind == "rome" and len(editor.layers) > 1:
-            yield f"{where}.layers has {len(editor.layers)} layers; ROME edits one"
-        if editor.kind == "rome" and editor.legacy and editor.fact_token != "subject_last":
-            yield f"{where}.legacy needs `fact_token: subject_last`, the only token that the first ROME can edit"
-        if editor.kind == "memit" and editor.update_norm_lambda and editor.mom2_update_weight is None:
-            yield f"{where}.update_norm_lambda is in units of `mom2_update_weight`, which is null; set both, or neither"
+        for editor in _editors_and_swept(edited):
+            if editor in config.editors:
+                yield from _editor_problems(config, editor)
 
 
-def _site_problems(config: Any, name: str, edited: EditedModel) -> Iterable[str]:
-    editing, where = config.editing, f"editing.models.{name}"
+def covariances_of_model(config: Config, model: str) -> list[str]:
+    """Key covariances that a model's editors and its sweep of sites use."""
+    if (edited := config.models[model].editing) is None:
+        return []
+    editors = [config.editors[name] for name in _editors_and_swept(edited) if name in config.editors]
+    names = [edited.covariance, *(getattr(editor, "covariance", None) for editor in editors)]
+    return [name for name in dict.fromkeys(names) if name is not None and name in config.covariances]
+
+
+def _editors_and_swept(edited: ModelEditing) -> list[str]:
+    """Editors of a model, and the editor of its sweep of sites, each once."""
+    swept = edited.site_sweep.editor
+    return list(dict.fromkeys([*edited.editors, *([] if swept is None else [swept])]))
+
+
+def _editor_problems(config: Config, name: str) -> Iterable[str]:
+    editor, where = config.editors[name], f"editors.{name}"
+    if (covariance := getattr(editor, "covariance", None)) is not None:
+        yield from missing(f"{where}.covariance", covariance, config.covariances, "covariances")
+    if editor.kind == "mend":
+        yield from missing(f"{where}.hypernetwork", editor.hypernetwork, config.hypernetworks, "hypernetworks")
+    if editor.kind == "rome" and len(editor.layers) > 1:
+        yield f"{where}.layers has {len(editor.layers)} layers; ROME edits one"
+    if editor.kind == "rome" and editor.legacy and editor.fact_token != "subject_last":
+        yield f"{where}.legacy needs `fact_token: subject_last`, the only token that the first ROME can edit"
+    if editor.kind == "memit" and editor.update_norm_lambda and editor.mom2_update_weight is None:
+        yield f"{where}.update_norm_lambda is in units of `mom2_update_weight`, which is null; set both, or neither"
+
+
+def _site_problems(config: Config, name: str, edited: ModelEditing) -> Iterable[str]:
+    where = f"models.{name}.editing"
     if (swept := edited.site_sweep.editor) is not None:
-        yield from missing(f"{where}.site_sweep.editor", swept, editing.editors, "editing.editors")
-        if (editor := editing.editors.get(swept)) and not isinstance(editor, ClosedFormEditor):
+        yield from missing(f"{where}.site_sweep.editor", swept, config.editors, "editors")
+        if (editor := config.editors.get(swept)) and not isinstance(editor, ClosedFormEditor):
             yield f"{where}.site_sweep.editor: `{swept}` is of kind {editor.kind}, which has no edit site"
-    for editor in edited.editors:
-        choose_by = getattr(editing.editors.get(editor), "choose_by", "config")
+    for editor_name in edited.editors:
+        choose_by = getattr(config.editors.get(editor_name), "choose_by", "config")
         if choose_by == "sweep" and swept is None:
-            yield f"{where}: editor `{editor}` has `choose_by: sweep`; name the editor of the sweep in `{where}.site_sweep.editor`"
-        if choose_by not in ("config", "depth", "sweep") and name not in config.tracing.models:
-            yield f"{where}: editor `{editor}` has `choose_by: {choose_by}`; add `{name}` to `tracing.models`"
+            yield f"{where}: editor `{editor_name}` has `choose_by: sweep`; name the editor of the sweep in `{where}.site_sweep.editor`"
+        if choose_by not in ("config", "depth", "sweep") and config.models[name].tracing is None:
+            yield f"{where}: editor `{editor_name}` has `choose_by: {choose_by}`; add `tracing` to models.{name}.stages"
 
 
-def _covariance_problems(editing: Editing, name: str, edited: EditedModel) -> Iterable[str]:
+def _covariance_problems(config: Config, name: str, edited: ModelEditing) -> Iterable[str]:
     """Layers that an editor edits but whose key covariance is not measured."""
-    for editor_name in dict.fromkeys([*edited.editors, edited.site_sweep.editor]):
-        editor = editing.editors.get(editor_name)
+    for editor_name in _editors_and_swept(edited):
+        editor = config.editors.get(editor_name)
         if not isinstance(editor, ClosedFormEditor):
             continue
         covariance = editor.covariance or edited.covariance
-        if covariance not in editing.covariances or not editing.covariances[covariance].layers:
+        if covariance not in config.covariances or not config.covariances[covariance].layers:
             continue
-        measured, layers = editing.covariances[covariance].layers, editor.layers
-        where = f"editing.covariances.{covariance}.layers"
+        measured, layers = config.covariances[covariance].layers, editor.layers
+        where = f"covariances.{covariance}.layers"
         if editor_name == edited.site_sweep.editor:
             layers = edited.site_sweep.layers if len(layers) == 1 else []
         if editor.choose_by != "config" or not layers:
@@ -636,12 +683,23 @@ def _covariance_problems(editing: Editing, name: str, edited: EditedModel) -> It
             yield f"{where} lacks {lacking}, which editor `{editor_name}` edits in `{name}`; add them"
 
 
+def _world_problems(where: str, edited: ModelEditing) -> Iterable[str]:
+    """Settings that need the facts of a world, which the model lacks."""
+    remedy = "needs the facts of a world; set `world` of the model, or delete the key"
+    if "world" in edited.evaluation.tasks:
+        yield f"{where}.evaluation.tasks: `world` {remedy}"
+    if edited.survival.editors:
+        yield f"{where}.survival.editors {remedy}"
+
+
 def _request_problems(where: str, requests: EditRequests) -> Iterable[str]:
     n_sources = (requests.path is not None) + (requests.dataset is not None)
     if requests.kind == "world" and n_sources:
         yield f"{where}.kind is world, which takes neither `path` nor `dataset`; name the file's layout"
     if requests.kind != "world" and n_sources != 1:
         yield f"{where}: requests of kind {requests.kind} need either `path` or `dataset`"
+    if requests.kind != "world" and requests.known_only:
+        yield f"{where}.known_only is for requests of kind world, not for a file of requests; delete the key"
     if requests.dataset is not None and requests.revision is None:
         yield f"{where}.revision is missing: without the dataset's commit a run could not be repeated"
 

@@ -1,6 +1,6 @@
 """Published hyper-parameters by editor and model, from the repositories of the methods.
 
-Sources: the hyper-parameter files of ROME (Meng et al. 2022), MEMIT (Meng et al. 2023), AlphaEdit (Fang et al. 2025),
+Sources: the hyper-parameter files of ROME (Meng et al. 2022), MEMIT (Meng et al. 2023), AlphaEdit (Fang et al. 2025), EMMET,
 ENCORE (Gupta et al. 2025, 2502.01636) and EasyEdit; LocFT-BF's paper (2509.22072), and UltraEdit's script for zsRE (2505.14679).
 """
 
@@ -97,7 +97,7 @@ PRESETS: Mapping[str, Mapping[str, dict[str, Any]]] = {
         for model in ("gpt2-xl", "gpt-j", "llama-3-8b")
     },
     "emmet": {
-        model: settings | {"emmet_lambda": 0.1} for model, settings in _MEMIT.items() if model in ("gpt2-xl", "gpt-j")
+        model: _MEMIT[model] | _site(layer) | {"emmet_lambda": 0.1} for model, layer in (("gpt2-xl", 17), ("gpt-j", 5))
     },
     "ft": {"gpt2-medium": _ft(2e-3), "gpt2-large": _ft(1e-3), "gpt2-xl": _ft(5e-4), "gpt-j": _ft(5e-5)},
     "locft": {"llama-3-8b": {"layer": 22, "learning_rate": 5e-4, "batch_size": 100, "epochs": 25, "append_eos": True}},

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from factlife.config.base import hint, models_in
+from factlife.config.base import Section, hint, models_in
+from factlife.config.imports import import_class
 
 
 def explain_error(error: Mapping[str, Any], config: Mapping[str, Any], config_type: type[BaseModel]) -> str:
@@ -27,8 +28,12 @@ def explain_error(error: Mapping[str, Any], config: Mapping[str, Any], config_ty
     match error["type"]:
         case "extra_forbidden":
             section = _type_at(config_type, error["loc"][:-1])
+            if not hasattr(section, "model_fields"):  # A union, one of whose members is a class of the user's own.
+                section = import_class(_value_at(config, path[:-1])["kind"], Section)
             if new := section.renamed.get(path[-1]):
                 return f"{full_key} is now called `{new}`; rename the key"
+            if new := section.moved.get(path[-1]):
+                return f"{full_key} has moved to {new}"
             suggestion = hint(path[-1], section.model_fields)
             # A key that belongs to another kind probably comes from a default entry of the same name.
             if len(error["loc"]) > len(path) and error["loc"][-2] != path[-2] and not suggestion.startswith("did"):
@@ -46,7 +51,15 @@ def explain_error(error: Mapping[str, Any], config: Mapping[str, Any], config_ty
         case "string_pattern_mismatch":
             rule = "names consist of lower-case letters, digits and hyphens, and start with a letter or digit"
             return f"{full_key} is {error['input']!r}: {rule}"
+        case "value_error":
+            return f"{full_key}: {error['ctx']['error']}"
     return f"{full_key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _value_at(config: Any, path: Iterable[str]) -> Any:
+    for part in path:
+        config = config[part]
+    return config
 
 
 def _type_at(config_type: type[BaseModel], location: Iterable[str | int]) -> Any:
@@ -60,7 +73,7 @@ def _type_at(config_type: type[BaseModel], location: Iterable[str | int]) -> Any
         elif typing.get_origin(annotation) in (list, dict):
             annotation = typing.get_args(annotation)[-1]
         else:
-            annotation = _by_tag(annotation)[part]
+            annotation = _by_tag(annotation)[str(part)]
         members = typing.get_args(annotation)
         annotation = members[0] if types.NoneType in members else annotation
     return annotation

@@ -40,9 +40,11 @@ class Graphs(Section):
         "multiples": "steering_factors",
         "others": "random_features",
     }
+    moved: ClassVar[dict[str, str]] = {"models": "models.*.graphs.transcoder", "resamples": "run.resamples"}
 
-    models: dict[Name, Name] = key(
-        {}, "Models to build graphs of, each with the transcoder from `dictionaries` that replaces its MLPs."
+    transcoder: Name | None = key(
+        None,
+        "Transcoder that replaces the MLPs, of the model's `saes.dictionaries`; null takes the only transcoder among them.",
     )
     pages: Annotated[int, Field(ge=0)] | list[str] = key(
         3,
@@ -62,23 +64,18 @@ class Graphs(Section):
         min_length=1,
     )
     random_features: Count = key(30, "Number of random features outside the pruned graph to intervene on as well.")
-    resamples: Count = key(1000, "Bootstrap resamples of facts for each interval.")
     seed: Annotated[int, Field(ge=0)] = key(0, "Seed of the random features and directions.")
 
 
 def problems(config: Config) -> Iterator[str]:
     """Errors that involve other sections of the config."""
-    for model, name in config.graphs.models.items():
-        where = f"graphs.models.{model}"
-        yield from missing(where, model, config.models, "models")
-        yield from missing(where, name, config.dictionaries, "dictionaries")
-        if name not in config.dictionaries:
+    for model, graphs in config.running("graphs"):
+        where = f"models.{model}.graphs"
+        saes = config.models[model].saes
+        dictionaries = saes.dictionaries if saes else []
+        if graphs.transcoder is None:
+            yield f"{where}.transcoder is missing: name one of models.{model}.saes.dictionaries"
             continue
-        if (site := config.dictionaries[name].site) != "transcoder":
-            yield (
-                f"{where} is `{name}`, whose site is `{site}`: graphs need transcoders; name one whose site is `transcoder`"
-            )
-        if model not in config.dictionaries[name].models:
-            yield f"{where} is `{name}`, which is not trained on `{model}`: add it to dictionaries.{name}.models"
-    if isinstance(config.graphs.pages, list) and len(set(config.graphs.pages)) < len(config.graphs.pages):
-        yield "graphs.pages has duplicates"
+        yield from missing(f"{where}.transcoder", graphs.transcoder, dictionaries, f"models.{model}.saes.dictionaries")
+        if getattr(config.dictionaries.get(graphs.transcoder), "kind", "transcoder") != "transcoder":
+            yield f"{where}.transcoder is `{graphs.transcoder}`, a sparse autoencoder; graphs need a transcoder"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from factlife.config.base import Count, Name, Section, key
-from factlife.config.models import Folder, Hub
+from factlife.config.base import Count, Name, Section, key, missing
+from factlife.config.imports import importable
+from factlife.config.training import Folder, Hub
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -121,8 +122,35 @@ class Bergson(Section):
     renamed: ClassVar[dict[str, str]] = {"damping": "damping_factor", "projection": "projection_dim"}
 
 
+class CustomRanker(Section):
+    """Base class of a ranker of your own: settings, and a method that scores documents.
+
+    Attributes:
+        backend: rule that runs it: `lexical` without the model, `model` with it.
+    """
+
+    kind: str = key(..., "Import path of the class, `package.module:Class`.")
+    backend: ClassVar[Literal["lexical", "model"]] = "lexical"
+
+    def rank(self, queries: Any, documents: Any, *, model: Any = None, tokenizer: Any = None) -> Any:
+        """Scores of all documents for all queries, higher for documents that matter more.
+
+        Args:
+            queries: with columns ``prompt`` and ``completion``.
+            documents: with the column ``text``.
+            model: the model whose facts are traced, for the backend `model`.
+            tokenizer: its tokenizer.
+
+        Returns:
+            Scores, (queries, documents).
+        """
+        raise NotImplementedError
+
+
 Ranker = Annotated[
-    Random | Bm25 | Tfidf | Embedding | Representation | Gradient | Kronfluence | Bergson, Field(discriminator="kind")
+    Random | Bm25 | Tfidf | Embedding | Representation | Gradient | Kronfluence | Bergson,
+    Field(discriminator="kind"),
+    importable(CustomRanker),
 ]
 
 # Kinds of rankers by backend: each backend has a rule, an environment and inputs of its own.
@@ -133,6 +161,13 @@ BACKENDS = {
     "kronfluence": ("kronfluence",),
     "bergson": ("bergson",),
 }
+
+
+def backend_of(ranker: Any) -> str:
+    """The backend that runs a ranker."""
+    if isinstance(ranker, CustomRanker):
+        return ranker.backend
+    return next(backend for backend, kinds in BACKENDS.items() if ranker.kind in kinds)
 
 
 class TopKRemoval(Section):
@@ -210,32 +245,38 @@ class Sweep(Section):
 
 
 class Influence(Section):
-    """Rankers of training documents, and their evaluation."""
+    """Evaluation of rankers, for all models."""
 
-    models: dict[str, InfluenceSettings] = key({}, "Queries and rankers by model; only models of `run.models` are run.")
-    rankers: dict[Name, Ranker] = key({}, "Rankers by name.")
+    moved: ClassVar[dict[str, str]] = {
+        "models": "models.*.influence",
+        "rankers": "rankers",
+        "resamples": "run.resamples",
+        "batch_tokens": "models.*.batch_tokens",
+    }
+
     sweeps: dict[Name, Sweep] = key({}, "Ranker scores as a function of a setting, one row of the figure each.")
     k: list[Count] = key([1, 5, 10, 50], "Cutoffs of recall@k and other top-k metrics.", min_length=1)
-    batch_tokens: Count = key(2048, "Tokens in a batch, padding included; no score depends on it.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects for every interval.")
+    headline_k: Count = key(10, "Cutoff shown in figures; one of `k`.")
 
 
 def ranked_corpus(config: Config, model: str) -> str | None:
     """Name of the corpus whose documents are ranked for a model."""
-    training = config.models[model].training
-    return config.influence.models[model].corpus or (training.corpus if training else None)
+    influence, training = config.models[model].influence, config.models[model].training
+    if influence and influence.corpus:
+        return influence.corpus
+    return training.corpus if training else None
 
 
 def problems(config: Config) -> Iterable[str]:
     """References to other sections that do not resolve."""
-    for name, settings in config.influence.models.items():
-        where = f"influence.models.{name}"
-        if name not in config.models:
-            yield f"{where}: there is no model `{name}`; there are {', '.join(config.models)}"
-            continue
+    if config.influence.headline_k not in config.influence.k:
+        yield f"influence.headline_k is {config.influence.headline_k}, which is not in influence.k"
+    if len(set(config.influence.k)) < len(config.influence.k):
+        yield "influence.k has duplicates"
+    for name, settings in config.running("influence"):
+        where = f"models.{name}.influence"
         for ranker in settings.rankers:
-            if ranker not in config.influence.rankers:
-                yield f"{where}.rankers has `{ranker}`; there are {', '.join(config.influence.rankers) or 'none'}"
+            yield from missing(f"{where}.rankers", ranker, config.rankers, "rankers")
         corpus = ranked_corpus(config, name)
         if corpus is None:
             yield f"{where}.corpus is missing: the model has no training corpus here, so name the corpus to rank"
@@ -254,18 +295,18 @@ def problems(config: Config) -> Iterable[str]:
         if settings.tail_patch and config.models[name].training is None:
             yield f"{where}.tail_patch: the model has no `training`, so no training step is defined"
         for ranker in settings.rankers:
-            ranker_settings = config.influence.rankers.get(ranker)
+            ranker_settings = config.rankers.get(ranker)
             training = config.models[name].training
             if ranker_settings and ranker_settings.kind == "gradient" and training:
                 count = training.checkpoints
                 unknown = [index for index in ranker_settings.checkpoints if not -count <= index < count]
                 if unknown:
-                    yield f"influence.rankers.{ranker}.checkpoints has {unknown[0]}, but models.{name} has {count}"
+                    yield f"rankers.{ranker}.checkpoints has {unknown[0]}, but models.{name} has {count}"
     for name, sweep in config.influence.sweeps.items():
         for point in sweep.points:
-            settings = config.influence.models.get(point.model)
-            if settings is None or point.ranker not in settings.rankers:
+            settings = config.models[point.model].influence if point.model in config.run.models else None
+            if settings and point.ranker not in settings.rankers:
                 yield (
                     f"influence.sweeps.{name} has ranker `{point.ranker}` of model `{point.model}`, which is not in "
-                    f"influence.models.{point.model}.rankers"
+                    f"models.{point.model}.influence.rankers"
                 )

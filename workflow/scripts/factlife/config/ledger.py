@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from factlife.config.base import Count, Name, Section, key
+from factlife.config.base import Name, Section, key
 
 
 class Question(Section):
@@ -20,8 +20,9 @@ class Question(Section):
 class Ledger(Section):
     """One row per fact, model and seed, with the results of all stages."""
 
+    moved: ClassVar[dict[str, str]] = {"resamples": "run.resamples"}
+
     questions: dict[Name, Question] = key({}, "Questions across stages, by name.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
 
 
 def problems(config: Any) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 import typing
@@ -12,10 +13,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from factlife.config import Config, sections
+from factlife.config import Config
+from factlife.config.base import Name, models_in
+from factlife.config.models import Stages
 
 BEGIN, END = "<!-- begin: written by `make docs` -->", "<!-- end: written by `make docs` -->"
 _SCHEMA_HEADER = "# Written by `make docs` from the types in workflow/scripts/factlife/config; edit those.\n"
+_NAME_PATTERN = typing.get_args(Name)[1].metadata[0].pattern
 _LIMITS = {
     "ge": "≥ {}",
     "gt": "> {}",
@@ -47,20 +51,45 @@ def insert_text(page: str, text: str | None = None) -> str:
 
 def reference_markdown() -> str:
     """A table of keys for each type of section, in Markdown."""
-    return "\n".join(_table(section) for section in sections())
+    return "\n".join(_table(section, path) for section, path in section_paths().items())
 
 
-def _table(section: type[BaseModel]) -> str:
+def section_paths(section: type[BaseModel] = Config, path: str = "") -> dict[type[BaseModel], str]:
+    """All section types and the key under which each stands, in the order of the reference; `*` stands for any name.
+
+    The sections of stages follow the model that they belong to, not `defaults`.
+    """
+    paths = {section: path}
+    for name, field in [] if section is Stages else _fields(section):
+        key = f"{path}.{name}".removeprefix(".") + (".*" if typing.get_origin(field.annotation) is dict else "")
+        for inner in models_in(field.annotation):
+            paths |= {
+                type_: inner_path for type_, inner_path in section_paths(inner, key).items() if type_ not in paths
+            }
+    return paths
+
+
+def _fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """The keys of a section, its own before those that it inherits."""
+    own_fields = inspect.get_annotations(section)
+    return sorted(section.model_fields.items(), key=lambda item: item[0] not in own_fields)
+
+
+def _table(section: type[BaseModel], path: str) -> str:
     rows = ["| key | type | default | description |", "|---|---|---|---|"]
-    for name, field in section.model_fields.items():
+    for name, field in _fields(section):
         cells = (f"`{name}`", _type(field), _default(field), field.description or "")
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     title = "The top level" if section is Config else f"`{section.__name__}`"
-    return "\n".join([f"### {title}", "", section.__doc__ or "", "", *rows, ""])
+    location = ["", f"Key: `{path}`"] if path else []
+    return "\n".join([f"### {title}", "", section.__doc__ or "", *location, "", *rows, ""])
 
 
 def _type(field: FieldInfo) -> str:
-    return ", ".join([_name(field.annotation), *_limits(field.metadata)])
+    text = ", ".join([_name(field.annotation), *_limits(field.metadata)])
+    for names in (f"text (matching `{_NAME_PATTERN}`)", f"text, matching `{_NAME_PATTERN}`"):
+        text = text.replace(names, "name")
+    return text
 
 
 def _name(annotation: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from factlife.config.base import Count, Name, Section, key, missing
+from factlife.config.base import Count, Section, key
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -17,8 +17,12 @@ class Tracing(Section):
     """Causal tracing of the panel's facts."""
 
     renamed: ClassVar[dict[str, str]] = {"noise": "noise_level", "samples": "noise_samples"}
+    moved: ClassVar[dict[str, str]] = {
+        "models": "models.*.stages",
+        "resamples": "run.resamples",
+        "batch_tokens": "models.*.batch_tokens",
+    }
 
-    models: list[Name] = key([], "Models whose facts are traced; those not in `run.models` are skipped.")
     facts: Count = key(200, "Maximum number of facts; facts that the model knows come first, relations take turns.")
     corruptions: list[Literal["replacement", "noise", "same_answer"]] = key(
         ["replacement", "noise", "same_answer"],
@@ -39,15 +43,11 @@ class Tracing(Section):
         3.0, "Standard deviation of the noise, as a multiple of the embeddings' standard deviation.", gt=0
     )
     noise_samples: Count = key(10, "Noise samples per fact.")
-    batch_tokens: Count = key(8192, "Tokens per forward pass; changes effects only in the last digits.")
-    resamples: Count = key(1000, "Bootstrap resamples of subjects for each interval.")
     seed: Annotated[int, Field(ge=0)] = key(0, "Random seed for replacement subjects and noise.")
 
 
 def problems(config: Config) -> Iterable[str]:
     """Problems of this section, one message each."""
-    for name in config.tracing.models:
-        yield from missing("tracing.models", name, config.models, "models")
-    for field in ("models", "corruptions", "components", "windows"):
-        if len(set(values := getattr(config.tracing, field))) < len(values):
-            yield f"tracing.{field} has duplicates"
+    for name, tracing in config.running("tracing"):
+        if len(set(tracing.windows)) < len(tracing.windows):
+            yield f"models.{name}.tracing.windows has duplicates"

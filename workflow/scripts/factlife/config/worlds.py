@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import csv
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from factlife.config.base import Count, Section, key
+from factlife.config.imports import importable
 
 Relation = Literal["birth_date", "birth_city", "university", "major", "employer", "working_city"]
 CountryRelation = Literal["capital", "currency", "language", "continent", "demonym"]
@@ -149,6 +151,37 @@ class BenchmarkWorld(Section):
     queries: str = key(..., "JSONL file of queries.")
 
 
+class CustomWorld(Section):
+    """Base class of a world of your own: settings, and a method that builds it."""
+
+    kind: str = key(..., "Import path of the class, `package.module:Class`.")
+
+    def build(self) -> Any:
+        """The entities, facts and probes, as a ``factlife.world.World``."""
+        raise NotImplementedError
+
+    def relation_names(self) -> list[str]:
+        """Names of the relations, which the stages `circuits` and `influence` select from."""
+        raise NotImplementedError
+
+
 World = Annotated[
-    PeopleWorld | FunctionsWorld | TableWorld | CountriesWorld | BenchmarkWorld, Field(discriminator="kind")
+    PeopleWorld | FunctionsWorld | TableWorld | CountriesWorld | BenchmarkWorld,
+    Field(discriminator="kind"),
+    importable(CustomWorld),
 ]
+
+
+def world_relations(world: World) -> list[str]:
+    """Names of a world's relations. Those of a table come from its file; none where the file cannot be read."""
+    if isinstance(world, (PeopleWorld, CountriesWorld)):
+        return [*world.relations]
+    if isinstance(world, CustomWorld):
+        return world.relation_names()
+    if isinstance(world, TableWorld):
+        try:
+            with open(world.facts, encoding="utf-8-sig", newline="") as file:
+                return list(dict.fromkeys(row["relation"] for row in csv.DictReader(file)))
+        except (OSError, KeyError, UnicodeDecodeError, csv.Error):
+            return []  # The world's rule names the fault.
+    return ["returns"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from factlife.config.base import Count, Name, Section, key, missing
+from factlife.config.reachability import reachable_corpora
 
 if TYPE_CHECKING:
     from factlife.config import Config
@@ -57,6 +58,8 @@ def problems(config: Config) -> Iterable[str]:
 def fingerprint(config: Config, name: str) -> str:
     """A hash of the settings that determine a corpus's requests."""
     corpus = config.corpora[name]
+    if not isinstance(corpus, WrittenCorpus):
+        raise TypeError(f"corpora.{name} is not of kind `written`")
     parts = [corpus.model_dump(mode="json", exclude={"answers"}), config.worlds[corpus.world].model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -65,7 +68,7 @@ def incomplete_corpora(config: Config) -> list[str]:
     """Corpora of this run that still need answers from the API."""
     return [
         name
-        for name in sorted(_training_corpora(config))
+        for name in sorted(reachable_corpora(config))
         if isinstance(corpus := config.corpora[name], WrittenCorpus)
         and isinstance(corpus.writer, Anthropic)
         and not _complete(Path(corpus.answers), fingerprint(config, name))
@@ -74,19 +77,3 @@ def incomplete_corpora(config: Config) -> list[str]:
 
 def _complete(answers: Path, mark: str) -> bool:
     return answers.exists() and json.dumps({"complete": mark}) in answers.read_text().splitlines()
-
-
-def _training_corpora(config: Config) -> set[str]:
-    """Corpora on which this run trains models or tokenizers."""
-    experiments = [config.dynamics.experiments[name] for name in config.run.experiments]
-    models = {
-        *config.run.models,
-        *(model for experiment in experiments for arm in experiment.arms.values() for model in arm),
-    }
-    corpora: set[str] = set()
-    while models:
-        model = config.models[models.pop()]
-        corpora |= {model.training.corpus} if model.training else set()
-        corpora |= {config.tokenizers[model.tokenizer].corpus} if model.tokenizer else set()
-        models |= {model.source.model} if model.source.kind == "trained" else set()
-    return corpora

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from factlife.corpus.documents import CorpusError, read_documents, write_documen
 from factlife.corpus.text import download_dataset
 from factlife.world.tables import World
 
-_RENDERERS = {
+_RENDERERS: dict[str, Callable[..., pd.DataFrame]] = {
     "people": people.render_documents,
     "functions": functions.render_documents,
     "table": table.render_documents,
@@ -34,6 +35,8 @@ def render_documents(settings: Settings, world: World | None = None, path: str |
     if world is None:
         raise CorpusError(f"a corpus of kind {settings.kind} needs a world; pass one")
     if settings.kind == "benchmark":
+        if path is None:
+            raise CorpusError("a corpus of kind benchmark needs the file with its documents; pass its path")
         return benchmark.render_documents(world, path)
     return _RENDERERS[settings.kind](world, settings)
 

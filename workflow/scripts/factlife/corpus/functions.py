@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -104,7 +105,7 @@ def render_documents(world: World, settings: FunctionsCorpus) -> pd.DataFrame:
     return documents.documents_table(rendered)
 
 
-def _documents(fact: tuple, entity: tuple, n_documents: int, rng: random.Random) -> Iterator[Document]:
+def _documents(fact: Any, entity: Any, n_documents: int, rng: random.Random) -> Iterator[Document]:
     is_alias = entity.kind == "alias" and fact.relation == "returns"
     alias_templates = {"returns": _ALIAS_TEMPLATES, "alias": _LINK_TEMPLATES}
     templates = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
 
 import altair as alt
 import networkx as nx
@@ -136,7 +137,7 @@ def _highlight(text: str, values: list[str], names: list[str]) -> str:
     return re.sub(pattern, lambda match: f"<{tags[match[0]]}>{match[0]}</{tags[match[0]]}>", text) if tags else text
 
 
-def _answer(probe: tuple) -> str:
+def _answer(probe: Any) -> str:
     target = html.escape(probe.target)
     return f"<s>{target}</s> (should not follow)" if probe.kind == "negated" else f"<mark>{target}</mark>"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from factlife.world.people import PRONOUN, negated_templates, question_template,
 from factlife.world.tables import World
 from factlife.world.templates import train_templates
 
-FactRow = tuple  # a row of the facts table
+FactRow = Any  # a row of the facts table
 
 
 def render_documents(world: World, settings: PeopleCorpus) -> pd.DataFrame:
@@ -79,7 +80,8 @@ class _Renderer:
     def biography(self, facts: list[FactRow]) -> Document:
         """All facts of one person; one sentence may join several of them."""
         remaining = self.rng.sample(facts, len(facts)) if self.settings.permute else list(facts)
-        sentences, template_ids = [], []
+        sentences: list[str] = []
+        template_ids: list[str] = []
         while remaining:
             group_size = self.rng.randint(3, 6) if self.rng.random() < self.settings.joined_fraction else 1
             group, remaining = remaining[:group_size], remaining[group_size:]
@@ -99,7 +101,7 @@ class _Renderer:
         size = self.settings.window_sentences
         while pending:
             window: dict[str, FactRow] = {}
-            postponed = []
+            postponed: list[FactRow] = []
             while pending and len(window) < size and len(postponed) < 10 * size:
                 fact = pending.pop()
                 if fact.entity_id in window:

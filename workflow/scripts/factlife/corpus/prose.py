@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 
@@ -103,6 +103,7 @@ def _texts(package: str) -> Iterator[_Text]:
 def _package(package: str) -> tuple[list[tuple[str, Path]], str, str]:
     """Modules with their files in a fixed order, the version and the licence of a package."""
     if package == "python":
+        files: list[tuple[PurePath, Path]]
         root = Path(sysconfig.get_path("stdlib"))
         files = [(path.relative_to(root), path) for path in root.rglob("*.py")]
         version, licence = platform.python_version(), "PSF-2.0"
@@ -113,7 +114,7 @@ def _package(package: str) -> tuple[list[tuple[str, Path]], str, str]:
             raise CorpusError(
                 f"the package {package!r} is not installed; install it or remove it from the corpus's `packages`"
             ) from None
-        files = [(file, Path(file.locate())) for file in installed.files or () if file.suffix == ".py"]
+        files = [(file, Path(str(file.locate()))) for file in installed.files or () if file.suffix == ".py"]
         version, licence = installed.version, _licence(installed.metadata)
     included = [(path, file) for path, file in files if not _SKIPPED & set(path.parts) and file.is_file()]
     modules = [(".".join(path.with_suffix("").parts).removesuffix(".__init__"), file) for path, file in included]
@@ -127,8 +128,12 @@ def _licence(about: metadata.PackageMetadata) -> str:
         for classifier in about.get_all("Classifier") or ()
         if classifier.startswith("License")
     ]
-    declared = (about.get("License") or "unknown").strip().splitlines()[0]
-    return about.get("License-Expression") or ", ".join(classifiers) or declared
+    declared = (_field(about, "License") or "unknown").strip().splitlines()[0]
+    return _field(about, "License-Expression") or ", ".join(classifiers) or declared
+
+
+def _field(about: metadata.PackageMetadata, name: str) -> str | None:
+    return next(iter(about.get_all(name) or ()), None)
 
 
 def prose_passages(docstring: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -36,7 +37,7 @@ def render_documents(world: World, settings: TableCorpus) -> pd.DataFrame:
 
 
 def _documents(
-    fact: tuple, subject: str, kind: str, list_: str, texts: list[str], n_per_exposure: int, rng: random.Random
+    fact: Any, subject: str, kind: str, list_: str, texts: list[str], n_per_exposure: int, rng: random.Random
 ) -> Iterator[Document]:
     templates = [Template(f"{list_}{index}", text) for index, text in enumerate(texts)]
     if n_per_exposure and not templates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,9 +28,9 @@ def render_documents(settings: TextCorpus, path: str | Path | None = None) -> pd
             needed.
     """
     rng = random.Random(f"text {settings.seed}")
-    texts = [
-        text.strip() for text in _read_local(Path(path or settings.path), settings.column) if text and text.strip()
-    ]
+    if not (file := path or settings.path):
+        raise CorpusError(f"the dataset {settings.dataset!r} is not downloaded; pass its path")
+    texts = [text.strip() for text in _read_local(Path(file), settings.column) if text and text.strip()]
     if settings.documents is not None:
         if settings.documents > len(texts):
             raise CorpusError(
@@ -43,8 +44,12 @@ def render_documents(settings: TextCorpus, path: str | Path | None = None) -> pd
     )
 
 
-def _read_local(path: Path, column: str) -> list[str | None]:
-    readers = {".txt": _read_lines, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+def _read_local(path: Path, column: str) -> Sequence[str | None]:
+    readers: dict[str, Callable[[Path, str], Sequence[str | None]]] = {
+        ".txt": _read_lines,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
     if path.suffix not in readers:
         raise CorpusError(
             f"{path} ends in {path.suffix or 'nothing'!r}; a corpus of kind text must end in {', '.join(readers)}"

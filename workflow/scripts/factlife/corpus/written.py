@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -147,7 +148,7 @@ def generate_documents(
     )
 
 
-def _request(settings: WrittenCorpus, name: str, facts: Iterable[tuple], version: int, attempt: int) -> dict:
+def _request(settings: WrittenCorpus, name: str, facts: Iterable[Any], version: int, attempt: int) -> dict:
     fact_lines = "\n".join(f"- {fact.relation.replace('_', ' ')}: {fact.value}" for fact in facts)
     form = _FORMS[version % len(_FORMS)]
     return {

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from factlife import stats
-from factlife.config.dynamics import Dynamics, Experiment
+from factlife.config.dynamics import Experiment
 from factlife.dynamics import measures
 from factlife.dynamics.measures import Measure
 from factlife.world.functions import depth_label
@@ -33,15 +33,19 @@ _COMPARISONS = {
 
 
 def compare_experiments(
-    settings: Dynamics, experiments: list[str], recall: pd.DataFrame, entities: Mapping[str, pd.DataFrame]
+    experiments: Mapping[str, Experiment],
+    recall: pd.DataFrame,
+    entities: Mapping[str, pd.DataFrame],
+    *,
+    resamples: int,
 ) -> pd.DataFrame:
     """Compare the arms of experiments with their controls.
 
     Args:
-        settings: settings of the stage.
-        experiments: names of the experiments.
+        experiments: settings of the experiments by name.
         recall: every probe at every checkpoint of all models of their arms, ``model, seed, step, probe_id, …``.
         entities: the entities of each model's world.
+        resamples: bootstrap resamples.
 
     Returns:
         One row per ``experiment, arm, seed`` and estimate (``metric, group, step``). Intervals are percentile bootstrap
@@ -51,7 +55,7 @@ def compare_experiments(
         number of steps means never.
     """
     tables = [
-        _experiment_rows(name, settings.experiments[name], recall, entities, settings.resamples) for name in experiments
+        _experiment_rows(name, experiment, recall, entities, resamples) for name, experiment in experiments.items()
     ]
     columns = [*KEYS, *ESTIMATES, *DETAILS]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -98,7 +99,7 @@ def imbalance(history: pd.DataFrame) -> Iterator[Measure]:
             values,
             subjects,
             [("plateau_steps", group, None), ("plateau_end", group, None)],
-            lambda means, steps=steps: np.stack(plateau(steps, means[..., :-1], means[..., -1]), -1),
+            partial(_plateaus, steps),
         )
     yield from learning(history)
     frequency = forward.groupby("subject")["frequency"].first()
@@ -201,15 +202,13 @@ def forgetting(history: pd.DataFrame) -> Iterator[Measure]:
                 values,
                 subjects,
                 [("power_law", group, step) for step in later_steps],
-                lambda means, steps=steps, later_steps=later_steps: _power_curve(
-                    later_steps, *power_law(steps, _initially_known(means))
-                ),
+                partial(_fitted_power_law, steps, later_steps),
             )
             yield Measure(
                 values,
                 subjects,
                 [("retention", group, None), ("forgetting_exponent", group, None)],
-                lambda means, steps=steps: _retention_and_exponent(steps, _initially_known(means)),
+                partial(_retention_and_exponent, steps),
             )
 
 
@@ -262,8 +261,17 @@ def _initially_known(curves: np.ndarray) -> np.ndarray:
     return np.where(curves[..., :1] >= 0.1, curves, np.nan)
 
 
-def _retention_and_exponent(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
+def _retention_and_exponent(steps: np.ndarray, means: np.ndarray) -> np.ndarray:
+    curves = _initially_known(means)
     return np.stack([_ratio(curves[..., -1], curves[..., 0]), power_law(steps, curves)[1]], -1)
+
+
+def _plateaus(steps: np.ndarray, means: np.ndarray) -> np.ndarray:
+    return np.stack(plateau(steps, means[..., :-1], means[..., -1]), -1)
+
+
+def _fitted_power_law(steps: np.ndarray, later_steps: np.ndarray, means: np.ndarray) -> np.ndarray:
+    return _power_curve(later_steps, *power_law(steps, _initially_known(means)))
 
 
 def _power_curve(steps: np.ndarray, factor: np.ndarray, exponent: np.ndarray) -> np.ndarray:

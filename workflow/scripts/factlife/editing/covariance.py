@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import capture, get_anatomy, stop_after
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _BATCH_TOKENS = 8192
 
 
 def compute_covariance(
-    model: Any,
+    model: PreTrainedModel,
     sequences: Sequence[Sequence[int]],
     *,
     tokens_per_key_dim: int,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -17,6 +17,9 @@ from factlife.config.editing import EditSite
 from factlife.editing.requests import EditError
 from factlife.models.anatomy import Anatomy, get_anatomy
 from factlife.recall.score import AnswerTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Deltas = dict[str, Tensor]
 
@@ -34,8 +37,8 @@ class EditableModel:
         target_vectors: precomputed target vectors of the requests; if None, editors compute them.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     contexts: Sequence[str] = ()
     covariance: Mapping[int, Tensor] | None = None
     hypernetwork: Any = None
@@ -83,7 +86,7 @@ def to_weight_layout(module: nn.Module, delta: Tensor) -> Tensor:
 
 
 @contextmanager
-def apply_deltas(model: Any, deltas: Deltas) -> Iterator[None]:
+def apply_deltas(model: PreTrainedModel, deltas: Deltas) -> Iterator[None]:
     """Change weights inside the context; afterwards they have the same bits as before."""
     parameters = dict(model.named_parameters())
     originals = {name: parameters[name].detach().clone() for name in deltas}
@@ -97,7 +100,7 @@ def apply_deltas(model: Any, deltas: Deltas) -> Iterator[None]:
 
 
 @contextmanager
-def freeze_weights(model: Any) -> Iterator[None]:
+def freeze_weights(model: PreTrainedModel) -> Iterator[None]:
     """Weights need no gradient inside the context, so that passes store less."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -109,7 +112,7 @@ def freeze_weights(model: Any) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def add_deltas(model: Any, deltas: Deltas) -> None:
+def add_deltas(model: PreTrainedModel, deltas: Deltas) -> None:
     """Add changes to a model's weights.
 
     Raises:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from factlife.recall.score import score_probes
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def evaluate_probes(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> pd.DataFrame:
+
+def evaluate_probes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: pd.DataFrame, *, batch_tokens: int = 8192
+) -> pd.DataFrame:
     """Four success criteria for every probe.
 
     Args:

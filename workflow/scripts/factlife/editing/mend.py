@@ -180,7 +180,7 @@ def select_train_edits(
     evaluated: pd.DataFrame,
     *,
     n_edits: int,
-    world: World,
+    world: World | None = None,
     path: str | None = None,
     recalled: set[str] | None = None,
 ) -> list[TrainEdit]:
@@ -195,7 +195,7 @@ def select_train_edits(
         settings: the source of the evaluated requests, and of these.
         evaluated: the evaluated requests.
         n_edits: maximum number of training requests.
-        world: of the model.
+        world: of the model; None for requests from a file.
         path: the file of requests, if they come from one.
         recalled: ids of the probes that the model answers; None for no restriction.
 
@@ -213,7 +213,7 @@ def select_train_edits(
         raise EditError(
             "every request is about a subject of an evaluated request; lower `requests.count`, or provide more requests"
         )
-    if settings.kind == "world":
+    if settings.kind == "world" and world is not None:
         prompts, locality = _prompts_from_world(requests, world, set(evaluated["entity_id"]))
     else:
         prompts, locality = _prompts_from_file(probes)

@@ -7,12 +7,11 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlife.config.editing import EditEvaluation
 from factlife.editing.editable import Deltas, EditableModel
@@ -121,7 +120,13 @@ def reference_texts(requests: pd.DataFrame, documents: pd.DataFrame, *, max_text
 
 @torch.inference_mode()
 def generate_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, top_k: int = 5, seed: int = 0
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    top_k: int = 5,
+    seed: int = 0,
 ) -> list[str]:
     """Texts that continue prompts, sampled from the ``top_k`` most probable tokens, as in CounterFact.
 
@@ -185,7 +190,7 @@ def _words(text: str) -> list[str]:
     return [word for word in (part.strip(".,;:!?\"'()").lower() for part in text.split()) if word]
 
 
-def _weight_norms(model: Any, deltas: Deltas) -> list[tuple[str, str, float, float]]:
+def _weight_norms(model: PreTrainedModel, deltas: Deltas) -> list[tuple[str, str, float, float]]:
     """Norms of edited weights and of their changes, relative to the original weights; the model holds the changes."""
     parameters, rows = dict(model.named_parameters()), []
     for name, delta in deltas.items():

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -21,6 +21,9 @@ from factlife.editing.requests import (
     validate_requests,
 )
 from factlife.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Record = Mapping[str, Any]
 
@@ -52,9 +55,9 @@ class EditCase:
 
 def select_requests(
     settings: EditRequests,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    world: World,
+    world: World | None = None,
     recalled: set[str] | None = None,
     path: str | None = None,
     attribute_snippets: str | None = None,
@@ -64,14 +67,18 @@ def select_requests(
     Args:
         settings: the source.
         tokenizer: of the model to edit.
-        world: of that model.
+        world: of that model; None for requests from a file.
         recalled: ids of the probes that the model answers; None for no restriction.
         path: the file, for requests from a file.
         attribute_snippets: CounterFact's ``attribute_snippets.json``.
     """
     if settings.kind == "world":
+        if world is None:
+            raise EditError("requests of kind `world` need a world; pass one")
         requests = validate_requests(requests_from_world(world, settings, recalled), tokenizer)
         return requests, probes_from_world(requests, world, recalled)
+    if path is None:
+        raise EditError(f"requests of kind `{settings.kind}` need a file; pass its path")
     requests, probes = read_request_file(settings, path, attribute_snippets)
     requests = validate_requests(requests, tokenizer)
     usable = set(requests["edit_id"][requests["dropped"] == ""])
@@ -115,7 +122,7 @@ def read_request_file(
     }
     subjects = pd.factorize(pd.Series([case.subject for case in cases], dtype=object))[0]
     ids = [f"s{subject}.{i}" for i, subject in enumerate(subjects)]
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for i, (case, edit_id) in enumerate(zip(cases, ids, strict=True)):
         related = [j for j in range(len(cases)) if subjects[j] == subjects[i] and j != i]
         rows.append((

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from factlife.config.editing import EditRequests, EditSchedule
 from factlife.recall.score import AnswerTokens
 from factlife.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COLUMNS = [
     "edit_id", "fact_id", "entity_id", "relation", "subject", "prompt", "target_new", "target_true", "related_fact_ids",
@@ -62,7 +65,7 @@ def requests_from_world(world: World, settings: EditRequests, recalled: set[str]
     by_subject = {entity: group["fact_id"].tolist() for entity, group in with_prompt.groupby("entity_id")}
     by_value = {key: group["fact_id"].tolist() for key, group in facts.groupby(["relation", "value"])}
     facts = facts[facts["fact_id"].isin(prompts.index) & (facts["relation"].map(values).str.len() > 1)]
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for fact in facts.head(settings.count).itertuples():
         related = [fact_id for fact_id in by_subject[fact.entity_id] if fact_id != fact.fact_id]
         target_new = rng.choice([value for value in values[fact.relation] if value != fact.value])
@@ -88,7 +91,7 @@ def recalled_probes(recall: pd.DataFrame) -> set[str]:
     return set(last["probe_id"][last["exact_match"].fillna(False).astype(bool)])
 
 
-def validate_requests(requests: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
+def validate_requests(requests: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """The requests with the reason why one is unusable in ``dropped``; the log counts them.
 
     A usable request has a target, a prompt that contains its subject, a pair of subject and relation that no earlier request

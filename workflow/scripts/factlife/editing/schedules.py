@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from factlife.config.editing import Editor, uses_original_model
 from factlife.editing import compute_z
 from factlife.editing.editable import Deltas, EditableModel, apply_deltas, merge_deltas
-from factlife.editing.editors import EDITORS
+from factlife.editing.editors import compute_deltas
 from factlife.editing.evaluate import evaluate_probes
 from factlife.editing.metrics import NO_METRICS, EditMetrics
 from factlife.editing.requests import scheduled_requests, separate_same_subject, usable_probes
@@ -82,14 +82,13 @@ def run_editor(
 
     add_probes(probes, pre, "pre", 0)
     add_metrics(requests, {}, "pre", 0)
-    edit = EDITORS[editor.kind]
     if schedule.kind == "single":
         vectors = target.target_vectors
         if vectors is None and uses_original_model(editor):
             vectors = compute_z.compute_target_vectors(target, requests, editor.site, editor.values, independent=True)
         for i, (request, request_probes) in enumerate(_single_edits(requests, probes)):
             request_target = replace(target, target_vectors=vectors.of_request(i)) if vectors else target
-            deltas = edit(request_target, request, editor, {})
+            deltas = compute_deltas(editor, request_target, request, {})
             with apply_deltas(target.model, deltas):
                 results = evaluate_probes(target.model, target.tokenizer, request_probes, batch_tokens=batch_tokens)
                 add_probes(request_probes, results, "post", 1)
@@ -109,7 +108,7 @@ def run_editor(
             all_edits = requests.head(start + size)
             n_edits = len(all_edits)
             with apply_deltas(target.model, result.deltas):
-                result.deltas = merge_deltas(result.deltas, edit(target, batch, editor, memory))
+                result.deltas = merge_deltas(result.deltas, compute_deltas(editor, target, batch, memory))
             in_end = (probes["edit_id"] == "") | probes["edit_id"].isin(all_edits["edit_id"])
             in_batch = probes["edit_id"].isin(batch["edit_id"])
             rows = probes[(in_end if start in evaluated_starts else False) | in_batch].reset_index(drop=True)

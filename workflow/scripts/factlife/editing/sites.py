@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from factlife import stats
-from factlife.config.editing import Editor, EditSite, SiteSweep
+from factlife.config.editing import ClosedFormEditor, EditSite, FactToken, SiteSweep
 from factlife.editing.editable import EditableModel, apply_deltas
-from factlife.editing.editors import EDITORS
+from factlife.editing.editors import compute_deltas
 from factlife.editing.evaluate import evaluate_probes
 from factlife.editing.requests import EditError, separate_same_subject, usable_probes
 
@@ -22,14 +22,14 @@ _SWEEP_METRICS = [*_SCORE_METRICS, "recall", "same_subject"]
 _COLUMNS = ["choose_by", "fact_token", "layer", "metric", "n", "estimate", "ci_low", "ci_high", "interval_over"]
 
 
-def site_at(site: EditSite, fact_token: str, layer: int) -> EditSite:
+def site_at(site: EditSite, fact_token: FactToken, layer: int) -> EditSite:
     """A site with the same number of layers as another, ending at ``layer``."""
     first = max(0, layer - len(site.layers) + 1)
     return EditSite(fact_token=fact_token, layers=list(range(first, layer + 1)))
 
 
 def sweep_sites(
-    target: EditableModel, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor, settings: SiteSweep,
+    target: EditableModel, requests: pd.DataFrame, probes: pd.DataFrame, editor: ClosedFormEditor, settings: SiteSweep,
     *, batch_tokens: int = 8192,
 ) -> pd.DataFrame:  # fmt: skip
     """Edit the same batch at every token and layer in turn, and evaluate it.
@@ -59,7 +59,7 @@ def sweep_sites(
         for layer in _layers_to_try(target, settings):
             site_editor = editor.model_copy(update=site_at(editor.site, fact_token, layer).model_dump())
             try:
-                deltas = EDITORS[editor.kind](target, requests, site_editor, {})
+                deltas = compute_deltas(site_editor, target, requests, {})
                 with apply_deltas(target.model, deltas):
                     results = evaluate_probes(target.model, target.tokenizer, probes, batch_tokens=batch_tokens)
             except EditError as error:
@@ -77,7 +77,7 @@ def sweep_sites(
 
 
 def compare_sites(
-    target: EditableModel, requests: pd.DataFrame, probes: pd.DataFrame, editor: Editor | None, settings: SiteSweep,
+    target: EditableModel, requests: pd.DataFrame, probes: pd.DataFrame, editor: ClosedFormEditor | None, settings: SiteSweep,
     *, trace: pd.DataFrame | None, batch_tokens: int = 8192, resamples: int = 1000,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Results of ``sweep_sites``, empty without an editor, and the table of ``summarise_sites``."""
@@ -210,7 +210,7 @@ def resolve_site(site: EditSite, table: pd.DataFrame) -> EditSite:
         )
     fact_token, layer = rows[["fact_token", "layer"]].iloc[0]
     logging.info("editing at %s, block %d, chosen by %s", fact_token, layer, site.choose_by)
-    return site_at(site, str(fact_token), int(layer))
+    return site_at(site, fact_token, int(layer))
 
 
 def summarise_sites(sweep: pd.DataFrame, effects: pd.DataFrame, *, resamples: int) -> pd.DataFrame:
@@ -237,7 +237,7 @@ def summarise_sites(sweep: pd.DataFrame, effects: pd.DataFrame, *, resamples: in
     parts = [_every_site(sweep, resamples)]
     shared = {"n": sweep[sweep["metric"] == "efficacy"]["edit_id"].nunique(), "interval_over": "facts"}
 
-    def add(choose_by: str, site: tuple[Any, Any], metric: str, value: float, samples: np.ndarray | None) -> None:
+    def add(choose_by: str, site: tuple[Any, Any], metric: str, value: Any, samples: np.ndarray | None) -> None:
         low, high = (
             (np.nan, np.nan)
             if samples is None

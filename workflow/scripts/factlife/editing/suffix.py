@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from factlife.models.anatomy import Anatomy, capture, get_anatomy, patch
 from factlife.models.prefix_cache import build_prefix_cache
@@ -26,7 +26,7 @@ class Suffixes:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         sequences: Sequence[Sequence[int]],
         positions: Sequence[int],
         layer: int,

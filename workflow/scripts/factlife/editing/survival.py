@@ -7,7 +7,7 @@ import itertools
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,13 @@ from factlife.models.train import PaddingCollator
 from factlife.recall.score import AnswerTokens, score_probes
 from factlife.world import World
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def finetune_and_evaluate(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     deltas: Deltas,
     probes: pd.DataFrame,
     documents: pd.DataFrame,
@@ -106,19 +109,23 @@ def finetune_and_evaluate(
         halves = [erased[half::2].reset_index(drop=True) for half in (0, 1)]
         if not settings.relearning_steps or halves[1].empty:
             continue
-        for name, groups in (
+        for name, group_names in (
             ("edited", ("retaught", "not_retaught")),
             ("unedited", ("unedited_taught", "unedited_not_taught")),
         ):
             for relearning_step, tuned in relearn(finetuned[name], tokenizer, halves[0], settings, finetuning):
-                evaluate(tuned, dict(zip(groups, halves, strict=True)), max(settings.steps), relearning_step)
+                evaluate(tuned, dict(zip(group_names, halves, strict=True)), max(settings.steps), relearning_step)
     table = pd.concat(parts, ignore_index=True)
     first = ["finetuning", "data", "trained_layers", "step", "group", "relearning_step"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
 def relearn(
-    model: Any, tokenizer: Any, edits: pd.DataFrame, settings: EditSurvival, finetuning: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: pd.DataFrame,
+    settings: EditSurvival,
+    finetuning: str,
 ) -> Iterator[tuple[int, Any]]:
     """The model after some numbers of Adam steps on -log p(new value), with all given edits in one batch.
 
@@ -165,8 +172,8 @@ def select_documents(documents: pd.DataFrame, data: str, subjects: set[str], wor
 
 
 def finetune(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sequences: Sequence[Sequence[int]],
     settings: EditSurvival,
     finetuning: str,
@@ -199,11 +206,8 @@ def finetune(
             )  # fmt: skip
             model = inject_adapter_in_model(adapter, model)
     optimizer = _adam(model, settings, finetuning)
-    rng, queue, collate = (
-        random.Random(f"fine-tuning {settings.seed}"),
-        [],
-        PaddingCollator(tokenizer.pad_token_id or 0),
-    )
+    rng, collate = random.Random(f"fine-tuning {settings.seed}"), PaddingCollator(tokenizer.pad_token_id or 0)
+    queue: list[int] = []
     yield 0, model.eval()
     for step in range(1, max(settings.steps) + 1):
         while len(queue) < settings.batch_size:
@@ -244,21 +248,21 @@ def update_cosine(edited: Any, tuned: Any, deltas: Deltas) -> float:
     return dot_product / (update_square * edit_square) ** 0.5 if update_square and edit_square else float("nan")
 
 
-def _adam(model: Any, settings: EditSurvival, finetuning: str) -> torch.optim.Optimizer:
+def _adam(model: PreTrainedModel, settings: EditSurvival, finetuning: str) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.Adam(
         trainable, lr=settings.full_learning_rate if finetuning == "full" else settings.learning_rate
     )
 
 
-def _linear_maps(model: Any, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
+def _linear_maps(model: PreTrainedModel, layers: Sequence[int]) -> list[tuple[str, nn.Module]]:
     """Names and modules of the linear maps in some blocks."""
     blocks = [get_anatomy(model).blocks[layer].module for layer in layers]
     linear = {id(part) for block in blocks for part in block.modules() if isinstance(part, (nn.Linear, Conv1D))}
     return [(name, part) for name, part in model.named_modules() if id(part) in linear]
 
 
-def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
+def _layers(model: PreTrainedModel, deltas: Deltas) -> dict[str, list[int]]:
     parameters = dict(model.named_parameters())
     edited_ids = {id(parameters[name]) for name in deltas}
     blocks = get_anatomy(model).blocks
@@ -274,12 +278,14 @@ def _layers(model: Any, deltas: Deltas) -> dict[str, list[int]]:
     }
 
 
-def _is_correct(model: Any, tokenizer: Any, probes: pd.DataFrame, batch_tokens: int) -> pd.Series:
+def _is_correct(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: pd.DataFrame, batch_tokens: int
+) -> pd.Series:
     questions = pd.DataFrame({"prompt": probes["prompt"], "target": probes["target"], "candidates": [[]] * len(probes)})
     return score_probes(model, tokenizer, questions, batch_tokens=batch_tokens)["exact_match"]
 
 
-def _tokenize(tokenizer: Any, probes: pd.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
+def _tokenize(tokenizer: PreTrainedTokenizerBase, probes: pd.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of prompts with their targets, and of the targets alone."""
     answers = AnswerTokens(tokenizer)
     targets = [answers.encode_after(probe.prompt, probe.target) for probe in probes.itertuples()]
@@ -291,7 +297,9 @@ def _tokenize(tokenizer: Any, probes: pd.DataFrame) -> tuple[list[list[int]], li
 
 
 @torch.no_grad()
-def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192) -> np.ndarray:
+def margins(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: pd.DataFrame, *, batch_tokens: int = 8192
+) -> np.ndarray:
     """Margin of each target, (probe,): the minimum over its tokens of its logit minus the best other logit.
 
     The margin is negative if the target is not the argmax.
@@ -316,7 +324,11 @@ def margins(model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: i
 
 
 def _match_controls(
-    model: Any, tokenizer: Any, edits: pd.DataFrame, candidates: pd.DataFrame, batch_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: pd.DataFrame,
+    candidates: pd.DataFrame,
+    batch_tokens: int,
 ) -> pd.DataFrame:
     """For each edit, in the order of their margins, the unused known fact with the nearest margin."""
     candidate_margins = margins(model, tokenizer, candidates, batch_tokens=batch_tokens)

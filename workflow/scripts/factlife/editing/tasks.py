@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from factlife.editing.editable import Deltas, apply_deltas
+from factlife.editing.requests import EditError
 from factlife.recall import harness
 from factlife.world import World
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def evaluate_tasks(
-    model: Any, tokenizer: Any, deltas: Deltas, metrics: pd.DataFrame, tasks: Sequence[str], *, world: World
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    deltas: Deltas,
+    metrics: pd.DataFrame,
+    tasks: Sequence[str],
+    *,
+    world: World | None,
 ) -> pd.DataFrame:
     """Answer all questions before and after editing.
 
@@ -24,7 +34,7 @@ def evaluate_tasks(
         deltas: the changes of an editor.
         metrics: of the editor's run; the answers get the same keys.
         tasks: names of the harness, or ``world``.
-        world: source of the ``world`` task, whose questions ask for the old values of edited facts.
+        world: source of the ``world`` task, whose questions ask for the old values of edited facts; None without this task.
 
     Returns:
         One row per phase and question, with the columns of ``metrics``: ``metric`` is ``task_`` and the task's name,
@@ -38,9 +48,13 @@ def evaluate_tasks(
     return pd.concat(parts).merge(keys, on="phase")[list(metrics.columns)]
 
 
-def _answers(model: Any, tokenizer: Any, tasks: Sequence[str], world: World) -> pd.DataFrame:
+def _answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], world: World | None
+) -> pd.DataFrame:
     parts = []
     if "world" in tasks:
+        if world is None:
+            raise EditError("the task `world` needs a world; pass one")
         with tempfile.TemporaryDirectory() as folder:
             results = harness.evaluate_questions(
                 model, tokenizer, harness.questions_from_world(world, num_fewshot=0), folder

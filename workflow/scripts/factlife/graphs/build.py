@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -31,6 +31,9 @@ from factlife.saes.activations import special_tokens_mask
 from factlife.saes.dictionary import Dictionary
 from factlife.saes.quality import forward_probes
 from factlife.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # A graph explains the logits of the answer and its rivals, or the answer's logit minus that of the strongest wrong one.
 ATTRIBUTION_TARGETS = ("answer", "contrast")
@@ -79,7 +82,12 @@ class GraphResults:
 
 
 def build_attribution_graphs(
-    model: Any, tokenizer: Any, world: World, transcoders: list[Dictionary], labels: pd.Series, settings: Graphs
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    transcoders: list[Dictionary],
+    labels: pd.Series,
+    settings: Graphs,
 ) -> GraphResults:
     """Build attribution graphs of facts and of custom prompts, and intervene on their features.
 
@@ -143,7 +151,9 @@ def build_attribution_graphs(
     return results
 
 
-def select_prompts(model: Any, tokenizer: Any, world: World, settings: Graphs) -> list[GraphPrompt]:
+def select_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, settings: Graphs
+) -> list[GraphPrompt]:
     """Custom prompts, named facts, then facts of the panel: recalled ones first, taking turns between relations."""
     answers = AnswerTokens(tokenizer)
     fact_ids = settings.pages if isinstance(settings.pages, list) else []
@@ -204,12 +214,12 @@ def _graph_prompt(
             f"{name}: a graph explains a single token, but {answer!r} after {prompt!r} has {len(target)} tokens"
         )
     wrong_ids = tuple(ids[0] for value in wrong if (ids := answers.encode(value)) and ids[0] != target[0])
-    ids = tuple(answers.tokenizer(prompt)["input_ids"])
-    return GraphPrompt(name, relation, prompt, ids, target[0], wrong_ids, has_page)
+    prompt_ids = tuple(answers.tokenizer(prompt)["input_ids"])
+    return GraphPrompt(name, relation, prompt, prompt_ids, target[0], wrong_ids, has_page)
 
 
 @torch.no_grad()
-def _recalled(model: Any, prompts: list[GraphPrompt]) -> list[bool]:
+def _recalled(model: PreTrainedModel, prompts: list[GraphPrompt]) -> list[bool]:
     device = next(model.parameters()).device
     logits = [
         model(input_ids=torch.tensor([prompt.ids], device=device), use_cache=False, logits_to_keep=1).logits[0, -1]
@@ -219,7 +229,11 @@ def _recalled(model: Any, prompts: list[GraphPrompt]) -> list[bool]:
 
 
 def _attribute_prompt(
-    frozen_model: FrozenModel, tokenizer: Any, transcoders: list[Dictionary], prompt: GraphPrompt, settings: Graphs
+    frozen_model: FrozenModel,
+    tokenizer: PreTrainedTokenizerBase,
+    transcoders: list[Dictionary],
+    prompt: GraphPrompt,
+    settings: Graphs,
 ) -> tuple[AttributionGraph, list[Tensor]]:
     """One graph with all targets, the contrast last, and the feature activations of each layer."""
     logits = frozen_model.logits[-1]

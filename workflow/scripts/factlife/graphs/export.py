@@ -164,8 +164,8 @@ def _nodes(page: GraphPage) -> list[dict[str, Any]]:
         rows.append(("E", position, position, f"E_{id_}-{position}", f'Token "{_visible(token)}"'))
     for target in graph.targets:
         label = f'Output "{_visible(target.label)}" (p={target.probability:.3f})'
-        token = int(target.weights.argmax()) if target.token is None else target.token
-        rows.append((logit_layer, n - 1, token, f"L_{token}-{n - 1}", label))
+        id_ = int(target.weights.argmax()) if target.token is None else target.token
+        rows.append((logit_layer, n - 1, id_, f"L_{id_}-{n - 1}", label))
     kinds = [FEATURE_TYPES[kind] for kind, nodes in graph.node_slices.items() for _ in range(nodes.stop - nodes.start)]
     activations = [*graph.activations.tolist(), *[None] * (len(rows) - len(graph.features))]
     probabilities = [*[0.0] * (len(rows) - len(graph.targets)), *(target.probability for target in graph.targets)]
@@ -298,7 +298,8 @@ def _node_details(page: GraphPage) -> dict[str, Any]:
         (row.layer, row.position, row.feature): {name: _rounded(getattr(row, name)) for name in columns}
         for row in table.itertuples()
     }
-    details, ids = {}, node_ids(graph)
+    details: dict[str, dict[str, Any]] = {}
+    ids = node_ids(graph)
     for i in pruned.node_mask.nonzero().flatten().tolist():
         if nodes["errors"].start <= i < nodes["tokens"].stop:
             continue

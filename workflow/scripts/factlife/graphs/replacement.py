@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
 from factlife.models.anatomy import Anatomy, capture, get_anatomy, patch
@@ -19,7 +20,7 @@ from factlife.saes.activations import dictionary_sites
 # Output of a layer's MLP, (batch, position, d), from the layer, the MLP's input and the real MLP's output.
 MlpFunction = Callable[[int, Tensor, Tensor], Tensor]
 _NAME = "factlife_frozen"
-_frozen_patterns: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
+_frozen_patterns: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FrozenModel:
         logits: (n, vocabulary).
     """
 
-    def __init__(self, model: Any, ids: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, ids: Tensor) -> None:
         """Run the model once and record what is to be frozen.
 
         Args:
@@ -97,7 +98,7 @@ class FrozenModel:
             stack.enter_context(patch(self.parts.blocks[0].module, lambda _: embedding, inputs=True))
             for layer, site in enumerate(self.sites):
                 stack.enter_context(capture_input(site.input_module, mlp_inputs, layer))
-                stack.enter_context(patch(site.output_module, lambda y, layer=layer: mlp(layer, mlp_inputs[layer], y)))
+                stack.enter_context(patch(site.output_module, partial(_replace_output, mlp, mlp_inputs, layer)))
             final = stack.enter_context(capture({"hidden": self.parts.final_norm}))
             self.model.base_model(input_ids=self.ids.expand(len(embedding), -1), use_cache=False)
         return [mlp_inputs[layer] for layer in range(self.parts.n_layers)], final["hidden"]
@@ -156,8 +157,12 @@ def capture_input(module: nn.Module, inputs: dict[int, Tensor], layer: int) -> I
         yield
 
 
+def _replace_output(mlp: MlpFunction, inputs: Mapping[int, Tensor], layer: int, output: Tensor) -> Tensor:
+    return mlp(layer, inputs[layer], output)
+
+
 @contextmanager
-def _frozen_attention(model: Any, patterns: dict[nn.Module, tuple[Tensor, Tensor]]) -> Iterator[None]:
+def _frozen_attention(model: PreTrainedModel, patterns: dict[nn.Module, tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Attention that records its queries and keys in ``patterns``, or takes them from there if they are recorded."""
     global _frozen_patterns
     implementation, _frozen_patterns = model.config._attn_implementation, patterns
@@ -165,7 +170,7 @@ def _frozen_attention(model: Any, patterns: dict[nn.Module, tuple[Tensor, Tensor
     try:
         yield
     finally:
-        model.config._attn_implementation, _frozen_patterns = implementation, None
+        model.config._attn_implementation, _frozen_patterns = implementation, {}
 
 
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -82,6 +82,6 @@ def differences_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
     return _corrected(rows)
 
 
-def _corrected(rows: list[tuple[object, ...]]) -> pd.DataFrame:
+def _corrected(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_COLUMNS)
     return table.assign(p_corrected=stats.holm(table["p"]))

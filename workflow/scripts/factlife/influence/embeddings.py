@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,13 @@ from torch import Tensor
 from factlife.config.influence import Embedding
 from factlife.influence.tokenized_texts import TokenizedText, batch_texts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def rank_by_embedding(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     settings: Embedding,
     queries: pd.DataFrame,
     documents: pd.DataFrame,
@@ -44,7 +47,9 @@ def rank_by_embedding(
     return (query_vectors @ document_vectors.T).cpu().numpy()
 
 
-def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int) -> Tensor:
+def embed_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch_tokens: int
+) -> Tensor:
     """Mean of the last hidden states over the tokens, as unit vectors (Reimers and Gurevych 2019), (texts, d_model).
 
     Texts that are too long for the encoder are truncated, as is usual for sentence encoders; the log has their number.

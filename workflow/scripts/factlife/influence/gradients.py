@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from factlife.influence.tokenized_texts import (
     text_losses,
     truncate_after_scored,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Document tokens per product with the query tokens; the result stays in the processor's cache.
 _CHUNK_ROWS = 256
@@ -76,7 +79,7 @@ def _inner_products(first: Tensor, second: Tensor) -> Tensor:
     return first @ second.mT
 
 
-def factored_gradients(model: Any, batch: TextBatch, parameters: Sequence[str]) -> GradientFactors:
+def factored_gradients(model: PreTrainedModel, batch: TextBatch, parameters: Sequence[str]) -> GradientFactors:
     """Gradients of each text's loss with respect to the selected parameters, from one pass over the batch.
 
     Args:
@@ -132,7 +135,7 @@ def _without_parameter_gradients(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _record_uses(
-    model: Any, parameters: Sequence[str], n_texts: int, uses: list[tuple[nn.Module, Tensor, Tensor]]
+    model: PreTrainedModel, parameters: Sequence[str], n_texts: int, uses: list[tuple[nn.Module, Tensor, Tensor]]
 ) -> Iterator[None]:
     """Append module, input and output of every use of the selected parameters in a forward pass over ``n_texts`` texts."""
     unembedding = model.get_output_embeddings()
@@ -176,7 +179,7 @@ class QueryGradients:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         texts: Sequence[TokenizedText],
         parameters: Sequence[str],
         *,
@@ -264,7 +267,7 @@ def _nonzero_rows(row_factor: Tensor, column_factor: Tensor) -> tuple[Tensor, Te
 
 
 def gradient_norms(
-    model: Any, texts: Sequence[TokenizedText], parameters: Sequence[str], *, pad: int, batch_tokens: int
+    model: PreTrainedModel, texts: Sequence[TokenizedText], parameters: Sequence[str], *, pad: int, batch_tokens: int
 ) -> np.ndarray:
     """Gradient norm of each text, (texts,)."""
     norms, device = np.zeros(len(texts), np.float32), next(model.parameters()).device
@@ -294,7 +297,7 @@ def rank_by_gradient(
         names: names of the queries, for error messages.
         batch_tokens: tokens in a batch; no score depends on it.
     """
-    total = 0.0
+    total: Any = 0.0
     for checkpoint in settings.checkpoints:
         model, tokenizer = load(checkpoint)
         query_texts, document_texts = tokenize(model, tokenizer)

@@ -6,7 +6,7 @@ import copy
 import random
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from factlife.influence.errors import InfluenceError
 from factlife.influence.gradients import gradient_norms
 from factlife.influence.model_based import RankingInputs
 from factlife.influence.tokenized_texts import TokenizedText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def rank_with_kronfluence(inputs: RankingInputs, settings: Kronfluence, *, batch_tokens: int) -> np.ndarray:
@@ -82,7 +85,7 @@ def rank_with_kronfluence(inputs: RankingInputs, settings: Kronfluence, *, batch
     )
 
 
-def as_linear(model: Any) -> Any:
+def as_linear(model: PreTrainedModel) -> Any:
     """A copy of the model in which every use of a linear layer is its own ``nn.Linear``, the only kind Kronfluence supports.
 
     A layer that is used twice is duplicated, since Kronfluence keeps only one of its uses.
@@ -101,7 +104,7 @@ def as_linear(model: Any) -> Any:
     return unshared.eval()
 
 
-def _is_tracked(model: Any, module: nn.Module) -> bool:
+def _is_tracked(model: PreTrainedModel, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 

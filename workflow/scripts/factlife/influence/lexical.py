@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from factlife.config.influence import Bm25, Random, Tfidf
+from factlife.config.influence import Bm25, CustomRanker, Random, Tfidf
 from factlife.influence.retrieval_metrics import rank_documents
 
 
@@ -19,8 +19,12 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"<\w+>|\w+", text.lower())
 
 
-def rank_lexical(settings: Random | Bm25 | Tfidf, queries: pd.DataFrame, documents: pd.DataFrame) -> np.ndarray:
+def rank_lexical(
+    settings: Random | Bm25 | Tfidf | CustomRanker, queries: pd.DataFrame, documents: pd.DataFrame
+) -> np.ndarray:
     """Scores, (queries, documents), of a ranker that needs no model."""
+    if isinstance(settings, CustomRanker):
+        return settings.rank(queries, documents)
     query_texts = queries["prompt"].tolist()
     if getattr(settings, "include_answer", False):
         query_texts = [f"{prompt} {answer}" for prompt, answer in zip(query_texts, queries["completion"], strict=True)]

@@ -7,25 +7,28 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from factlife import models
-from factlife.config.influence import DocumentLoss, Gradient, Representation
+from factlife.config.influence import CustomRanker, DocumentLoss, Gradient, Representation
 from factlife.influence import gradients, representations
 from factlife.influence.tokenized_texts import TokenizedText, tokenize_documents, tokenize_queries
 from factlife.world.tables import World
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def max_positions(model: Any) -> int:
+
+def max_positions(model: PreTrainedModel) -> int:
     """Number of tokens that a model can read."""
     return getattr(model.config, "max_position_embeddings", None) or 2**31
 
 
 def rank_by_model(
-    settings: Representation | Gradient,
+    settings: Representation | Gradient | CustomRanker,
     folder: str | Path,
     queries: pd.DataFrame,
     documents: pd.DataFrame,
@@ -51,13 +54,16 @@ def rank_by_model(
         return models.load_model(models.list_checkpoints(folder)[checkpoint][1], device)
 
     def tokenize(
-        model: Any, tokenizer: Any, loss: DocumentLoss, margin: bool
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, loss: DocumentLoss, margin: bool
     ) -> tuple[list[TokenizedText], list[TokenizedText]]:
         return (
             tokenize_queries(queries, tokenizer, margin=margin),
             tokenize_documents(documents, tokenizer, values, loss, max_length=max_positions(model)),
         )
 
+    if isinstance(settings, CustomRanker):
+        model, tokenizer = load(-1)
+        return settings.rank(queries, documents, model=model, tokenizer=tokenizer)
     if isinstance(settings, Gradient):
         tokenize_for_loss = functools.partial(
             tokenize, loss=settings.document_loss, margin=settings.query_loss == "margin"
@@ -83,7 +89,7 @@ class RankingInputs:
         documents: documents with the positions whose loss counts.
     """
 
-    model: Any
+    model: PreTrainedModel
     pad: int
     queries: list[TokenizedText]
     documents: list[TokenizedText]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ from factlife.config.influence import Representation
 from factlife.influence.errors import InfluenceError
 from factlife.influence.tokenized_texts import TokenizedText, batch_texts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def rank_by_representation(
-    model: Any,
+    model: PreTrainedModel,
     queries: Sequence[TokenizedText],
     documents: Sequence[TokenizedText],
     settings: Representation,
@@ -32,7 +35,7 @@ def rank_by_representation(
 
 
 def hidden_states(
-    model: Any, texts: Sequence[TokenizedText], settings: Representation, *, pad: int, batch_tokens: int
+    model: PreTrainedModel, texts: Sequence[TokenizedText], settings: Representation, *, pad: int, batch_tokens: int
 ) -> Tensor:
     """One hidden state per text, (texts, d_model): the mean over its tokens, or that of its last token.
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from factlife import models
 from factlife.config.influence import RetrainedModels, TopKRemoval
-from factlife.config.models import Source, Training
+from factlife.config.training import Source, Training
 from factlife.corpus import tokens
 from factlife.influence.queries import label_relevance
 from factlife.influence.retraining_metrics import RANDOM, RELEVANT
@@ -48,7 +48,7 @@ def subset_runs(documents: Sequence[str], settings: RetrainedModels) -> list[Ret
     """
     rng = np.random.default_rng([settings.seed, 0])
     n_removed = round(len(documents) * (1 - settings.subset_fraction))
-    removed = {("full", ""): ()}
+    removed: dict[tuple[str, str], tuple[str, ...]] = {("full", ""): ()}
     for i in range(settings.subsets):
         rows = sorted(rng.permutation(len(documents))[:n_removed])
         removed["subset", str(i)] = tuple(documents[row] for row in rows)

@@ -97,7 +97,7 @@ def evaluate_against_retrained(
             parts.append(table.assign(metric=f"{metric}_difference", **keys))
             if repeat_correlations:
                 reliability = _resampled_means(np.mean(repeat_correlations, axis=0)[:, mask], subjects)
-                means[CEILING] = tuple(_ceiling(r, n_repeats) for r in reliability)
+                means[CEILING] = _ceiling(reliability[0], n_repeats), _ceiling(reliability[1], n_repeats)
             parts.append(comparison.intervals(means).assign(metric=metric, **keys))
     parts += _removal_losses(retrained[retrained["kind"] == "top_k_removal"], queries, correct)
     table = pd.concat([pd.DataFrame(columns=_COLUMNS), *parts], ignore_index=True)[_COLUMNS]

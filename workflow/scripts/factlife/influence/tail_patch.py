@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
 from factlife.config.influence import TailPatch
-from factlife.config.models import Training
+from factlife.config.training import Training
 from factlife.influence.model_based import max_positions
 from factlife.influence.retraining_metrics import RANDOM
 from factlife.influence.retrieval_metrics import rank_documents
@@ -23,10 +23,13 @@ from factlife.influence.tokenized_texts import (
 )
 from factlife.models.optim import build_optimizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def run_tail_patch(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     scores: Mapping[str, np.ndarray],
     queries: pd.DataFrame,
     documents: pd.DataFrame,
@@ -82,7 +85,7 @@ def documents_to_patch(
 
 
 def patch_gains(
-    model: Any,
+    model: PreTrainedModel,
     queries: Sequence[TokenizedText],
     documents: Sequence[TokenizedText],
     is_needed: np.ndarray,
@@ -105,8 +108,8 @@ def patch_gains(
     }
     for i in np.flatnonzero(is_needed.any(0)):
         step_optimizer = build_optimizer(model, training.model_copy(update=learning_rates))
-        (batch,) = batch_texts([documents[i]], pad, batch_tokens, device)
-        (text_losses(model, batch).sum() / max(1, len(documents[i].scored_positions))).backward()
+        (batch,) = batch_texts([documents[int(i)]], pad, batch_tokens, device)
+        (text_losses(model, batch).sum() / max(1, len(documents[int(i)].scored_positions))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         step_optimizer.step()
         step_optimizer.zero_grad()
@@ -116,7 +119,9 @@ def patch_gains(
     return gains
 
 
-def _losses(model: Any, queries: Sequence[TokenizedText], rows: np.ndarray, pad: int, batch_tokens: int) -> np.ndarray:
+def _losses(
+    model: PreTrainedModel, queries: Sequence[TokenizedText], rows: np.ndarray, pad: int, batch_tokens: int
+) -> np.ndarray:
     losses = np.zeros(len(rows))
     texts = [queries[row] for row in rows]
     with torch.inference_mode():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -16,6 +16,9 @@ from factlife.corpus.tokens import encode_documents
 from factlife.influence.errors import InfluenceError
 from factlife.models.train import PaddingCollator
 from factlife.recall.score import AnswerTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ def truncate_after_scored(text: TokenizedText) -> TokenizedText:
     return replace(text, input_ids=text.input_ids[: max(text.scored_positions, default=0) + 1])
 
 
-def tokenize_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = False) -> list[TokenizedText]:
+def tokenize_queries(
+    queries: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, *, margin: bool = False
+) -> list[TokenizedText]:
     """Prompt and completion. Only tokens of the completion are scored.
 
     Raises:
@@ -70,7 +75,12 @@ def tokenize_queries(queries: pd.DataFrame, tokenizer: Any, *, margin: bool = Fa
 
 
 def tokenize_documents(
-    documents: pd.DataFrame, tokenizer: Any, values: dict[str, str], loss: DocumentLoss, *, max_length: int
+    documents: pd.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    values: dict[str, str],
+    loss: DocumentLoss,
+    *,
+    max_length: int,
 ) -> list[TokenizedText]:
     """Documents as in training. All their tokens are scored, or only those of the values that they state.
 
@@ -156,7 +166,7 @@ def batch_texts(
         yield TextBatch(indices, padded["input_ids"].to(device), padded["attention_mask"].to(device), batch)
 
 
-def text_losses(model: Any, batch: TextBatch) -> Tensor:
+def text_losses(model: PreTrainedModel, batch: TextBatch) -> Tensor:
     """Summed loss over the scored tokens of each text, in nats, (n,).
 
     The loss is the cross-entropy or, for a margin, log Σ exp of the rivals' logits minus the logit of the scored token.

@@ -67,7 +67,7 @@ def write_fact_page(ledger: pd.DataFrame, models: Sequence[Mapping[str, Any]], p
 
 
 def _model_rows(paths: Mapping[str, Any]) -> pd.DataFrame:
-    model_world = world.load_world_of_table(paths["facts"])
+    model_world = world.load_world(Path(paths["facts"]).parent)
     parts = [
         stage_columns.fact_columns(model_world),
         stage_columns.name_columns(model_world, paths["model_folder"]),

@@ -30,7 +30,7 @@ _CIRCUITS = "circuits/{model}/seed-{seed}/evaluation.parquet"
 _REQUESTS = "requests/{model}/seed-{seed}/requests.parquet"
 _EDIT_SITES = "edit_sites/{model}/seed-{seed}.parquet"
 _SURVIVAL = "survival/{model}/seed-{seed}/{editor}.parquet"
-_COLLAPSE = "collapse/{arm}/seed-{seed}/generation-{generation}"
+_COLLAPSE = "collapse/{model}/{arm}/seed-{seed}/generation-{generation}"
 _INFLUENCE = "influence/{model}/seed-{seed}.query-metrics.parquet"
 
 COLUMNS = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -55,7 +57,7 @@ def plot_outcomes(ledger: pd.DataFrame, answers: pd.DataFrame) -> alt.Chart:
     )
 
 
-def _group_means(ledger: pd.DataFrame, answer: object) -> pd.DataFrame:
+def _group_means(ledger: pd.DataFrame, answer: Any) -> pd.DataFrame:
     facts = ledger.dropna(subset=[answer.predictor, answer.outcome])
     if answer.model != "all":
         facts = facts[(facts["model"] == answer.model) & (facts["seed"].astype(str) == str(answer.seed))]

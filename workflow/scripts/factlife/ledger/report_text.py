@@ -157,14 +157,17 @@ def influence(tables: Tables) -> str:
 
 
 def collapse(tables: Tables) -> str:
-    """Recall of the last generation of each arm: all facts and rare ones."""
-    table = select_rows(select_first(get_table(tables, "collapse"), "seed"), metric="recall")
+    """Recall of the last generation of each model's arms: all facts and rare ones."""
+    table = select_rows(get_table(tables, "collapse"), metric="recall")
     parts = []
-    for arm, rows in table.groupby("arm", sort=False):
-        final = select_rows(rows, generation=rows["generation"].max())
-        text = f"*{arm}* {format_percent(first_row(final, group='all'))}"
-        tail = final[final["group"] == "tail"]
-        parts.append(text + (f", of rare facts {format_percent(tail.iloc[0])}" if len(tail) else ""))
+    for _, model_rows in table.groupby("model", sort=False):
+        arm_texts = []
+        for arm, rows in select_first(model_rows, "seed").groupby("arm", sort=False):
+            final = select_rows(rows, generation=rows["generation"].max())
+            text = f"*{arm}* {format_percent(first_row(final, group='all'))}"
+            tail = final[final["group"] == "tail"]
+            arm_texts.append(text + (f" and {format_percent(tail.iloc[0])} of rare facts" if len(tail) else ""))
+        parts.append(f"in {_model_name(model_rows)}, {', '.join(arm_texts)}")
     return _sentence(f"facts whose whole value generation {table['generation'].max()} recalls: {'; '.join(parts)}")
 
 

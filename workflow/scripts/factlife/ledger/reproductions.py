@@ -173,11 +173,15 @@ def _tracing_difference(tables: Tables, model: str, **control: str) -> tuple[Row
     return _difference(mlp.loc[mlp["estimate"].idxmax()], component.loc[component["estimate"].idxmax()])
 
 
+def _editor_rows(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Rows of the editor named after its kind, or else of the default scenario's, such as ``people-memit``."""
+    return select_rows(table, editor=kind if (table["editor"] == kind).any() else f"people-{kind}")
+
+
 def _edit_metric(tables: Tables, editor: str, metric: str, criterion: str = "probability") -> pd.DataFrame:
     """A metric of an editor after all its edits, by seed."""
-    table = select_rows(
-        select_first(get_table(tables, "edits"), "model"), editor=editor, metric=metric, criterion=criterion
-    )
+    edits = _editor_rows(select_first(get_table(tables, "edits"), "model"), editor)
+    table = select_rows(edits, metric=metric, criterion=criterion)
     final = select_rows(table, phase="post" if (table["schedule"] == "single").all() else "end")
     return final[final["n_edits"] == final["n_edits"].max()]
 
@@ -194,9 +198,8 @@ def _mean_over_seeds(rows: pd.DataFrame) -> pd.Series:
 
 def _flip_difference(tables: Tables, data: str) -> tuple[Row, float]:
     """Flip rate of edits under further training minus that of facts never edited."""
-    table = select_rows(
-        select_first(get_table(tables, "edit_survival"), "model", "seed"), editor="memit", finetuning="lora"
-    )
+    survival = _editor_rows(select_first(get_table(tables, "edit_survival"), "model", "seed"), "memit")
+    table = select_rows(survival, finetuning="lora")
     final = select_rows(table[table["step"] == table["step"].max()], metric="flip_rate", data=data)
     return _difference(first_row(final, group="edits"), first_row(final, group="control"))
 
@@ -213,8 +216,9 @@ _NEARLY_ALL = 0.95
 
 
 def _final_generation(tables: Tables, arm: str, metric: str = "recall", group: str = "all") -> pd.DataFrame:
-    """The last generation of an arm, by seed and pooled."""
-    table = select_rows(get_table(tables, "collapse"), metric=metric, arm=arm, group=group)
+    """The last generation of an arm of the first model, by seed and pooled."""
+    table = select_first(get_table(tables, "collapse"), "model")
+    table = select_rows(table, metric=metric, arm=arm, group=group)
     return table[table["generation"] == table["generation"].max()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -53,9 +54,7 @@ def pooled_rows(table: pd.DataFrame) -> pd.DataFrame:
     return all_seeds if len(all_seeds) else select_first(table, "seed")
 
 
-def ranker_difference(
-    tables: Tables, metric: str, ranker: str, other_ranker: str, **keys: object
-) -> Mapping[str, object]:
+def ranker_difference(tables: Tables, metric: str, ranker: str, other_ranker: str, **keys: object) -> Mapping[str, Any]:
     """A ranker's metric minus another's on the same queries, for the first model and seed with both."""
     table = select_rows(
         get_table(tables, "influence"), metric=f"{metric}_difference", query_set="all", depth="all", group="all"

@@ -6,6 +6,7 @@ from factlife.models.checkpoints import (
     list_checkpoints,
     read_exposures,
     read_final_exposures,
+    token_budget,
 )
 from factlife.models.launch import TrainingTask, run_training
 from factlife.models.load import (
@@ -46,5 +47,6 @@ __all__ = [
     "read_final_exposures",
     "run_training",
     "save_model",
+    "token_budget",
     "train_model",
 ]

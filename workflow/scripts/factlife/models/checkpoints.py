@@ -43,6 +43,17 @@ def count_parameters(folder: str | Path) -> int:
     return count
 
 
+def token_budget(folder: str | Path, batch_tokens: int | None) -> int:
+    """Tokens in a forward pass: the setting where there is one, else a number that fits the size of the model.
+
+    Up to 30 million parameters, 8192; half as many for each fourfold size beyond, but at least 256.
+    """
+    if batch_tokens is not None:
+        return batch_tokens
+    excess = max(count_parameters(folder) / 30e6, 1)
+    return max(256, 8192 >> math.ceil(math.log(excess, 4)))
+
+
 def link_files(source: str | Path, target: str | Path) -> None:
     """Give a model a second folder with hard links to its files, or copies where links are not possible."""
     Path(target).mkdir(parents=True)

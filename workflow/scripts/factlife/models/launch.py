@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from factlife.config.models import Source, Training
+from factlife.config.training import Source, Training
 from factlife.corpus import tokens
 from factlife.models.checkpoints import read_final_exposures
 from factlife.models.load import load_initial_model

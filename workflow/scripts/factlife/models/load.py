@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from factlife.config.models import Folder, Gguf, Hub, Scratch, Source
+from factlife.config.training import Folder, Gguf, Hub, Scratch, Source
 
 _OF_THE_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -269,7 +269,7 @@ def _packaged(settings: Gguf) -> Path:
     if settings.file not in files:
         hint = f"it has {', '.join(files)}" if files else "it has none"
         raise ModelError(f"{settings.package}=={settings.version} has no GGUF file {settings.file}; {hint}")
-    path, expected = Path(package.locate_file(settings.file)), files[settings.file].hash
+    path, expected = Path(str(package.locate_file(settings.file))), files[settings.file].hash
     if not path.is_file():
         raise ModelError(f"{path} is missing though its package is installed; {pip} --force-reinstall")
     if expected and _record(path, expected.mode) != expected.value:

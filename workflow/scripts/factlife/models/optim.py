@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from factlife.config.models import Training
+from factlife.config.training import Training
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

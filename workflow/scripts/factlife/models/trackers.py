@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,21 @@ class Trackers(TrainerCallback):
         """Open all trackers, in the main process only."""
         if state.is_world_process_zero:
             for name in self.names:
-                self._try(name, lambda name=name: self.open.update({name: _OPEN[name](self.folder, self.run)}))
+                self._try(name, partial(self._start, name))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
         """Send all numeric metrics."""
         metrics = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
-        for name, (send, _) in list(self.open.items()):
-            self._try(name, lambda send=send: send(state.global_step, metrics))
+        for name, (send, _close) in list(self.open.items()):
+            self._try(name, partial(send, state.global_step, metrics))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the trackers now, so that a failure is caught, and not when the process ends."""
         for name, (_send, close) in list(self.open.items()):
             self._try(name, close)
+
+    def _start(self, name: str) -> None:
+        self.open[name] = _OPEN[name](self.folder, self.run)
 
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:

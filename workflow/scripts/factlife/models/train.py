@@ -17,9 +17,16 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from factlife.config.models import Training
+from factlife.config.training import Training
 from factlife.models.checkpoints import link_files
 from factlife.models.load import save_model
 from factlife.models.optim import build_optimizer, learning_rate_factor
@@ -34,8 +41,8 @@ class TrainingStopped(RuntimeError):
 
 
 def train_model(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sequences: pd.DataFrame,
     settings: Training,
     *,
@@ -177,7 +184,7 @@ class PaddingCollator:
     def __init__(self, pad: int) -> None:
         self.pad = pad
 
-    def __call__(self, sequences: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    def __call__(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
         """``input_ids, attention_mask, labels``, each (batch, length)."""
         rows = [torch.as_tensor(np.asarray(sequence), dtype=torch.long) for sequence in sequences]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
@@ -198,7 +205,9 @@ class _SequentialTrainer(Trainer):
 class _CheckpointCallback(TrainerCallback):
     """Saves checkpoints for analysis, and stops if the loss is not finite."""
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path, steps: set[int]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, steps: set[int]
+    ) -> None:
         self.model, self.tokenizer, self.folder, self.steps = model, tokenizer, folder, steps
         self.start_time = time.perf_counter()
 
@@ -228,7 +237,7 @@ class _CheckpointCallback(TrainerCallback):
             )
 
 
-def add_adapter(model: Any, settings: Training, seed: int) -> Any:
+def add_adapter(model: PreTrainedModel, settings: Training, seed: int) -> Any:
     """The model to train: itself, or with low-rank adapters on every linear layer and all other weights frozen.
 
     LoRA (Hu et al. 2021): W + 2 B A with B = 0 at first. DoRA (Liu et al. 2024) trains column norms separately.
@@ -250,7 +259,7 @@ def add_adapter(model: Any, settings: Training, seed: int) -> Any:
         )
 
 
-def merged_copy(model: Any) -> Any:
+def merged_copy(model: PreTrainedModel) -> Any:
     """A copy of the model with its adapters merged; the model itself if it has none."""
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 

@@ -7,12 +7,15 @@ import logging
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from factlife.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 COLUMNS = ["subject", "split", "question", "choices", "answer"]
 _LETTERS = "ABCDEFGH"
@@ -131,8 +134,8 @@ def download_questions(dataset: str, subset: str, revision: str | None, path: st
 
 
 def evaluate_questions(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     questions: pd.DataFrame,
     folder: str | Path,
     *,
@@ -175,8 +178,8 @@ def evaluate_questions(
 
 
 def run_tasks(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str | dict[str, Any]],
     *,
     num_fewshot: int | None = None,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def text_losses(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_tokens: int = 4096) -> pd.DataFrame:
+
+def text_losses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch_tokens: int = 4096
+) -> pd.DataFrame:
     """The loss of a model on each text.
 
     A text longer than the model's context is split into windows that overlap by one token. Every token but the text's
@@ -49,7 +54,7 @@ def corpus_perplexity(rows: pd.DataFrame) -> float:
 
 
 @torch.inference_mode()
-def _sequence_losses(model: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
+def _sequence_losses(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[float]:
     length = max(map(len, sequences))
     ids = torch.tensor([[*sequence, *[0] * (length - len(sequence))] for sequence in sequences], device=model.device)
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=model.device)

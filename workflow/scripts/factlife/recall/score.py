@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 Side = Literal["left", "right"]
 
 
 def score_probes(
-    model: Any, tokenizer: Any, probes: pd.DataFrame, *, batch_tokens: int = 8192, padding_side: Side = "left"
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probes: pd.DataFrame,
+    *,
+    batch_tokens: int = 8192,
+    padding_side: Side = "left",
 ) -> pd.DataFrame:
     """Score every probe.
 
@@ -87,7 +95,7 @@ _DTYPES = {
 class AnswerTokens:
     """Encodes answers as they appear after a prompt and a space."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.cache: dict[str, list[int]] = {}
         self.prefix_ids = tokenizer("is")["input_ids"]
@@ -119,7 +127,7 @@ class AnswerTokens:
 class _BatchRunner:
     """Runs a model on padded batches of sequences of similar length."""
 
-    def __init__(self, model: Any, tokenizer: Any, tokens: int, side: Side) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int, side: Side) -> None:
         self.model, self.tokenizer, self.tokens, self.side = model, tokenizer, tokens, side
         self.device = next(model.parameters()).device
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -151,7 +159,7 @@ class _BatchRunner:
         ids, mask = self.pad(sequences)
         starts = ids.shape[1] - mask.sum(1) if self.side == "left" else torch.zeros(len(ids), dtype=torch.long)
         width = max(map(len, positions))
-        columns = torch.tensor([[*row, *row[-1:] * (width - len(row))] for row in positions]) + starts.cpu()[:, None]
+        columns = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in positions]) + starts.cpu()[:, None]
         keep, inverse = torch.unique(columns, return_inverse=True)
         position_ids = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from factlife.models.anatomy import Anatomy, capture, get_anatomy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Input and target of a dictionary.
 ActivationPair = tuple[Tensor, Tensor]
@@ -42,7 +45,7 @@ def dictionary_sites(parts: Anatomy, site: str) -> list[DictionarySite]:
     return [DictionarySite(module, False, module) for module in modules]
 
 
-def read_activations(model: Any, ids: Tensor, mask: Tensor, site: str) -> list[ActivationPair]:
+def read_activations(model: PreTrainedModel, ids: Tensor, mask: Tensor, site: str) -> list[ActivationPair]:
     """Input and target of the dictionary of each layer, both (batch, position, d), at every position."""
     sites = dictionary_sites(get_anatomy(model), site)
     input_modules = {layer: modules.input_module for layer, modules in enumerate(sites) if modules.reads_input}
@@ -68,7 +71,7 @@ def token_batches(
         start = end
 
 
-def special_tokens_mask(tokenizer: Any, ids: Tensor) -> Tensor:
+def special_tokens_mask(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> Tensor:
     """True at special tokens and at first positions, where features are not defined; shaped (…, position) as ``ids``.
 
     If a tokenizer adds no beginning-of-sequence token, models treat the first token as one: it becomes the attention
@@ -80,8 +83,8 @@ def special_tokens_mask(tokenizer: Any, ids: Tensor) -> Tensor:
 
 
 def stream_activations(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sequences: Sequence[Sequence[int]],
     site: str,
     *,
@@ -131,11 +134,9 @@ def stream_activations(
 def _concatenated(buffer: list[list[ActivationPair]]) -> list[ActivationPair]:
     """Concatenate the batches of each layer, and free a layer's batches as soon as they are concatenated."""
     layers = []
-    for layer in range(len(buffer[0])):
-        pairs = [batch[layer] for batch in buffer]
+    while buffer[0]:
+        pairs = [batch.pop(0) for batch in buffer]
         layers.append((torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])))
-        for batch in buffer:
-            batch[layer] = ()
         del pairs
     return layers
 

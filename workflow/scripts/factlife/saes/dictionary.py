@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +14,9 @@ from torch import Tensor
 from factlife.config.dictionaries import DictionarySettings
 from factlife.models.anatomy import get_anatomy
 from factlife.saes.activations import dictionary_sites
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
 _JUMPRELU = ("jumprelu", "jumprelu_transcoder")
@@ -135,7 +138,7 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path) -> None:
     (Path(folder) / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def dictionary_metadata(model: Any, names: Any, settings: DictionarySettings, layer: int) -> dict[str, Any]:
+def dictionary_metadata(model: PreTrainedModel, names: Any, settings: DictionarySettings, layer: int) -> dict[str, Any]:
     """Metadata of a dictionary's file: the entries that SAELens reads, and the training settings.
 
     Args:

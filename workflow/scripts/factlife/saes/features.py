@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,18 @@ from factlife.models.anatomy import get_anatomy, weight_matrix
 from factlife.saes.activations import read_activations, special_tokens_mask, token_batches
 from factlife.saes.dictionary import Dictionary
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 N_EXAMPLES, _WINDOW, _N_BINS, _N_TOKENS = 8, 12, 20, 10
 
 
 def describe_features(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, dictionaries: list[Dictionary]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[Sequence[int]],
+    site: str,
+    dictionaries: list[Dictionary],
 ) -> pd.DataFrame:
     """Describe every feature of every layer. Activations are stored as sparse matrices.
 
@@ -72,7 +79,7 @@ class TokenContexts:
         train: (positions,), mask of the documents from which labels are chosen; the others score them.
     """
 
-    def __init__(self, tokenizer: Any, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> None:
         self.token_strings = {id_: tokenizer.decode([id_]) for ids in sequences for id_ in ids}
         self.sequences = [list(ids) for ids in sequences]
         special_ids = set(tokenizer.all_special_ids)
@@ -185,7 +192,7 @@ def _balanced_accuracy(predicted: np.ndarray, actual: np.ndarray) -> float:
 
 
 def top_and_bottom_tokens(
-    model: Any, tokenizer: Any, dictionary: Dictionary
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dictionary: Dictionary
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Tokens whose logits each feature raises and lowers most directly: its decoder row through the final norm's gain."""
     parts = get_anatomy(model)

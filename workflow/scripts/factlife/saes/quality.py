@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,19 +29,23 @@ from factlife.saes.activations import (
 from factlife.saes.dictionary import Dictionary
 from factlife.saes.probing import probe_layer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 # Maps the input and the output at a site, both (…, d), to a replacement of the output, (…, d).
 Substitute = Callable[[Tensor, Tensor], Tensor]
 
 
 def evaluate_dictionaries(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     dictionaries: list[Dictionary],
     settings: DictionarySettings,
     *,
     train: Sequence[Sequence[int]],
     held_out: Sequence[Sequence[int]],
     probes: pd.DataFrame,
+    resamples: int,
 ) -> pd.DataFrame:
     """All metrics of one model's dictionaries and of their controls, by layer and with all layers replaced at once.
 
@@ -53,6 +57,7 @@ def evaluate_dictionaries(
         train: token ids of some documents, for the controls' means and axes.
         held_out: token ids of documents on which no dictionary was trained.
         probes: forward probes of seen facts, with the facts' ``relation``, ``value`` and ``panel``.
+        resamples: bootstrap resamples.
 
     Returns:
         ``site, layer, architecture, metric, n, estimate, ci_low, ci_high, interval_over, k``; column ``architecture``
@@ -72,17 +77,21 @@ def evaluate_dictionaries(
     features, active_counts = count_active_features(model, tokenizer, held_out, settings.site, dictionaries)
     panel = (probes[probes["panel"]] if probes["panel"].any() else probes).drop_duplicates("fact_id")
     facts = evaluate_on_facts(model, tokenizer, panel, settings.site, substitutes, splice=full)
-    table = summarise_quality(text, features, active_counts, facts, resamples=settings.resamples)
+    table = summarise_quality(text, features, active_counts, facts, resamples=resamples)
     if full:
         accuracies = _probing_accuracies(model, tokenizer, dictionaries, settings, probes)
-        probing = _summarise_probing(accuracies, settings.architecture, settings.resamples)
+        probing = _summarise_probing(accuracies, settings.architecture, resamples)
         table = pd.concat([table, probing], ignore_index=True)
     table.insert(0, "site", settings.site)
     return table.assign(k=settings.k)
 
 
 def _probing_accuracies(
-    model: Any, tokenizer: Any, dictionaries: list[Dictionary], settings: DictionarySettings, probes: pd.DataFrame
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dictionaries: list[Dictionary],
+    settings: DictionarySettings,
+    probes: pd.DataFrame,
 ) -> pd.DataFrame:
     """Accuracy of every probe of every layer."""
     pairs = activations_before_values(model, tokenizer, probes["prompt"].tolist(), settings.site)
@@ -121,7 +130,11 @@ def build_substitutes(dictionary: Dictionary, sample: ActivationPair, rank: int,
 
 
 @contextmanager
-def spliced(model: Any, tokenizer: Any, replacements: Sequence[tuple[DictionarySite, Substitute]]) -> Iterator[None]:
+def spliced(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    replacements: Sequence[tuple[DictionarySite, Substitute]],
+) -> Iterator[None]:
     """Splice substitutes into the model at their sites; activations at special tokens stay as they are."""
     inputs: dict[Any, Tensor] = {}
 
@@ -144,7 +157,8 @@ def spliced(model: Any, tokenizer: Any, replacements: Sequence[tuple[DictionaryS
 
 
 def evaluate_on_text(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, substitutes: list[dict[str, Substitute]],
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]],
+    site: str, substitutes: list[dict[str, Substitute]],
     *, splice: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Sums over each document from which the metrics are computed, without special tokens.
@@ -195,7 +209,11 @@ def evaluate_on_text(
 
 
 def count_active_features(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str, dictionaries: list[Dictionary]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[Sequence[int]],
+    site: str,
+    dictionaries: list[Dictionary],
 ) -> tuple[pd.DataFrame, list[Tensor]]:
     """Active features and tokens of each document, and for each layer the number of activations of each feature."""
     rows, counts = [], [torch.zeros(dictionary.d_sae) for dictionary in dictionaries]
@@ -218,7 +236,9 @@ def forward_probes(facts: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     return probes[probes["kind"] == "forward"].merge(seen_facts, on="fact_id")
 
 
-def activations_before_values(model: Any, tokenizer: Any, prompts: Sequence[str], site: str) -> list[ActivationPair]:
+def activations_before_values(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], site: str
+) -> list[ActivationPair]:
     """Input and target of the dictionary of each layer at the last token of each prompt, where a value should follow."""
     sequences = tokenizer(list(prompts))["input_ids"]
     device = next(model.parameters()).device
@@ -280,8 +300,8 @@ def summarise_quality(
 
 
 def evaluate_on_facts(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     probes: pd.DataFrame,
     site: str,
     substitutes: list[dict[str, Substitute]],
@@ -347,7 +367,9 @@ def _ratio_rows(keys: dict, ratios: dict[str, tuple], clusters: np.ndarray, over
     return stats.summary_rows(keys, list(ratios), interval, interval_over=over)
 
 
-def _means(model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site: str) -> list[Tensor]:
+def _means(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]], site: str
+) -> list[Tensor]:
     sums: list[Any] = []
     count, device = 0, next(model.parameters()).device
     for ids, mask in token_batches(sequences, 8192, tokenizer.pad_token_id or 0):
@@ -359,7 +381,7 @@ def _means(model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], site:
     return [total / count for total in sums]
 
 
-def _log_probs(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def _log_probs(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
 

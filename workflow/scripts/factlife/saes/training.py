@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from factlife.config.dictionaries import DictionarySettings
 from factlife.saes.activations import ActivationPair, stream_activations
 from factlife.saes.dictionary import Dictionary, top_k
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _AUXK_COEFFICIENT = 1 / 8
 _BANDWIDTH = 0.05
 _BUFFER_BATCHES, _CONTEXT_SIZE = 32, 256
@@ -25,7 +28,10 @@ _MATRYOSHKA_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
 def train_dictionaries(
-    model: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], settings: DictionarySettings
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[Sequence[int]],
+    settings: DictionarySettings,
 ) -> list[Dictionary]:
     """Train one dictionary for each layer of a model on the token ids of documents."""
     batches = stream_activations(
@@ -42,7 +48,7 @@ def train_dictionaries(
 
 
 def split_documents(
-    documents: pd.DataFrame, tokenizer: Any, settings: DictionarySettings
+    documents: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, settings: DictionarySettings
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of training documents and of held-out documents, both in random order.
 
@@ -53,7 +59,8 @@ def split_documents(
     if not is_held_out.any():
         is_held_out = np.arange(len(shuffled)) < max(1, round(settings.held_out_fraction * len(shuffled)))
     sequences = [ids[:_CONTEXT_SIZE] for ids in tokenizer(shuffled["text"].tolist())["input_ids"]]
-    train, held_out = [], []
+    train: list[list[int]] = []
+    held_out: list[list[int]] = []
     for ids, is_test in zip(sequences, is_held_out, strict=True):
         (held_out if is_test else train).append(ids)
     return train, held_out

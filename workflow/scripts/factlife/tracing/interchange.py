@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -13,10 +13,15 @@ from factlife.models.anatomy import capture, get_anatomy, patch
 from factlife.recall.score import AnswerTokens
 from factlife.world import World
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 ROLES = ("subject_last", "subject", "last")
 
 
-def interchange_accuracy(model: Any, tokenizer: Any, world: World, *, pairs: int = 40) -> pd.DataFrame:
+def interchange_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, pairs: int = 40
+) -> pd.DataFrame:
     """Fraction of answers that switch to another subject's when that subject's residual stream is patched in.
 
     Two subjects form a pair if their prompts share a template and a length, their first answer tokens differ, and the
@@ -58,7 +63,7 @@ def interchange_accuracy(model: Any, tokenizer: Any, world: World, *, pairs: int
     return pd.DataFrame(rows, columns=["token_role", "layer", "n", "accuracy"])
 
 
-def _groups(tokenizer: Any, world: World, pairs: int) -> Any:
+def _groups(tokenizer: PreTrainedTokenizerBase, world: World, pairs: int) -> Any:
     """Prompts of equal length and template: ids, first answer tokens, and the positions of each token role."""
     answers = AnswerTokens(tokenizer)
     probes = world.probes[world.probes["kind"] == "forward"].merge(world.facts[["fact_id", "entity_id", "relation"]])

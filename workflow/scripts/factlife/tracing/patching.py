@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from factlife.models.anatomy import Anatomy, Block, capture, get_anatomy, patch
 from factlife.models.prefix_cache import build_prefix_cache
@@ -73,13 +73,15 @@ def stack_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor(sequences, dtype=torch.long)
 
 
-def embed_tokens(model: Any, ids: Tensor) -> Tensor:
+def embed_tokens(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Embeddings of tokens, (…, d_model), as the forward pass takes them in ``inputs_embeds``."""
     with torch.inference_mode():
         return get_anatomy(model).embeddings[0](ids.to(model.device))
 
 
-def answer_outcomes(model: Any, inputs: Tensor, answers: Tensor, past_key_values: Cache | None = None) -> Tensor:
+def answer_outcomes(
+    model: PreTrainedModel, inputs: Tensor, answers: Tensor, past_key_values: Cache | None = None
+) -> Tensor:
     """Probability of the first answer, and its logit minus the second answer's logit, at the last position.
 
     Args:
@@ -105,7 +107,7 @@ def answer_outcomes(model: Any, inputs: Tensor, answers: Tensor, past_key_values
 
 
 def restore_states(
-    model: Any,
+    model: PreTrainedModel,
     clean: Tensor,
     corrupted: Tensor,
     answers: Tensor,
@@ -189,7 +191,7 @@ class _CachedRun:
         keys_values: keys and values of each layer, each (run, head, position, head_dim).
     """
 
-    def __init__(self, model: Any, inputs: Tensor, modules: dict[Site, torch.nn.Module]) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Tensor, modules: dict[Site, torch.nn.Module]) -> None:
         blocks = get_anatomy(model).blocks
         self.outputs: list[Any] = []
         cache = DynamicCache()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from factlife.recall.score import AnswerTokens
 from factlife.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ROLES = ("prefix", "subject_first", "subject_middle", "subject_last", "relation", "last")
 
@@ -65,7 +68,7 @@ def token_roles(length: int, subject: range) -> list[str]:
     return roles
 
 
-def subject_positions(tokenizer: Any, prompt: str, name: str) -> range:
+def subject_positions(tokenizer: PreTrainedTokenizerBase, prompt: str, name: str) -> range:
     """Positions of the tokens of a name in a prompt.
 
     Raises:
@@ -84,7 +87,7 @@ def subject_positions(tokenizer: Any, prompt: str, name: str) -> range:
 
 
 def make_prompt_pairs(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     world: World,
     probes: pd.DataFrame,
     *,

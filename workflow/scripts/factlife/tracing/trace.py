@@ -6,7 +6,7 @@ import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -18,6 +18,9 @@ from factlife.tracing.patching import RestoredState, answer_outcomes, embed_toke
 from factlife.tracing.prompts import PromptPair, make_prompt_pairs
 from factlife.world import World
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 COLUMNS = [
     "fact_id", "relation", "probe_id", "known", "n_target_tokens", "exclusion_reason", "corruption", "component", "window",
     "token_role", "position", "token", "layer", "clean_probability", "corrupted_probability", "clean_logit_diff",
@@ -25,7 +28,9 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def trace_facts(model: Any, tokenizer: Any, world: World, settings: Tracing) -> pd.DataFrame:
+def trace_facts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, settings: Tracing, *, batch_tokens: int
+) -> pd.DataFrame:
     """Trace the panel's facts, those that the model knows first.
 
     Args:
@@ -33,6 +38,7 @@ def trace_facts(model: Any, tokenizer: Any, world: World, settings: Tracing) -> 
         tokenizer: its tokenizer.
         world: source of the panel facts; each is traced with a forward probe that the model answers, if there is one.
         settings: corruptions and components.
+        batch_tokens: tokens in a forward pass; changes effects only in the last digits.
 
     Returns:
         One row per fact, corruption, component, window, position and layer. Positions start at the subject's first
@@ -43,12 +49,12 @@ def trace_facts(model: Any, tokenizer: Any, world: World, settings: Tracing) -> 
     panel = world.facts.loc[world.facts["panel"], "fact_id"]
     probes = world.probes[(world.probes["kind"] == "forward") & world.probes["fact_id"].isin(panel)]
     pairs, exclusion_reasons = make_prompt_pairs(tokenizer, world, probes, seed=settings.seed)
-    selected, is_known = _select_pairs(model, pairs, settings.facts, settings.batch_tokens)
+    selected, is_known = _select_pairs(model, pairs, settings.facts, batch_tokens)
     rows: list[dict[str, Any]] = []
     for corruption in settings.corruptions:
         available = [pair for pair in selected if corruption != "same_answer" or pair.same_answer_ids]
         for group in _groups(available):
-            rows += _rows(model, tokenizer, group, corruption, settings)
+            rows += _rows(model, tokenizer, group, corruption, settings, batch_tokens)
     frame = pd.concat([pd.DataFrame(rows), _excluded_facts(probes, world, pairs, exclusion_reasons)], ignore_index=True)
     frame["known"] = frame["probe_id"].map(is_known).astype("boolean")
     dtypes = {"window": "Int64", "position": "Int64", "layer": "Int64", "n_target_tokens": "Int64"}
@@ -56,7 +62,7 @@ def trace_facts(model: Any, tokenizer: Any, world: World, settings: Tracing) -> 
 
 
 def _select_pairs(
-    model: Any, pairs: Sequence[PromptPair], facts: int, batch_tokens: int
+    model: PreTrainedModel, pairs: Sequence[PromptPair], facts: int, batch_tokens: int
 ) -> tuple[list[PromptPair], dict[str, bool]]:
     """One pair per fact, preferably one that the model answers; known facts first, relations take turns."""
     is_known = {}
@@ -109,7 +115,12 @@ def restored_states(settings: Tracing, positions: range, n_layers: int) -> list[
 
 
 def _rows(
-    model: Any, tokenizer: Any, group: list[PromptPair], corruption: str, settings: Tracing
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    group: list[PromptPair],
+    corruption: str,
+    settings: Tracing,
+    batch_tokens: int,
 ) -> Iterator[dict[str, Any]]:
     ids = stack_ids([pair.ids for pair in group])
     positions = range(group[0].subject.start, ids.shape[1])
@@ -120,7 +131,7 @@ def _rows(
     n_samples = len(corrupted) // len(clean)
     repeated = [tensor.repeat_interleave(n_samples, 0) for tensor in (clean, answers)]
     corrupted_outcomes = answer_outcomes(model, corrupted, repeated[1]).cpu()
-    effects = restore_states(model, repeated[0], corrupted, repeated[1], states, batch_tokens=settings.batch_tokens)
+    effects = restore_states(model, repeated[0], corrupted, repeated[1], states, batch_tokens=batch_tokens)
     # Average over noise samples.
     effects = (effects - corrupted_outcomes[:, None]).unflatten(0, (-1, n_samples)).mean(1)
     corrupted_outcomes = corrupted_outcomes.unflatten(0, (-1, n_samples)).mean(1)
@@ -150,7 +161,7 @@ def _rows(
             }
 
 
-def corrupt_inputs(model: Any, group: Sequence[PromptPair], corruption: str, settings: Tracing) -> Tensor:
+def corrupt_inputs(model: PreTrainedModel, group: Sequence[PromptPair], corruption: str, settings: Tracing) -> Tensor:
     """Embeddings of the corrupted runs, (pair · sample, position, d_model); only noise has several samples.
 
     ``replacement`` substitutes a subject with a different answer, ``same_answer`` a subject with the same answer.
@@ -160,7 +171,7 @@ def corrupt_inputs(model: Any, group: Sequence[PromptPair], corruption: str, set
     if corruption == "replacement":
         return embed_tokens(model, stack_ids([pair.donor_ids for pair in group]))
     if corruption == "same_answer":
-        return embed_tokens(model, stack_ids([pair.same_answer_ids for pair in group]))
+        return embed_tokens(model, stack_ids([pair.same_answer_ids or () for pair in group]))
     # Some architectures rescale the embedding table, so measure the output of the embedding.
     all_ids = torch.arange(model.get_input_embeddings().num_embeddings)
     noise_std = settings.noise_level * embed_tokens(model, all_ids).std()

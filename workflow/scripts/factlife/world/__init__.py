@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from factlife.config.worlds import CustomWorld
 from factlife.config.worlds import World as Settings
 from factlife.world import benchmark, countries, functions, people, table
 from factlife.world.functions import symbols
 from factlife.world.tables import World, WorldError, load_world, load_world_of_table
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[..., World]] = {
     "people": people.build_world,
     "functions": functions.build_world,
     "table": table.build_world,
@@ -22,6 +25,8 @@ def build_world(settings: Settings) -> World:
     Raises:
         WorldError: the world cannot be built; the message says what to change.
     """
+    if isinstance(settings, CustomWorld):
+        return settings.build()
     return _BUILDERS[settings.kind](settings)
 
 

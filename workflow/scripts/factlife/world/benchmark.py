@@ -101,7 +101,9 @@ def _build_hops(documents: pd.DataFrame, queries: pd.DataFrame, settings: Benchm
     value is spelled as in the completions. Only documents of role ``constant`` state it, and distractor documents about
     functions that have no other documents.
     """
-    kinds, base_of, constants = {}, {}, {}
+    kinds: dict[str, str] = {}
+    base_of: dict[str, str] = {}
+    constants: dict[str, str | None] = {}
     stating_documents: dict[tuple[str, str], list[str]] = defaultdict(list)
     mentioning_documents: dict[str, list[str]] = defaultdict(list)
     if unknown := sorted({*documents["role"]} - {*_ROLES}):
@@ -136,13 +138,14 @@ def _build_hops(documents: pd.DataFrame, queries: pd.DataFrame, settings: Benchm
             f"{settings.documents}: wrappers depend on {unknown[0]!r}, which no document describes; add one"
         )
     spellings = {constants[roots[name]]: answer for name, answer in completions.items() if constants[roots[name]]}
-    value_of = {
+    values_or_none = {
         name: completions.get(name) or spellings.get(constants[root], constants[root]) for name, root in roots.items()
     }
-    if unknown := [name for name in names if not value_of[name]]:
+    if unknown := [name for name in names if not values_or_none[name]]:
         raise WorldError(
             f"{settings.documents}: the value that {unknown[0]!r} returns is unknown; give its documents a `constant`"
         )
+    value_of = {name: value for name, value in values_or_none.items() if value}
     wrappers = [name for name in names if name in base_of]
     entities = _entities(
         names,

@@ -131,7 +131,7 @@ def _countries() -> dict[str, dict[str, Any]]:
         elif (country.get("population") or 0) < _MIN_POPULATION:
             skipped["a tiny population"] += 1
         else:
-            countries[code.lower()] = country
+            countries[code.lower()] = dict(country)
     _report("countries", skipped)
     return countries
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from factlife.config.worlds import Levels, PeopleWorld, Zipf
+from factlife.config.worlds import Levels, PeopleWorld, Relation, Zipf
 from factlife.world import names
 from factlife.world.tables import World, WorldError, check_world
 from factlife.world.templates import Template, held_out_templates, make_probe, train_templates
@@ -134,7 +134,7 @@ def _panel(people: pd.DataFrame, settings: PeopleWorld) -> list[str]:
     return [seen_ids[index * len(seen_ids) // settings.panel] for index in range(settings.panel)]
 
 
-def _facts(people: pd.DataFrame, relation: str, settings: PeopleWorld, rng: random.Random) -> pd.DataFrame:
+def _facts(people: pd.DataFrame, relation: Relation, settings: PeopleWorld, rng: random.Random) -> pd.DataFrame:
     """Facts of a relation: every value equally often, in random order."""
     count = settings.values if isinstance(settings.values, int) else settings.values.get(relation)
     if count is None:

@@ -12,7 +12,9 @@ from factlife.editing.editors import closed_form
 from factlife.editing.solver import UpdateCost, null_space
 
 
-def edit(target: EditableModel, requests: pd.DataFrame, settings: AlphaEdit, memory: closed_form.BatchMemory) -> Deltas:
+def edit(
+    target: EditableModel, requests: pd.DataFrame, settings: AlphaEdit, memory: dict[str, closed_form.BatchMemory]
+) -> Deltas:
     """Δ = R Kᵀ P (Kp Kpᵀ P + K Kᵀ P + L2 I)⁻¹: in coordinates of the null space all matrices are symmetric, and r × r."""
 
     def cost(covariance: Tensor) -> UpdateCost:

@@ -110,7 +110,10 @@ def _with_ridge(
     cost: UpdateCost, keys: Tensor, ridge: float | None, residual_fraction: float | None, layer: int
 ) -> tuple[UpdateCost, float]:
     leverage = cost.leverage(keys)
-    ridge = ridge if ridge is not None else ridge_for_fraction(residual_fraction, leverage)
+    if ridge is None:
+        if residual_fraction is None:
+            raise EditError("a closed form needs a ridge or `residual_fraction`")
+        ridge = ridge_for_fraction(residual_fraction, leverage)
     logging.info(
         "block %d: q %.3g to %.3g, λ %.3g, %d dimensions", layer, leverage.min(), leverage.max(), ridge, cost.size
     )

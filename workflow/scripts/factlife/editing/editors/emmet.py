@@ -10,6 +10,8 @@ from factlife.editing.editors import closed_form
 from factlife.editing.solver import UpdateCost
 
 
-def edit(target: EditableModel, requests: pd.DataFrame, settings: Emmet, memory: closed_form.BatchMemory) -> Deltas:
+def edit(
+    target: EditableModel, requests: pd.DataFrame, settings: Emmet, memory: dict[str, closed_form.BatchMemory]
+) -> Deltas:
     """Δ = R (λ I + Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹ with a small λ."""
     return closed_form.edit(target, requests, settings, memory, cost=UpdateCost, ridge=settings.emmet_lambda)

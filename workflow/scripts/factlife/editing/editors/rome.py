@@ -12,7 +12,9 @@ from factlife.editing.editors import closed_form
 from factlife.editing.solver import UpdateCost
 
 
-def edit(target: EditableModel, requests: pd.DataFrame, settings: Rome, memory: closed_form.BatchMemory) -> Deltas:
+def edit(
+    target: EditableModel, requests: pd.DataFrame, settings: Rome, memory: dict[str, closed_form.BatchMemory]
+) -> Deltas:
     """Δ = δ uᵀ / (uᵀ k), u = C⁻¹ k: the solver without a ridge; k is the mean over the bare prompt and contexts.
 
     As first published, the denominator is uᵀ k₀ with the key k₀ of the bare prompt: where uᵀ k₀ is small, the change is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from factlife.config.editing import EditSite
 from factlife.editing.editable import EditableModel, EditSequence, tokenize_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _LAST_TOKEN = EditSite(fact_token="last")
 
@@ -28,7 +31,7 @@ def training_sequences(
 
 
 def finetune_weights(
-    model: Any,
+    model: PreTrainedModel,
     sequences: Sequence[EditSequence],
     weights: Sequence[Tensor],
     *,
@@ -76,7 +79,7 @@ def finetune_weights(
     )
 
 
-def answer_loss(model: Any, sequences: Sequence[EditSequence], pad_token_id: int) -> Tensor:
+def answer_loss(model: PreTrainedModel, sequences: Sequence[EditSequence], pad_token_id: int) -> Tensor:
     """Mean of -log p over the tokens of the answers, each given the tokens before it."""
     ids, labels, mask = pad_sequences(sequences, pad_token_id, next(model.parameters()).device)
     logits = model(ids, attention_mask=mask, use_cache=False).logits
