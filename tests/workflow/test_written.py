@@ -22,7 +22,7 @@ TOLD = {
         },
     },
     "tokenizers": {"people-pieces": {"kind": "bpe", "corpus": "told"}},
-    "models": {"people-pieces": {"training": {"corpus": "told"}}},
+    "models": {"people-pieces": {"training": {"corpus": "told"}, "collapse": {"arms": []}}},
     "run": {"models": ["people-pieces"], "experiments": []},
 }  # fmt: skip
 
